@@ -1,0 +1,1 @@
+"""Person re-identification with ranked list loss: composed by Hydra, tracked by MLflow."""
