@@ -1,0 +1,20 @@
+"""All that draws: plain data in, a matplotlib `Figure` out; nothing here reads a run or shows a window."""
+
+from reid.figures.curves import cmc_curves, training_curves
+from reid.figures.pictures import Picture
+from reid.figures.rankings import Hit, RankedList, ranked_lists
+from reid.figures.sheets import contact_sheet
+from reid.figures.style import save
+from reid.figures.sweeps import sweep_figure
+
+__all__ = [
+    "Hit",
+    "Picture",
+    "RankedList",
+    "cmc_curves",
+    "contact_sheet",
+    "ranked_lists",
+    "save",
+    "sweep_figure",
+    "training_curves",
+]

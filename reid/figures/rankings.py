@@ -1,0 +1,119 @@
+"""Ranked lists: queries, and what the gallery answered."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from reid.figures.pictures import CROP_ASPECT, Picture, place
+from reid.figures.style import MUTED, QUERY, RIGHT, SMALL, WIDTH, WRONG, inch_axes, new_figure, styled
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A gallery image of a ranked list; `label` is written below it, such as "cam 3\\n0.81"."""
+
+    image: Picture
+    correct: bool
+    label: str
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """A query, its average precision (0..1), and its first gallery images, nearest first, without junk."""
+
+    query_image: Picture
+    ap: float
+    query_label: str
+    hits: Sequence[Hit]
+
+
+_ORDERS = {"worst": "worst first", "best": "best first", "random": "in random order"}
+
+_MARGIN, _ROW_LABEL, _HEADER = 0.15, 1.1, 0.95
+_GAP, _CAPTION, _MAX_CROP, _MIN_WIDTH = 0.09, 0.42, 0.95, 6.8
+
+
+@styled
+def ranked_lists(entries: Sequence[RankedList], order: str, *, title: str = "Ranked lists") -> Figure:
+    """Draw one row for each query: the query framed in blue, then its hits, right in green, wrong in red.
+
+    Right and wrong are also told by a tick or a cross, for readers who do not see the colours apart.
+
+    Args:
+        entries: the queries, in the order in which they are drawn. Lists may differ in length.
+        order: `worst` (lowest AP first), `best` (highest first) or `random`; the header states it.
+        title: opens the header, before the order.
+
+    Raises:
+        ValueError: if there is no entry, `order` is unknown, an AP is not in 0..1, or the entries are not
+            in the order that the header would state.
+    """
+    _check(entries, order)
+    longest = max(1, *(len(entry.hits) for entry in entries))
+    crop = min(_MAX_CROP, (WIDTH - 2 * _MARGIN - _ROW_LABEL - _GAP) / (longest + 1) - _GAP)
+    row = CROP_ASPECT * crop + _CAPTION + _GAP
+    hits_left = _MARGIN + _ROW_LABEL + crop + 2 * _GAP
+    width = max(_MIN_WIDTH, hits_left + longest * (crop + _GAP) + _MARGIN)
+    figure = new_figure(_HEADER + row * len(entries), width=width, layout=None)
+    axes = inch_axes(figure)
+
+    count = "1 query" if len(entries) == 1 else f"{len(entries)} queries"
+    axes.text(_MARGIN, 0.3, f"{title}: {count}, {_ORDERS[order]}", fontsize=13, weight="bold", va="center")
+    _legend(axes, 0.62)
+    for i, entry in enumerate(entries):
+        top = _HEADER + i * row
+        axes.text(_MARGIN, top + 0.02, f"AP {100 * entry.ap:.1f} %", fontsize=10.5, weight="bold", va="top")
+        label = "\n".join(line for part in entry.query_label.splitlines() for line in textwrap.wrap(part, 15))
+        axes.text(_MARGIN, top + 0.24, label, fontsize=SMALL, color=MUTED, va="top")
+        _framed(axes, entry.query_image, (_MARGIN + _ROW_LABEL, top), crop, QUERY, "query")
+        for rank, hit in enumerate(entry.hits):
+            corner = (hits_left + rank * (crop + _GAP), top)
+            mark, colour = ("✓", RIGHT) if hit.correct else ("✗", WRONG)
+            _framed(axes, hit.image, corner, crop, colour, f"{mark} {hit.label}")
+        if not entry.hits:
+            axes.text(hits_left + _GAP, top + crop, "no gallery image", color=MUTED, va="center")
+    return figure
+
+
+def _check(entries: Sequence[RankedList], order: str) -> None:
+    if not entries:
+        raise ValueError("no ranked list to draw; expected at least one query")
+    if order not in _ORDERS:
+        raise ValueError(f"order is {order!r}; expected one of {', '.join(_ORDERS)}")
+    for entry in entries:
+        if not 0 <= entry.ap <= 1:
+            raise ValueError(
+                f"the AP of query {entry.query_label!r} is {entry.ap}; expected a fraction in 0..1"
+            )
+    precisions = [entry.ap for entry in entries]
+    if order != "random" and precisions != sorted(precisions, reverse=order == "best"):
+        shown = ", ".join(f"{ap:.3f}" for ap in precisions[:6])
+        raise ValueError(
+            f"the header would say {_ORDERS[order]!r}, but the APs are {shown}; sort the entries by AP"
+        )
+
+
+def _framed(
+    axes: Axes, picture: Picture, corner: tuple[float, float], width: float, colour: str, caption: str
+) -> None:
+    x, y = corner
+    place(axes, picture, x, y, width)
+    frame = Rectangle(corner, width, CROP_ASPECT * width, fill=False, edgecolor=colour, linewidth=2.6)
+    axes.add_patch(frame)
+    axes.text(
+        x + width / 2, y + CROP_ASPECT * width + 0.05, caption,
+        fontsize=SMALL, color=colour, ha="center", va="top", linespacing=1.15,
+    )  # fmt: skip
+
+
+def _legend(axes: Axes, y: float) -> None:
+    x = _MARGIN
+    for colour, text in ((QUERY, "query"), (RIGHT, "✓ same person"), (WRONG, "✗ another person")):
+        axes.add_patch(Rectangle((x, y - 0.08), 0.12, 0.16, fill=False, edgecolor=colour, linewidth=2.2))
+        axes.text(x + 0.19, y, text, fontsize=9, color=colour, va="center")
+        x += 0.42 + 0.072 * len(text)
+    axes.text(x, y, "gallery images, nearest first; junk left out", fontsize=9, color=MUTED, va="center")

@@ -1,0 +1,182 @@
+"""The charts of a sweep over one key or two.
+
+Each draws on the axes it is given, from one row a run: the keys, and `score` in percent, NaN if it failed.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from reid.figures.style import BLUE, FAINT, INK, MUTED, WRONG
+from reid.figures.sweep_scales import COLOURS, CROSS, FEW, distinct_values, is_log, named, normalise
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The runs that share the values `at` of the keys: `mean` and sample `std` of those that finished."""
+
+    at: tuple[Any, ...]
+    mean: float  # NaN: all failed
+    std: float  # NaN: fewer than two finished
+    runs: int
+    failed: int
+
+    @property
+    def spread(self) -> float:
+        return 0.0 if np.isnan(self.std) else self.std
+
+    def text(self, separator: str = " ") -> str:
+        """What is written at the group, such as "76.5 ± 0.3 (1 of 3 failed)"."""
+        lost = f"{self.failed} of {self.runs} failed" if self.runs > 1 else "failed"
+        if np.isnan(self.mean):
+            return lost
+        parts = [f"{self.mean:.1f}"]
+        parts += [] if np.isnan(self.std) else [f"± {self.std:.1f}"]
+        parts += [f"({lost})"] if self.failed else []
+        return separator.join(parts)
+
+
+def draw_line(axes: Axes, runs: pd.DataFrame, key: str, score_label: str) -> None:
+    """A numeric key: the mean score over it, in a band of one standard deviation where runs repeat."""
+    groups = _grouped(runs, [key])
+    done = [group for group in groups if not np.isnan(group.mean)]
+    x, mean = [group.at[0] for group in done], np.array([group.mean for group in done])
+    repeated = any(group.runs > 1 for group in groups)
+    low, high = _score_limits(runs["score"])
+    if repeated:
+        spread = np.array([group.spread for group in done])
+        axes.fill_between(
+            x, mean - spread, mean + spread, color=BLUE, alpha=0.16, linewidth=0, label="± standard deviation"
+        )
+        axes.plot(runs[key], runs["score"], "o", color=BLUE, alpha=0.35, markersize=4, label="one run")
+    if done:
+        axes.plot(x, mean, "o-", color=BLUE, markersize=6.5, label="mean" if repeated else "one run")
+    failed, floor = [group for group in groups if group.failed], low + 0.04 * (high - low)
+    if failed:
+        axes.plot([group.at[0] for group in failed], [floor] * len(failed), "x", label="failed", **CROSS)
+    if _set_key_axis(axes, np.array([group.at[0] for group in groups])):
+        for group in done:
+            _write(axes, f"{group.mean:.1f}", (group.at[0], group.mean))
+        for group in failed:
+            if group.runs > 1:
+                _write(axes, f"{group.failed} of {group.runs}", (group.at[0], floor), WRONG)
+    axes.set_ylim(low, high)
+    axes.set_xlabel(key)
+    axes.set_ylabel(score_label)
+    if repeated or failed:
+        axes.legend(loc="best")
+
+
+def draw_dots(axes: Axes, runs: pd.DataFrame, key: str, score_label: str) -> None:
+    """A categorical key: one row a choice, best on top, failed choices at the bottom."""
+    groups = sorted(_grouped(runs, [key]), key=lambda group: (np.isnan(group.mean), -group.mean))
+    low, high = _score_limits(runs["score"])
+    for y, group in enumerate(groups):
+        end = low + 0.015 * (high - low)
+        if np.isnan(group.mean):
+            axes.plot([end], [y], "x", **CROSS)
+        else:
+            end = group.mean + group.spread
+            axes.errorbar(group.mean, y, xerr=group.spread, fmt="o", color=BLUE, markersize=8, capsize=3)
+        axes.annotate(
+            group.text(), (end, y), (10, 0), textcoords="offset points", va="center",
+            fontsize=9.5, weight="bold", color=WRONG if group.failed else INK,
+        )  # fmt: skip
+    axes.set_xlim(low, high + 0.25 * (high - low))  # room for the numbers
+    axes.set_yticks(range(len(groups)), [str(group.at[0]) for group in groups])
+    axes.set_ylim(len(groups) - 0.4, -0.6)
+    axes.set_xlabel(score_label)
+    axes.set_ylabel(key)
+
+
+def draw_heat_map(axes: Axes, runs: pd.DataFrame, rows: str, columns: str, score_label: str) -> None:
+    """Two keys: the mean score of each pair of values, written in its cell."""
+    groups = {group.at: group for group in _grouped(runs, [rows, columns])}
+    ys, xs = distinct_values(runs[rows]), distinct_values(runs[columns])
+    colours = normalise(np.array([group.mean for group in groups.values()]))
+    size = float(np.clip(80 / len(xs), 7, 11))
+    for (i, y), (j, x) in itertools.product(enumerate(ys), enumerate(xs)):
+        cell = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=FAINT, edgecolor="white", linewidth=2)
+        text = axes.text(j, i, "not run", color=MUTED, ha="center", va="center", fontsize=size, weight="bold")
+        if group := groups.get((y, x)):
+            text.set_text(group.text(separator="\n"))
+            if np.isnan(group.mean):
+                cell.set(facecolor="#FBE9E9", edgecolor=WRONG, hatch="//", linewidth=1, zorder=2)
+                text.set(color=WRONG, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+            else:
+                face = COLOURS(colours(group.mean))
+                cell.set(facecolor=face)
+                text.set(color=_ink_on(face))
+        axes.add_patch(cell)
+    axes.set_xticks(range(len(xs)), [named(x) for x in xs])
+    axes.set_yticks(range(len(ys)), [named(y) for y in ys])
+    axes.set_xlim(-0.5, len(xs) - 0.5)
+    axes.set_ylim(len(ys) - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.set_xlabel(columns)
+    axes.set_ylabel(rows)
+    _colour_bar(axes, colours, score_label)
+
+
+def _grouped(runs: pd.DataFrame, keys: list[str]) -> list[_Group]:
+    """The runs gathered by the values of `keys`, in the order of these values."""
+    return [
+        _Group(
+            at=at,
+            mean=float(scores.mean()),
+            std=float(scores.std(ddof=1)),
+            runs=len(scores),
+            failed=int(scores.isna().sum()),
+        )
+        for at, scores in runs.groupby(keys)["score"]
+    ]
+
+
+def _score_limits(scores: pd.Series) -> tuple[float, float]:
+    """Frame the finite scores with room above for numbers and below for the crosses of failed runs."""
+    if scores.isna().all():
+        return 0.0, 100.0
+    pad = max(0.18 * float(scores.max() - scores.min()), 0.5)
+    return float(scores.min()) - 1.4 * pad, float(scores.max()) + pad
+
+
+def _set_key_axis(axes: Axes, values: npt.NDArray[np.float64]) -> bool:
+    """Scale the axis of a numeric key (`values` sorted); say whether each value got its own tick."""
+    places = np.log10(values) if is_log(values) else values
+    if is_log(values):
+        axes.set_xscale("log")
+    if len(values) == 1:
+        axes.set_xlim(values[0] - 1, values[0] + 1)
+    roomy = len(values) <= FEW and bool((np.diff(places) >= 0.04 * np.ptp(places)).all())
+    if roomy:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_xticks([], minor=True)
+    return roomy
+
+
+def _write(axes: Axes, text: str, at: tuple[float, float], colour: str = INK) -> None:
+    """Write above a point, on a white outline that keeps the text readable over lines and bands."""
+    axes.annotate(
+        text, at, (0, 9), textcoords="offset points", ha="center", fontsize=9.5, weight="bold", color=colour,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )  # fmt: skip
+
+
+def _colour_bar(axes: Axes, colours: Normalize, score_label: str) -> None:
+    bar = axes.figure.colorbar(ScalarMappable(colours, COLOURS), ax=axes, pad=0.02, aspect=25)
+    bar.outline.set_visible(False)
+    bar.set_label(score_label)
+
+
+def _ink_on(face: tuple[float, float, float, float]) -> str:
+    luminance = 0.299 * face[0] + 0.587 * face[1] + 0.114 * face[2]  # ITU-R BT.601
+    return INK if luminance > 0.5 else "white"
