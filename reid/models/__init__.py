@@ -1,0 +1,21 @@
+"""Networks: backbones by name, the BNNeck model around them, and their weight files."""
+
+from reid.models.build import backbone_names, build_backbone
+from reid.models.matching import WeightReport
+from reid.models.neck import ReidModel
+from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
+from reid.models.weights import WeightsError, load_weights
+
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "ImagenetFile",
+    "ReidModel",
+    "WeightReport",
+    "WeightsError",
+    "as_backbone",
+    "backbone_names",
+    "build_backbone",
+    "load_weights",
+    "set_last_stride",
+]

@@ -1,0 +1,162 @@
+"""Which stored tensors belong to which tensors of a backbone: pure functions on names and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+LEAST_FRACTION = 0.9
+
+_PREFIXES = ("module.", "backbone.", "base.")
+_CLASSIFIERS = ("fc.", "last_linear.", "classifier.")
+_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What came of loading a weight file into a backbone. Counters of batch norms are left out throughout.
+
+    source: `none`, the address of the ImageNet file, or the absolute path of the file.
+    sha256: of the file's bytes, hexadecimal; empty for `none`.
+    matched: tensors loaded, of `total` that the backbone has.
+    missing: tensors of the backbone that the file lacks; they keep their random values.
+    unexpected: tensors of the file that the backbone lacks.
+    mismatched: tensors of another shape, with both shapes in words.
+    dropped: what the file holds outside the backbone (classifier, neck), not asked for.
+    """
+
+    source: str
+    sha256: str
+    matched: int
+    total: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @property
+    def fraction(self) -> float:
+        """Share of the backbone's tensors that were loaded, 0 to 1."""
+        return self.matched / self.total
+
+    @property
+    def used(self) -> float:
+        """Share of the file's backbone tensors that were loaded, 0 to 1: low for a larger network's file."""
+        offered = self.matched + len(self.unexpected) + len(self.mismatched)
+        return self.matched / offered if offered else 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether file and backbone cover each other by at least 90 %."""
+        return min(self.fraction, self.used) >= LEAST_FRACTION
+
+    def describe(self) -> str:
+        """One readable line: how much was loaded from where, and what was not."""
+        if self.source == "none":
+            return f"random weights: none of the backbone's {self.total} tensors was loaded"
+        parts = [
+            f"{self.source}: {self.matched} of {self.total} backbone tensors loaded ({self.fraction:.1%})",
+            _listed("missing", self.missing),
+            _listed("unexpected", self.unexpected),
+            _listed("of another shape", self.mismatched),
+            _listed("dropped", self.dropped),
+            f"sha256 {self.sha256[:12]}",
+        ]
+        return "; ".join(part for part in parts if part)
+
+
+def is_counted(name: str) -> bool:
+    """False for batch norms' step counters, which older files lack and nothing here reads."""
+    return not name.endswith("num_batches_tracked")
+
+
+def backbone_tensors(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The stored tensors under the names of a bare backbone, and the names of those that were dropped.
+
+    Prefixes of wrappers (`module.`) and of whole models (`backbone.`, `base.`) are stripped; where some
+    names have such a prefix, those without belong to other parts and are dropped, as classifiers are.
+    """
+    kept = {name: tensor for name, tensor in stored.items() if is_counted(name)}
+    dropped: list[str] = []
+    while prefix := next((p for p in _PREFIXES if any(name.startswith(p) for name in kept)), None):
+        dropped += [name for name in kept if not name.startswith(prefix)]
+        kept = {name.removeprefix(prefix): t for name, t in kept.items() if name.startswith(prefix)}
+    dropped += [name for name in kept if name.startswith(_CLASSIFIERS)]
+    kept = {name: tensor for name, tensor in kept.items() if not name.startswith(_CLASSIFIERS)}
+    return kept, tuple(dropped)
+
+
+def compare(
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    source: str,
+    sha256: str = "",
+    dropped: tuple[str, ...] = (),
+) -> WeightReport:
+    """Report which of the tensors `own` of a backbone the tensors `given` serve, in name and shape."""
+    names = [name for name in own if is_counted(name)]
+    common = [name for name in names if name in given]
+    mismatched = tuple(
+        f"{name} (file {tuple(given[name].shape)}, backbone {tuple(own[name].shape)})"
+        for name in common
+        if given[name].shape != own[name].shape
+    )
+    return WeightReport(
+        source=source,
+        sha256=sha256,
+        matched=len(common) - len(mismatched),
+        total=len(names),
+        missing=tuple(name for name in names if name not in given),
+        unexpected=tuple(name for name in given if name not in own),
+        mismatched=mismatched,
+        dropped=dropped,
+    )
+
+
+def explain_misfit(report: WeightReport, backbone: str, own: Iterable[str], given: Iterable[str]) -> str:
+    """Say why a file was refused, the most telling difference between the two networks first."""
+    offered = report.matched + len(report.unexpected) + len(report.mismatched)
+    file_layout, own_layout = _layout(given), _layout(own)
+    if file_layout != own_layout:
+        reason = f"The file holds {file_layout}; {backbone} is {own_layout}."
+    else:
+        differences = (*report.mismatched, *report.missing, *report.unexpected)
+        reason = f"Both are {own_layout}, but differ in {len(differences)} tensors, first {differences[0]}."
+    return (
+        f"backbone.weights={report.source} does not fit backbone.name={backbone}: "
+        f"{report.matched} of the backbone's {report.total} tensors and of the file's {offered} "
+        f"match in name and shape, and {LEAST_FRACTION:.0%} of both must. {reason} "
+        f"Give a weight file of {backbone}, or choose the backbone that this file belongs to."
+    )
+
+
+def _layout(names: Iterable[str]) -> str:
+    """The network that tensor names tell of, in words."""
+    names = list(names)
+    if any(name.startswith("features.") for name in names):
+        steps = {name.split(".")[1] for name in names if name.startswith("features.")}
+        return f"a network of {len(steps)} `features` steps (MobileNet, VGG or DenseNet layout)"
+    blocks = {match.groups() for name in names if (match := _BLOCK.match(name))}
+    if not blocks:
+        return f"no network known here (first tensors: {', '.join(names[:3]) or 'none'})"
+    depths = "-".join(
+        str(sum(stage == s for s, _ in blocks)) for stage in sorted({stage for stage, _ in blocks}, key=int)
+    )
+    if any(".bn1.IN." in name for name in names):
+        family = "an IBN-a ResNet (its bn1 are split into IN and BN)"
+    elif any(".se_module." in name for name in names):
+        family = "an SE-ResNet or SE-ResNeXt (it has se_module)"
+    else:
+        family = "a plain ResNet (neither IBN nor SE)"
+    kind = "bottleneck" if any(".conv3." in name for name in names) else "basic"
+    return f"{family} with {depths} {kind} blocks"
+
+
+def _listed(label: str, names: tuple[str, ...], most: int = 3) -> str:
+    if not names:
+        return ""
+    rest = ", …" if len(names) > most else ""
+    return f"{len(names)} {label}: {', '.join(names[:most])}{rest}"

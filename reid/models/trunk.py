@@ -1,0 +1,73 @@
+"""What every backbone has in common: three attributes, and a last stage whose stride can be chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import cast
+from urllib.parse import urlsplit
+
+from torch import nn
+
+from reid.models.matching import WeightReport
+
+
+class BackboneError(ValueError):
+    """A backbone was asked for that does not exist, or with an option that it does not have."""
+
+
+@dataclass(frozen=True)
+class ImagenetFile:
+    """Where the published ImageNet weights of a network are.
+
+    url: address of the file.
+    sha256: its SHA-256 in lower-case hexadecimal, or as many leading digits as are known; empty: not checked.
+    """
+
+    url: str
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """File name, which is also its name in torch's download cache."""
+        return PurePosixPath(urlsplit(self.url).path).name
+
+
+class Backbone(nn.Module):
+    """The type of every backbone, for annotations: a module from (N, 3, H, W) to (N, channels, h, w).
+
+    The networks are those of torchvision and timm with these attributes added by `as_backbone` and
+    `load_weights`, so that their state-dict keys stay the published ones; `isinstance` does not
+    recognise them.
+    """
+
+    name: str
+    channels: int
+    imagenet: ImagenetFile | None
+    weight_report: WeightReport
+
+
+def as_backbone(net: nn.Module, name: str, channels: int, imagenet: ImagenetFile | None = None) -> Backbone:
+    """Give a network whose forward returns a feature map the attributes of a backbone.
+
+    name: the name that `build_backbone` knows it by.
+    channels: of the feature map.
+    imagenet: the file that `weights="imagenet"` loads; None when there is none.
+    """
+    backbone = cast(Backbone, net)
+    backbone.name = name
+    backbone.channels = channels
+    backbone.imagenet = imagenet
+    return backbone
+
+
+def set_last_stride(block: nn.Module, stride: int) -> None:
+    """Let the block that opens the last stage step by `stride` instead of 2, with the same kernels.
+
+    Bag of Tricks (arXiv 1903.07071, section 3.4): a last stride of 1 doubles the height and width of
+    the feature map at no parameter. Every layout (stride on conv1 or conv2 of a bottleneck, on a
+    depthwise convolution, on the shortcut) is served, since only its convolutions of stride 2 change.
+    """
+    for layer in block.modules():
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+            layer.stride = (stride, stride)

@@ -1,0 +1,183 @@
+"""Weight files: find or download one, read its tensors without running code, load them into a backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import URLError
+
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from reid.models.matching import WeightReport, backbone_tensors, compare, explain_misfit
+from reid.models.trunk import Backbone, ImagenetFile
+
+_log = logging.getLogger(__name__)
+_NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
+_ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
+
+
+class WeightsError(ValueError):
+    """Weights could not be had, could not be read safely, or belong to another network."""
+
+
+def load_weights(backbone: Backbone, weights: str) -> WeightReport:
+    """Load weights into a backbone, in place, and report what matched; also kept as `.weight_report`.
+
+    weights: `none` (leave it as it is), `imagenet` (the published file, downloaded once into torch's hub
+        folder, its hash checked where one is published) or the path of a file: a state dict as saved by
+        torch.save or safetensors, bare or under `state_dict` or `model`, of a backbone or of a model
+        that holds one under `backbone.` or `base.`, with or without `module.` and a classifier.
+
+    Raises WeightsError, in words that name the way out, when the file is missing, cannot be downloaded,
+    holds more than tensors and plain values, or when less than 90 % of the backbone's tensors, or of the
+    file's, match in name and shape.
+    """
+    own = backbone.state_dict()
+    if weights == "none":
+        backbone.weight_report = compare(own, {}, source="none")
+        return backbone.weight_report
+    if weights == "imagenet":
+        path, source = _fetch_imagenet(backbone), _imagenet_file(backbone).url
+    else:
+        path = Path(weights).expanduser().absolute()
+        source = str(path)
+    stored, sha256 = read_tensors(path)
+    if weights == "imagenet":
+        _check_hash(path, sha256, _imagenet_file(backbone).sha256)
+    given, dropped = backbone_tensors(stored)
+    report = compare(own, given, source, sha256, dropped)
+    if not report.fits:
+        raise WeightsError(explain_misfit(report, backbone.name, own, given))
+    fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    backbone.load_state_dict(fitting, strict=False)
+    backbone.weight_report = report
+    _log.info("%s", report.describe())
+    return report
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read the named tensors of a weight file onto the CPU, and the SHA-256 of its bytes.
+
+    Dicts under `state_dict` or `model`, or one under the other, are unwrapped. Nothing but tensors and
+    plain values is unpickled.
+
+    Raises WeightsError when there is no such file, or when it cannot be read so, or holds no named tensor.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"backbone.weights={path}: there is no such file. Give the path of a weight file, "
+            f"`imagenet` or `none`."
+        )
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        content = _parse(path, file)
+    content = _unwrap(_unwrap(content))
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}; expected a dict from names to tensors.")
+    tensors = {k: value for k, value in content.items() if isinstance(k, str) and isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise WeightsError(
+            f"{path} holds no named tensor (it holds {keys}); expected a state dict, bare or under "
+            f"`state_dict` or `model`."
+        )
+    return tensors, sha256
+
+
+def _parse(path: Path, file: BinaryIO) -> object:
+    try:
+        if path.suffix == ".safetensors":
+            return load_safetensors(file.read())
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # Damaged or hostile bytes: the parsers raise whatever they stumble upon.
+        asked = _ASKED_FOR.search(str(error))
+        if asked:
+            raise WeightsError(
+                f"{path} was refused: reading it would call {asked[1]}, and only tensors and plain values "
+                f"are read from weight files. Save the network's state_dict() alone, on a machine that "
+                f"trusts the file, and give that."
+            ) from None
+        raise WeightsError(
+            f"{path} cannot be read as a weight file of torch or safetensors: it is damaged, of another "
+            f"kind, or holds more than tensors and plain values ({_first_line(error)})."
+        ) from None
+
+
+def _unwrap(content: object) -> object:
+    if isinstance(content, Mapping):
+        for key in ("state_dict", "model"):
+            if isinstance(content.get(key), Mapping):
+                return content[key]
+    return content
+
+
+def _imagenet_file(backbone: Backbone) -> ImagenetFile:
+    if backbone.imagenet is None:
+        raise WeightsError(
+            f"No ImageNet weight file is known for backbone.name={backbone.name}. "
+            f"Give backbone.weights=/path/to/file or backbone.weights=none."
+        )
+    return backbone.imagenet
+
+
+def _fetch_imagenet(backbone: Backbone) -> Path:
+    """Path of the published file in torch's hub folder, which torchvision shares; downloaded if not there."""
+    file = _imagenet_file(backbone)
+    target = Path(torch.hub.get_dir(), "checkpoints", file.name).absolute()
+    if target.is_file():
+        return target
+    _log.info("downloading %s to %s", file.url, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(_NETWORK_TIMEOUT):
+            torch.hub.download_url_to_file(
+                file.url, str(target), hash_prefix=file.sha256 or None, progress=sys.stderr.isatty()
+            )
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: torch's for a wrong hash
+        cause = error.reason if isinstance(error, URLError) else error
+        raise WeightsError(
+            f"backbone.weights=imagenet: the file of backbone.name={backbone.name} could not be downloaded "
+            f"from\n  {file.url}\n"
+            f"({_first_line(cause)}). If this machine is offline, either\n"
+            f"  - put that file at {target} (TORCH_HOME moves that folder), or\n"
+            f"  - give backbone.weights=/path/to/file, or\n"
+            f"  - give backbone.weights=none to start from random weights."
+        ) from None
+    return target
+
+
+def _check_hash(path: Path, sha256: str, expected: str) -> None:
+    """Files in the hub folder may have been put there by hand, or cut short by a full disk."""
+    if not sha256.startswith(expected):
+        raise WeightsError(
+            f"{path} is not the published file: its sha256 is {sha256}, expected {expected}"
+            f"{'…' if len(expected) < len(sha256) else ''}. Delete it, to have it downloaded again, "
+            f"or put the right file there."
+        )
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Bound the waiting of sockets opened inside; torch's downloader takes no timeout of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _first_line(error: object) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

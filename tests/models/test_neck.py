@@ -1,0 +1,105 @@
+"""ReidModel: which feature goes where, and in what precision."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reid.models import Backbone, ReidModel, as_backbone
+
+
+def tiny_backbone() -> Backbone:
+    return as_backbone(nn.Conv2d(3, 6, 3, padding=1), "tiny", 6)
+
+
+def pooled(model: ReidModel, images: Tensor) -> Tensor:
+    return model.backbone(images).mean(dim=(2, 3))
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(8, 3, 8, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_training_returns_the_normalised_feature_and_its_logits(images: Tensor) -> None:
+    model = ReidModel(tiny_backbone(), num_classes=5).train()
+    features, logits = model(images)
+    before = pooled(model, images)
+    expected = (before - before.mean(0)) / (before.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(logits, expected @ model.classifier.weight.T)
+
+
+def test_before_feeds_the_metric_loss_but_not_the_classifier(images: Tensor) -> None:
+    model = ReidModel(tiny_backbone(), num_classes=5, train_feature="before").train()
+    features, logits = model(images)
+    torch.testing.assert_close(features, pooled(model, images))
+    model.train_feature = "after"
+    after, same_logits = model(images)
+    torch.testing.assert_close(logits, same_logits)
+    assert not torch.allclose(features, after)
+
+
+@pytest.mark.parametrize("eval_feature", ["after", "before"])
+def test_evaluation_returns_one_feature(eval_feature: str, images: Tensor) -> None:
+    model = ReidModel(tiny_backbone(), num_classes=5, eval_feature=eval_feature)
+    model.train()(images)  # moves the running statistics away from 0 and 1
+    features = model.eval()(images)
+    before = pooled(model, images)
+    after = model.bottleneck(before)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(features, after if eval_feature == "after" else before)
+
+
+def test_without_neck_every_feature_is_the_pooled_one(images: Tensor) -> None:
+    model = ReidModel(tiny_backbone(), num_classes=5, neck="none")
+    features, logits = model.train()(images)
+    torch.testing.assert_close(features, pooled(model, images))
+    torch.testing.assert_close(logits, features @ model.classifier.weight.T)
+    torch.testing.assert_close(model.eval()(images), features)
+    assert not any(name.startswith("bottleneck") for name in model.state_dict())
+
+
+def test_start_values_and_frozen_bias(images: Tensor) -> None:
+    model = ReidModel(tiny_backbone(), num_classes=2000)
+    assert isinstance(model.bottleneck, nn.BatchNorm1d)
+    assert torch.equal(model.bottleneck.weight, torch.ones(6))
+    assert torch.equal(model.bottleneck.bias, torch.zeros(6))
+    assert model.classifier.bias is None
+    assert model.classifier.weight.std().item() == pytest.approx(0.001, rel=0.05)
+
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    features, logits = model.train()(images)
+    (features.pow(2).sum() + logits.logsumexp(1).sum()).backward()
+    optimizer.step()
+    assert model.bottleneck.bias.grad is None
+    assert torch.equal(model.bottleneck.bias, torch.zeros(6))
+    assert not torch.equal(model.bottleneck.weight, torch.ones(6))
+
+
+def test_state_dict_names() -> None:
+    names = {name.split(".")[0] for name in ReidModel(tiny_backbone(), num_classes=5).state_dict()}
+    assert names == {"backbone", "bottleneck", "classifier"}
+
+
+def test_autocast_ends_at_the_feature_map(images: Tensor) -> None:
+    model = ReidModel(tiny_backbone(), num_classes=5).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        feature_map = model.backbone(images)
+        features, logits = model(images)
+    assert feature_map.dtype == torch.bfloat16
+    assert features.dtype == logits.dtype == torch.float32
+    torch.testing.assert_close(features, model.bottleneck(feature_map.float().mean(dim=(2, 3))))
+
+
+def test_float64_stays_float64(images: Tensor) -> None:
+    model = ReidModel(tiny_backbone(), num_classes=5).double().train()
+    features, logits = model(images.double())
+    assert features.dtype == logits.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"neck": "bn"}, {"train_feature": "pooled"}, {"eval_feature": "both"}, {"num_classes": 0}]
+)
+def test_wrong_choices_are_named(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ReidModel(tiny_backbone(), **{"num_classes": 5, **wrong})
