@@ -1,0 +1,154 @@
+"""Refusing wrong configs in words: bounds and choices of typed fields, options against a signature."""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import field, fields, is_dataclass
+from importlib import import_module
+from typing import Any
+
+#: `_target_` may name nothing outside these: a config is data, and instantiating is running code.
+TRUSTED = ("reid.", "torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_metric_learning.")
+
+
+class ConfigError(ValueError):
+    """A key, a value or a combination is wrong; the message names it, what is allowed and what is near."""
+
+
+def one_of(*choices: Any) -> Any:
+    """A field that takes one of `choices`, the first by default."""
+    return field(default=choices[0], metadata={"choices": choices})
+
+
+def at_least(minimum: float, default: Any) -> Any:
+    """A field with a lowest value."""
+    return field(default=default, metadata={"test": lambda v: v >= minimum, "allowed": f"{minimum} or more"})
+
+
+def above(minimum: float, default: Any) -> Any:
+    """A field whose value lies above `minimum`."""
+    return field(default=default, metadata={"test": lambda v: v > minimum, "allowed": f"above {minimum}"})
+
+
+def between(low: float, high: float, default: Any) -> Any:
+    """A field whose value lies in [low, high]."""
+    metadata = {"test": lambda v: low <= v <= high, "allowed": f"from {low} to {high}"}
+    return field(default=default, metadata=metadata)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest of `words`, or nothing where none is near."""
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_fields(settings: Any, prefix: str = "") -> None:
+    """Compare every field of a (nested) dataclass with what its definition allows.
+
+    Raises:
+        ConfigError: at the first value that is not allowed.
+    """
+    for entry in fields(settings):
+        key = f"{prefix}.{entry.name}" if prefix else entry.name
+        value = getattr(settings, entry.name)
+        if is_dataclass(value):
+            check_fields(value, key)
+        elif "choices" in entry.metadata and value not in entry.metadata["choices"]:
+            choices = [str(choice) for choice in entry.metadata["choices"]]
+            raise ConfigError(
+                f"{key}={value} is not allowed: expected one of {', '.join(choices)}."
+                f"{nearest(str(value), choices)}"
+            )
+        elif "test" in entry.metadata and not _passes(entry.metadata["test"], value):
+            raise ConfigError(f"{key}={value} is not allowed: expected a number {entry.metadata['allowed']}.")
+
+
+def _passes(test: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return test(value)
+    except TypeError:
+        return False
+
+
+def check_options(
+    group: str, values: dict[str, Any], own: frozenset[str], target: Callable[..., Any]
+) -> None:
+    """Compare the keys of an open group, less the suite's `own`, with the parameters of what they go to.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest one), a wrong type, or a missing value.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    known = sorted(set(parameters) | own)
+    hints = _hints(target)
+    for key, value in values.items():
+        if key in own:
+            continue
+        if key not in parameters:
+            raise ConfigError(
+                f"no key {group}.{key}: {group} here knows {', '.join(k for k in known if k != '_target_')}."
+                f"{nearest(key, known)}"
+            )
+        if key in hints and not _fits(value, hints[key]):
+            raise ConfigError(f"{group}.{key}={value!r} is not allowed: expected {_name(hints[key])}.")
+
+
+def trusted_target(group: str, path: str) -> Callable[..., Any]:
+    """What a `_target_` names, if it lies in a package that this project trusts.
+
+    Raises:
+        ConfigError: it does not, or there is no such thing.
+    """
+    if not path.startswith(TRUSTED):
+        raise ConfigError(
+            f"{group}._target_={path} is refused: a target may come from "
+            f"{', '.join(t + '*' for t in TRUSTED)} alone."
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        target: Callable[..., Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{group}._target_={path}: there is no such class or function ({error})."
+        ) from error
+    return target
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError):  # a library's own annotations may not resolve here
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value fits an annotation; anything but plain types and choices is let through."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, type(None)):
+        return isinstance(value, hint)
+    return hint is Any or origin is not None or not isinstance(value, str)
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
+    plain = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
+    if hint in plain:
+        return plain[hint]
+    parts = typing.get_args(hint)
+    return " or ".join(_name(part) for part in parts) if parts else str(hint)

@@ -1,0 +1,52 @@
+"""Crops on disk -> uint8 store -> augmented batches."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reid.data import datasets
+from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, silent
+from reid.data.sampler import IdentitySampler
+
+__all__ = [
+    "Crop",
+    "DatasetError",
+    "IdentitySampler",
+    "Progress",
+    "ReidDataset",
+    "dataset_names",
+    "dataset_reader",
+    "load_dataset",
+    "silent",
+]
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The datasets that `load_dataset` knows: the modules of `reid.data.datasets`."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(datasets.__path__)))
+
+
+def dataset_reader(name: str) -> Callable[..., ReidDataset]:
+    """The `load` function of `reid.data.datasets.<name>`.
+
+    Raises:
+        DatasetError: there is no such module.
+    """
+    if name not in dataset_names():
+        near = difflib.get_close_matches(name, dataset_names(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DatasetError(f"no dataset {name!r}: expected one of {', '.join(dataset_names())}.{hint}")
+    reader: Callable[..., ReidDataset] = importlib.import_module(f"reid.data.datasets.{name}").load
+    return reader
+
+
+def load_dataset(name: str, root: str | Path, progress: Progress = silent, **options: Any) -> ReidDataset:
+    """Read the dataset `name` from the folder `root`; `options` are those of its reader's `load`.
+
+    Raises:
+        DatasetError: no such name, or what the reader found wrong.
+    """
+    return dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)

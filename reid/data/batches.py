@@ -1,0 +1,142 @@
+"""Batches on the training device, the next one prepared while the current one trains."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from reid.data.augment import Augmentation, normalise_pixels
+from reid.data.sampler import IdentitySampler
+from reid.data.store import ImageStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` float32 (B, 3, H, W) and `labels` (B,) on the device, `indices` (B,) on the host."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class TrainingBatches:
+    """The batches of any epoch, the same whenever it is asked for.
+
+    Every draw comes from a generator seeded by (seed, epoch) for the sampler and (seed, epoch, step) for
+    the augmentation, so that a resumed run needs no generator's state and may start in mid-epoch.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        labels: torch.Tensor,
+        identities: int,
+        instances: int,
+        augmentation: Augmentation,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.store = store
+        self.labels = labels
+        self.augmentation = augmentation
+        self.seed = seed
+        self.device = device
+        self._sampler_generator = torch.Generator()
+        self._sampler = IdentitySampler(labels.tolist(), identities, instances, self._sampler_generator)
+
+    def plan(self, epoch: int) -> list[torch.Tensor]:
+        """The indices of every batch of `epoch`."""
+        self._sampler_generator.manual_seed(_mix(self.seed, epoch))
+        return list(self._sampler)
+
+    def of(self, plan: list[torch.Tensor], epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of a `plan(epoch)` from `first_step` on."""
+        generator = torch.Generator(self.device)
+
+        def prepare(step: int) -> Batch:
+            indices = plan[step]
+            generator.manual_seed(_mix(self.seed, epoch, step))
+            images = to_device(self.store.read(indices), self.device)
+            labels = to_device(self.labels[indices], self.device)
+            return Batch(self.augmentation(images, generator), labels, indices)
+
+        return prepared_ahead(prepare, range(first_step, len(plan)), self.device)
+
+
+def plain_batches(store: ImageStore, size: int, device: torch.device) -> Iterator[torch.Tensor]:
+    """All images of `store` in order, normalised and not augmented: float32 (<= size, 3, H, W)."""
+    splits = torch.arange(len(store)).split(size)
+
+    def prepare(number: int) -> torch.Tensor:
+        return normalise_pixels(to_device(store.read(splits[number]), device))
+
+    return prepared_ahead(prepare, range(len(splits)), device)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy without making the host wait: through pinned memory where the device is a GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def prepared_ahead(
+    prepare: Callable[[int], T], steps: range, device: torch.device, depth: int = 2
+) -> Iterator[T]:
+    """`prepare(step)` for each step, computed in a thread up to `depth` items ahead.
+
+    On a GPU the thread works on a stream of its own and the consumer's stream waits for it there, so that
+    the host never does.  An exception in `prepare` is raised at the item that it befell.
+    """
+    results: queue.Queue[tuple[T | None, BaseException | None, torch.cuda.Event | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def put(item: tuple[T | None, BaseException | None, torch.cuda.Event | None]) -> bool:
+        while not stopped.is_set():
+            try:
+                results.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        for step in steps:
+            try:
+                with torch.cuda.stream(stream) if stream is not None else nullcontext():
+                    value = prepare(step)
+                    ready = stream.record_event() if stream is not None else None
+            except BaseException as error:
+                put((None, error, None))
+                return
+            if not put((value, None, ready)):
+                return
+
+    worker = threading.Thread(target=work, name="batches", daemon=True)
+    worker.start()
+    try:
+        for _ in steps:
+            value, error, ready = results.get()
+            if error is not None:
+                raise error
+            if ready is not None:
+                current = torch.cuda.current_stream(device)
+                current.wait_event(ready)
+                for tensor in vars(value).values() if isinstance(value, Batch) else (value,):
+                    if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+                        tensor.record_stream(current)
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()
+        worker.join()
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers, without the collisions of a sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,1 @@
+"""One reader a file: `load_dataset(name)` calls `load` of the module of that name."""

@@ -1,0 +1,57 @@
+"""Random erasing (Zhong et al., AAAI 2020, arXiv 1708.04896), vectorised over the batch."""
+
+import torch
+
+#: The published fill: the mean's numbers, written after normalisation, where they are no mean any more.
+PUBLISHED_FILL = (0.485, 0.456, 0.406)
+AREA = (0.02, 0.4)
+RATIO = (0.3, 1 / 0.3)
+TRIES = 100
+
+
+def erasing_boxes(
+    count: int, height: int, width: int, generator: torch.Generator, device: torch.device
+) -> torch.Tensor:
+    """Draw `count` boxes (top, left, h, w), int64 (count, 4), in an image of `height` x `width` pixels.
+
+    Area ~ U(0.02, 0.4) of the image, ratio = h / w ~ U(0.3, 1/0.3), h = round(sqrt(area ratio)),
+    w = round(sqrt(area / ratio)); drawn again, up to 100 times, unless h < height and w < width; the corner
+    uniform over all that fit.  A box that never fitted is empty (h = w = 0).
+    """
+    draws = torch.rand(2, count, TRIES, generator=generator, device=device, dtype=torch.float64)
+    area = (AREA[0] + (AREA[1] - AREA[0]) * draws[0]) * (height * width)
+    ratio = RATIO[0] + (RATIO[1] - RATIO[0]) * draws[1]
+    h, w = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+    fits = (h < height) & (w < width)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    found = fits.gather(1, first)
+    h, w = (side.gather(1, first).where(found, 0).squeeze(1) for side in (h, w))
+    corner = torch.rand(2, count, generator=generator, device=device, dtype=torch.float64)
+    top = (corner[0] * (height - h + 1)).floor().long()
+    left = (corner[1] * (width - w + 1)).floor().long()
+    return torch.stack([top, left, h, w], dim=1)
+
+
+def random_erasing(
+    images: torch.Tensor, probability: float, fill: str, generator: torch.Generator
+) -> torch.Tensor:
+    """Erase one box of each image with `probability`.
+
+    Args:
+        images: normalised float32 (B, 3, H, W).
+        fill: "published" (0.485, 0.456, 0.406), "zero", or "noise" (standard normal per pixel).
+    """
+    if probability == 0:
+        return images
+    batch, _, height, width = images.shape
+    device = images.device
+    chosen = torch.rand(batch, generator=generator, device=device) < probability
+    top, left, h, w = erasing_boxes(batch, height, width, generator, device).T.unsqueeze(2)
+    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+    rows = (y >= top) & (y < top + h) & chosen.unsqueeze(1)
+    columns = (x >= left) & (x < left + w)
+    mask = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
+    if fill == "noise":
+        return torch.where(mask, torch.randn(images.shape, generator=generator, device=device), images)
+    value = images.new_tensor(PUBLISHED_FILL if fill == "published" else (0.0, 0.0, 0.0))
+    return torch.where(mask, value.view(1, 3, 1, 1), images)

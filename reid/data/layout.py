@@ -1,0 +1,102 @@
+"""Market-1501's layout on disk, which most later datasets took over: three folders, names that label."""
+
+import re
+from pathlib import Path
+
+from reid.data.crops import Crop, DatasetError, ReidDataset
+
+FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+#: pid, then camera: 0002_c1s1_000451_03.jpg (Market), 0001_c2_f0046182.jpg (Duke), 0001_c1_1.png (CUHK03-NP).
+MARKET_NAME = re.compile(r"^(-?\d+)_c(\d+)")
+
+NO_DATA_NEEDED = "`make quickstart` needs no data: it draws its own pedestrians."
+
+
+def read_market_layout(
+    name: str,
+    root: Path,
+    *,
+    pattern: re.Pattern[str] = MARKET_NAME,
+    where_to_get: str = "",
+    notice: str = "",
+) -> ReidDataset:
+    """Read `root/{bounding_box_train,query,bounding_box_test}`.
+
+    Crops come sorted by file name.  Junk (pid -1) is counted and left out, as the published code does;
+    distractors (pid 0) stay.  Files that are no images, or hidden (`._0002_c1….jpg`), are counted as strays.
+
+    Raises:
+        DatasetError: a folder is missing, or an image's name does not start with pid and camera.
+    """
+    missing = [folder for folder in FOLDERS if not (root / folder).is_dir()]
+    if missing:
+        raise DatasetError(missing_message(name, root, missing, where_to_get))
+    strays = junk = 0
+    splits: list[tuple[Crop, ...]] = []
+    for folder in FOLDERS:
+        crops: list[Crop] = []
+        for path in sorted((root / folder).iterdir(), key=lambda p: p.name):
+            if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+                strays += 1
+                continue
+            match = pattern.match(path.name)
+            if match is None:
+                raise DatasetError(
+                    f"{path} does not say whose crop it is: expected a name like 0002_c1s1_000451_03.jpg "
+                    f"(identity, then camera). Rename it, or move it out of {root / folder}."
+                )
+            pid, camera = int(match[1]), int(match[2])
+            if camera < 1:
+                raise DatasetError(
+                    f"{path}: cameras count from 1 in this layout, not c{camera}. Rename the file."
+                )
+            if pid == -1:
+                junk += 1
+            else:
+                crops.append(Crop(path, pid, camera - 1))
+        splits.append(tuple(crops))
+    train, query, gallery = splits
+    empty = [f for f, s in zip(FOLDERS, splits, strict=True) if not s]
+    if empty:
+        raise DatasetError(f"{name}: no crops in {', '.join(str(root / f) for f in empty)}. {NO_DATA_NEEDED}")
+    shared = {c.pid for c in train} & {c.pid for c in query}
+    if shared:
+        raise DatasetError(
+            f"{name}: {len(shared)} identities are both in {FOLDERS[0]} and in {FOLDERS[1]} (for example "
+            f"{min(shared)}). The people who are tested must not be trained on: split them by identity."
+        )
+    return ReidDataset(name, root, train, query, gallery, strays, junk, notice)
+
+
+def missing_message(name: str, root: Path, missing: list[str], where_to_get: str) -> str:
+    """What a user reads who has no data yet: what was looked for, the layout, where to ask."""
+    lines = [
+        f"dataset {name!r} is not there: looked for {', '.join(str(root / folder) for folder in missing)}.",
+        "Expected layout:",
+        *(f"    {root / folder}/0002_c1s1_000451_03.jpg" for folder in FOLDERS),
+        "(identity, then camera; set dataset.root=… if it lies elsewhere, or data.root=… for all datasets)",
+    ]
+    if where_to_get:
+        lines.append(where_to_get)
+    return "\n".join([*lines, NO_DATA_NEEDED])
+
+
+def check_counts(dataset: ReidDataset, expected: tuple[int, int, int], official: str) -> None:
+    """Refuse a set that bears an official name with another number of images than the official one.
+
+    Raises:
+        DatasetError: with both counts, since a score on a part of the set is not a score on the set.
+    """
+    found = tuple(len(split) for split in (dataset.train, dataset.query, dataset.gallery))
+    if found != expected:
+        raise DatasetError(
+            f"{dataset.root} is not {official}: expected {_counts(expected)} images "
+            f"(train / query / gallery), found {_counts(found)}. A copy may be incomplete; a set of your own "
+            f"in this layout is `dataset=folder dataset.root={dataset.root}`."
+        )
+
+
+def _counts(counts: tuple[int, ...]) -> str:
+    return " / ".join(f"{count:,}" for count in counts)

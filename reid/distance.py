@@ -1,0 +1,73 @@
+"""Pairwise distances between embeddings: the one place where they are computed.
+
+Everything here runs in float32 at least, also inside an autocast region: squared distances of
+unit vectors are differences of numbers near 2, and bfloat16 keeps only two or three digits of
+them. float64 input stays float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SMALLEST_SQUARED_DISTANCE = 1e-12
+
+
+def normalise(features: Tensor) -> Tensor:
+    """Scale each row to unit L2 norm.
+
+    Args:
+        features: (N, D) floats.
+
+    Returns:
+        (N, D), float32 or the float64 of the input. A row of zeros stays zero.
+    """
+    with torch.autocast(device_type=features.device.type, enabled=False):
+        return functional.normalize(_at_least_float32(features), dim=1, eps=1e-12)
+
+
+def squared_norms(features: Tensor) -> Tensor:
+    """Squared L2 norm of each row, (N,), without a temporary copy of (N, D) `features`."""
+    with torch.autocast(device_type=features.device.type, enabled=False):
+        features = _at_least_float32(features)
+        return torch.einsum("nd,nd->n", features, features)
+
+
+def squared_euclidean(a: Tensor, b: Tensor, b_squared_norms: Tensor | None = None) -> Tensor:
+    """Squared Euclidean distance of each row of `a` to each row of `b`: |a|^2 + |b|^2 - 2 a.b.
+
+    Args:
+        a: (N, D) floats.
+        b: (M, D) floats.
+        b_squared_norms: (M,), `squared_norms(b)`, for callers that compare one `b` with many `a`.
+
+    Returns:
+        (N, M), float32 or the float64 of the input. Rounding may leave values slightly below zero.
+    """
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        a, b = _at_least_float32(a), _at_least_float32(b)
+        if b_squared_norms is None:
+            b_squared_norms = squared_norms(b)
+        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2).add_(squared_norms(a)[:, None])
+
+
+def euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance of each row of `a` to each row of `b`.
+
+    The squared distance is clamped at 1e-12 before the root, as published. The root's slope is
+    infinite at zero; the clamp passes no gradient below its bound, so that equal embeddings give
+    a distance of 1e-6 and a finite gradient.
+
+    Args:
+        a: (N, D) floats.
+        b: (M, D) floats.
+
+    Returns:
+        (N, M), float32 or the float64 of the input, at least 1e-6.
+    """
+    return squared_euclidean(a, b).clamp(min=SMALLEST_SQUARED_DISTANCE).sqrt()
+
+
+def _at_least_float32(features: Tensor) -> Tensor:
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features

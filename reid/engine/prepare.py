@@ -1,0 +1,99 @@
+"""The data of a run: read, checked, decoded."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from reid.checks import ConfigError
+from reid.config import DataConfig, EvalConfig, ImageConfig, TrainConfig
+from reid.data import Crop, ReidDataset, load_dataset
+from reid.data.crops import Progress
+from reid.data.splits import validation_split
+from reid.data.store import ImageStore, open_store
+from reid.retrieval import count_matches, require_matches
+
+
+@dataclass(frozen=True)
+class JudgedData:
+    """Query and gallery, and a hash of their content."""
+
+    query: ImageStore
+    gallery: ImageStore
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """`labels` (N,) count the identities of `pids` from 0, in the order of the pids."""
+
+    store: ImageStore
+    labels: torch.Tensor
+    pids: tuple[int, ...]
+    fingerprint: str
+
+
+def read_dataset(settings: TrainConfig, progress: Progress) -> tuple[ReidDataset, tuple[Crop, ...]]:
+    """The dataset of a run, split as `eval.split` asks, and all of its training crops before that.
+
+    It is refused if it cannot be trained or judged on.
+
+    Raises:
+        DatasetError, ConfigError, EvaluationError: what is wrong and what to do.
+    """
+    dataset = load_dataset(**settings.dataset, progress=progress)
+    all_training_crops = dataset.train
+    if settings.eval.split == "val":
+        dataset = validation_split(dataset, settings.eval.val_identities, settings.eval.val_seed)
+    identities = len({crop.pid for crop in dataset.train})
+    if settings.batch.identities > identities:
+        raise ConfigError(
+            f"batch.identities={settings.batch.identities} is larger than the {identities} identities "
+            f"that {dataset.name} has to train on; a batch holds each once at most. Set {identities} or less."
+        )
+    check_judgeable(dataset, settings.eval)
+    return dataset, all_training_crops
+
+
+def check_judgeable(dataset: ReidDataset, settings: EvalConfig) -> None:
+    """Raises EvaluationError if no query of `dataset` has a match under the protocol."""
+    query, gallery = (_ids(crops) for crops in (dataset.query, dataset.gallery))
+    require_matches(count_matches(*query, *gallery, protocol=settings.protocol), settings.protocol)
+
+
+def open_training_data(
+    dataset: ReidDataset, settings: TrainConfig, progress: Progress, all_crops: tuple[Crop, ...]
+) -> TrainingData:
+    """The training crops, decoded; `all_crops` are those that the store holds (with a held-out part)."""
+    whole = _open(all_crops, settings.image, settings.data, progress, "training images")
+    store = whole.subset(dataset.train)
+    pids = tuple(sorted({crop.pid for crop in store.crops}))
+    label_of = {pid: label for label, pid in enumerate(pids)}
+    labels = torch.tensor([label_of[crop.pid] for crop in store.crops])
+    return TrainingData(store, labels, pids, whole.content)
+
+
+def open_judged_data(
+    dataset: ReidDataset, image: ImageConfig, data: DataConfig, progress: Progress
+) -> JudgedData:
+    """The query and the gallery, decoded into one store."""
+    whole = _open(dataset.query + dataset.gallery, image, data, progress, "query and gallery images")
+    return JudgedData(whole.subset(dataset.query), whole.subset(dataset.gallery), whole.content)
+
+
+def fingerprint(*parts: str) -> str:
+    """16 hex digits over the content hashes of the stores that a run used."""
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def _open(
+    crops: tuple[Crop, ...], image: ImageConfig, data: DataConfig, progress: Progress, what: str
+) -> ImageStore:
+    folder = Path(data.store)
+    return open_store(crops, image.height, image.width, folder, data.on_bad_image, progress, what)
+
+
+def _ids(crops: tuple[Crop, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    pids = torch.tensor([crop.pid for crop in crops], dtype=torch.int64)
+    return pids, torch.tensor([crop.camid for crop in crops], dtype=torch.int64)

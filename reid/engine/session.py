@@ -1,0 +1,113 @@
+"""The state of a training run between steps: what a checkpoint saves and a resume brings back."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from reid.engine.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    restore_rng,
+    rng_state,
+    save_checkpoint,
+)
+from reid.engine.loop import EpochTotals
+from reid.engine.rundir import LAST
+from reid.models import ReidModel
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Model, optimizer, how far training is, and the history of what was measured.
+
+    `epoch` counts the complete epochs, `totals` belongs to the one after them, which may be under way.
+    `judged` says whether the score that was due after `epoch` is in the history.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: ReidModel,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        meta: dict[str, Any],
+    ) -> None:
+        self.folder = folder
+        self.model = model
+        self.optimizer = optimizer
+        self.device = device
+        self.meta = meta
+        self.epoch = 0
+        self.judged = False
+        self.totals = EpochTotals()
+        self.history: list[dict[str, float]] = []
+
+    def record(self, epoch: int, values: dict[str, float]) -> None:
+        """Add values to the row of `epoch` in the history and in `history.csv`."""
+        if not self.history or self.history[-1]["epoch"] != epoch:
+            self.history.append({"epoch": epoch})
+        self.history[-1].update(values)
+        try:
+            pd.DataFrame(self.history).to_csv(self.folder / "history.csv", index=False)
+        except OSError as error:
+            log.warning("history.csv could not be written (%s); the numbers go on in the checkpoint", error)
+
+    def end_epoch(self) -> None:
+        """The epoch under way is complete."""
+        self.epoch += 1
+        self.judged = False
+        self.totals = EpochTotals()
+
+    def save(self, must: bool = False) -> None:
+        """Write `last.pt`.  A full disk is only warned of, since training can go on, unless `must`."""
+        progress = {"epoch": self.epoch, "judged": self.judged, "history": self.history}
+        training = {
+            "optimizer": self.optimizer.state_dict(),
+            "rng": rng_state(self.device),
+            "totals": self.totals.state(),
+        }
+        checkpoint = Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, training)
+        try:
+            save_checkpoint(self.folder / LAST, checkpoint)
+        except OSError as error:
+            if must:
+                raise
+            log.warning("the checkpoint of epoch %d could not be written: %s", self.epoch, error)
+
+    def save_model(self) -> Path:
+        """Write `model.pt`: the model and what it says of itself, without the state of the training."""
+        path = self.folder / "model.pt"
+        progress = {"epoch": self.epoch}
+        save_checkpoint(path, Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, {}))
+        return path
+
+    def resume(self) -> None:
+        """Take up what `last.pt` in the folder holds.
+
+        Raises:
+            CheckpointError: it was trained with another config or on other data.
+        """
+        path = self.folder / LAST
+        checkpoint = load_checkpoint(path, self.device)
+        for key, what in (("resume_hash", "another config"), ("train_fingerprint", "other data")):
+            if checkpoint.meta.get(key) != self.meta[key]:
+                raise CheckpointError(
+                    f"{path} was trained with {what} ({key} was {checkpoint.meta.get(key)}, is "
+                    f"{self.meta[key]}). "
+                    "Only `epochs` may differ in a resumed run; to start anew leave `resume` out"
+                )
+        if not checkpoint.training:
+            raise CheckpointError(
+                f"{path} holds a model without the state of its training: nothing to resume"
+            )
+        self.model.load_state_dict(dict(checkpoint.model))
+        self.optimizer.load_state_dict(checkpoint.training["optimizer"])
+        restore_rng(checkpoint.training["rng"], self.device)
+        self.totals = EpochTotals.from_state(checkpoint.training["totals"], self.device)
+        progress = checkpoint.meta["progress"]
+        self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]

@@ -1,0 +1,136 @@
+"""What Hydra calls around a multirun: one parent run, and the sweep's table and figure when it ends."""
+
+import atexit
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from reid.engine.rundir import STATUS, RunStatus, read_status
+from reid.figures import save, sweep_figure
+from reid.home import home, source_root
+from reid.tracking import Tracker, default_store, environment, open_parent
+
+log = logging.getLogger(__name__)
+
+#: How the jobs of a sweep, which may be other processes, learn whose children they are.
+PARENT_FOLDER = "REID_SWEEP_FOLDER"
+SWEPT_KEYS = "REID_SWEPT_KEYS"
+
+
+class SweepCallback(Callback):
+    """Opens the parent before the first job, so that no job has to create the store, and closes it."""
+
+    def __init__(self) -> None:
+        self.parent: Tracker | None = None
+        self.folder = Path()
+        self.keys: list[str] = []
+        self.split = "test"
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        overrides = list(config.hydra.overrides.task)
+        self.keys = swept_keys(overrides)
+        self.split = config.eval.split
+        os.environ[PARENT_FOLDER] = str(self.folder)
+        os.environ[SWEPT_KEYS] = ",".join(self.keys)
+        self.parent = open_parent(
+            default_store(home(), config.tracking.uri),
+            config.tracking.experiment,
+            self.folder,
+            config.tracking.run_name or f"sweep of {', '.join(self.keys) or 'one config'}",
+            tags={
+                **environment(source_root()).tags,
+                "reid.swept": ", ".join(self.keys),
+                "reid.overrides": " ".join(overrides),
+                "reid.score_split": self.split,
+            },
+            description=f"`{' '.join(overrides)}`: under way",
+        )
+        # Hydra calls no callback when a job ends the process.
+        atexit.register(self.close)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Put table and figure on the parent and close it; a second call does nothing."""
+        parent, self.parent = self.parent, None
+        if parent is None:
+            return
+        jobs = job_statuses(self.folder)
+        table = sweep_table(jobs, self.keys, self.split)
+        score = f"{self.split}/mAP"
+        statuses = {job.status for job in jobs}
+        status = "FINISHED" if statuses == {"FINISHED"} else "KILLED" if "KILLED" in statuses else "FAILED"
+        if len(table):
+            parent.text(table.to_csv(index=False), "sweep.csv")
+            if self.keys and table[score].notna().any():
+                figure = sweep_figure(table, self.keys, score, score_label=f"mAP on {self.split} (%)")
+                parent.artifact(save(figure, self.folder / "sweep.png"), "figures")
+            parent.description(markdown(table, self.keys, self.split))
+            best = table[score].max()
+            if pd.notna(best):
+                parent.metrics({f"best/{score}": best}, 0)
+                parent.tags({"reid.selected_on": self.split})
+        parent.finish(status)  # type: ignore[arg-type]
+
+
+def swept_keys(overrides: list[str]) -> list[str]:
+    """The keys that take several values in these overrides, in the order in which they were typed."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+
+
+def job_statuses(folder: Path) -> list[RunStatus]:
+    """What became of each job of the sweep in `folder`; a job that left no word was killed: FAILED."""
+    jobs = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+    told = [read_status(job) or RunStatus("FAILED", error=f"no {STATUS}: the job was killed") for job in jobs]
+    for status in told:
+        if status.status == "RUNNING":
+            status.status, status.error = "FAILED", status.error or "the job was killed"
+    return told
+
+
+def failed_jobs(folder: Path) -> list[RunStatus]:
+    """The jobs of the sweep in `folder` that did not finish."""
+    return [job for job in job_statuses(folder) if job.status != "FINISHED"]
+
+
+def sweep_table(jobs: list[RunStatus], keys: list[str], split: str) -> pd.DataFrame:
+    """One row a job: the swept keys, mAP and rank-1 as fractions (NaN: not finished), its status."""
+    rows = []
+    for number, job in enumerate(jobs):
+        values = dict(override.lstrip("+~").partition("=")[::2] for override in job.overrides)
+        scores = {name: job.scores.get(f"{split}/{name}", float("nan")) for name in ("mAP", "rank-1")}
+        rows.append(
+            {
+                "job": number,
+                **{key: values.get(key, "") for key in keys},
+                **{f"{split}/{name}": value for name, value in scores.items()},
+                "status": job.status,
+                "run_id": job.run_id or "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame, keys: list[str], split: str) -> str:
+    """The sweep's table for the parent's description, best first."""
+    score = f"{split}/mAP"
+    lines = [
+        f"| {' | '.join(keys)} | mAP on {split} | rank-1 | status |",
+        "|" + "---|" * (len(keys) + 3),
+    ]
+    for _, row in table.sort_values(score, ascending=False).iterrows():
+        numbers = [
+            f"{100 * row[name]:.1f}" if pd.notna(row[name]) else "-" for name in (score, f"{split}/rank-1")
+        ]
+        lines.append(f"| {' | '.join([*(str(row[key]) for key in keys), *numbers, row['status']])} |")
+    return "\n".join(lines)

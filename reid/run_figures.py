@@ -1,0 +1,112 @@
+"""The figures of a run: curves, CMC, ranked lists of the worst, best and random queries, a contact sheet."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from reid.config import TrainConfig
+from reid.data import Crop, ReidDataset
+from reid.data.store import ImageStore
+from reid.distance import squared_euclidean
+from reid.engine.judge import Judgement
+from reid.engine.prepare import JudgedData
+from reid.figures import Hit, RankedList, cmc_curves, contact_sheet, ranked_lists, save, training_curves
+
+#: Rows and columns of a picture of ranked lists.
+QUERIES, HITS = 6, 8
+
+
+def draw(
+    folder: Path,
+    history: list[dict[str, float]],
+    last: Judgement,
+    dataset: ReidDataset,
+    judged: JudgedData,
+    title: str,
+) -> list[tuple[Path, bool]]:
+    """Write the figures of a run to `folder/figures`: (path, whether it shows people) for each."""
+    figures = folder / "figures"
+    written = [(save(training_curves(pd.DataFrame(history), title), figures / "training_curves.png"), False)]
+    written += draw_judgement(figures, last, judged, title)
+    sheet = sheet_of(dataset.query + dataset.gallery, dataset.name)
+    written.append((save(sheet, figures / "contact_sheet.png"), True))
+    return written
+
+
+def draw_judgement(
+    figures: Path, judgement: Judgement, judged: JudgedData, title: str, protocol: str = "cross_camera"
+) -> list[tuple[Path, bool]]:
+    """The CMC curve and the ranked lists of one judgement."""
+    scores = judgement.scores
+    curve = cmc_curves({title: scores.cmc.tolist()}, mean_ap={title: scores.mAP})
+    written = [(save(curve, figures / "cmc.png"), False)]
+    for order in ("worst", "best", "random"):
+        entries = [
+            ranked_list(int(row), judgement, judged, protocol)
+            for row in pick_queries(scores.average_precision, order)
+        ]
+        path = figures / f"ranked_{order}.png"
+        written.append((save(ranked_lists(entries, order, title=title), path), True))
+    return written
+
+
+def pick_queries(average_precision: torch.Tensor, order: str) -> list[int]:
+    """Up to six valid queries: those of lowest AP, of highest, or drawn with a fixed seed."""
+    valid = torch.nonzero(~average_precision.isnan()).flatten()
+    if order == "random":
+        chosen = np.random.default_rng(0).permutation(len(valid))[:QUERIES]
+        return sorted(valid[torch.from_numpy(chosen)].tolist())
+    ranked = torch.argsort(average_precision[valid], descending=order == "best", stable=True)
+    return [int(row) for row in valid[ranked[:QUERIES]]]
+
+
+def ranked_list(row: int, judgement: Judgement, judged: JudgedData, protocol: str) -> RankedList:
+    """Query `row` and the gallery images nearest to it, those left out by the protocol not shown."""
+    query, gallery = judgement.query, judgement.gallery
+    distance = squared_euclidean(query.features[row : row + 1], gallery.features)[0]
+    same = gallery.pids == query.pids[row]
+    if protocol == "cross_camera":
+        distance = distance.masked_fill(same & (gallery.camids == query.camids[row]), torch.inf)
+    nearest = torch.sort(distance, stable=True).indices[: min(HITS, int(distance.isfinite().sum()))].tolist()
+    hits = [
+        Hit(
+            _pixels(judged.gallery, index),
+            bool(same[index]),
+            f"cam {int(gallery.camids[index]) + 1}\nd {float(distance[index].clamp(min=0).sqrt()):.2f}",
+        )
+        for index in nearest
+    ]
+    label = f"id {int(query.pids[row])}\ncam {int(query.camids[row]) + 1}"
+    return RankedList(_pixels(judged.query, row), float(judgement.scores.average_precision[row]), label, hits)
+
+
+def sheet_of(crops: tuple[Crop, ...], name: str, people: int = 6, a_cell: int = 2) -> Figure:
+    """A contact sheet: some people by rows, the cameras by columns."""
+    cameras = sorted({crop.camid for crop in crops})
+    seen: dict[int, dict[int, list[Path]]] = {}
+    for crop in crops:
+        if crop.pid > 0:
+            seen.setdefault(crop.pid, {}).setdefault(crop.camid, []).append(crop.path)
+    shown = sorted(seen, key=lambda pid: (-len(seen[pid]), pid))[:people]
+    cells = [[seen[pid].get(camera, [])[:a_cell] for camera in cameras] for pid in shown]
+    return contact_sheet(
+        cells, [f"id {pid}" for pid in shown], [f"camera {camera + 1}" for camera in cameras], title=name
+    )
+
+
+def _pixels(store: ImageStore, index: int) -> np.ndarray:
+    return np.asarray(store.pixels[store.rows[index]])
+
+
+def summary(name: str, settings: TrainConfig, scores: dict[str, float]) -> str:
+    """The description that the tracker shows on top of a run (Markdown)."""
+    shown = " | ".join(
+        f"{100 * scores[f'{settings.eval.split}/{key}']:.1f}" for key in ("mAP", "rank-1", "mINP")
+    )
+    return (
+        f"**{name}**: last of {settings.epochs} epochs, on the {settings.eval.split} split.\n\n"
+        f"| mAP | rank-1 | mINP |\n|---|---|---|\n| {shown} |"
+    )

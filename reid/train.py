@@ -1,0 +1,278 @@
+"""Train a model and track the run: `python -m reid.train [key=value …]`, `--help` for the choices.
+
+One story: read and check the data, build the model, train epoch by epoch, judge, save, draw.
+"""
+
+import logging
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from reid import run_figures
+from reid.command import Job, launch
+from reid.config import TrainConfig, config_hash, flat, resume_hash, train_settings
+from reid.console import score_table
+from reid.data import ReidDataset
+from reid.data.augment import Augmentation
+from reid.data.batches import TrainingBatches
+from reid.engine import learning_rate
+from reid.engine.describe import build_model, model_spec, preprocessing
+from reid.engine.finite import NonFiniteError
+from reid.engine.judge import Judgement, describe, judge, score_values
+from reid.engine.loop import train_epoch
+from reid.engine.objective import Objective, build_metric_loss
+from reid.engine.optimizers import build_optimizer, set_learning_rate
+from reid.engine.prepare import (
+    JudgedData,
+    TrainingData,
+    fingerprint,
+    open_judged_data,
+    open_training_data,
+    read_dataset,
+)
+from reid.engine.runtime import choose_device, seed_everything, set_up_backend
+from reid.engine.session import Session
+from reid.engine.stop import Stopped
+from reid.models import ReidModel
+from reid.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+def train(job: Job, settings: TrainConfig) -> dict[str, float]:
+    """One run from config to scores (fractions, by the names that the tracker shows)."""
+    show = job.console
+    job.config_hash = config_hash(settings)
+    job.resume(settings.resume, job.config_hash)
+    device = choose_device(settings.device)
+    set_up_backend(device)
+    seed_everything(settings.seed)
+
+    dataset, all_training_crops = read_dataset(settings, job.progress)
+    objective = Objective(
+        settings.loss["id_weight"],
+        settings.loss["metric_weight"],
+        settings.tricks.label_smoothing,
+        build_metric_loss(settings.loss),
+    )
+    identities = len({crop.pid for crop in dataset.train})
+    model = build_model(settings, identities)
+    optimizer = build_optimizer(model, settings.optimizer)
+    show.print(f"[bold]{job.name}[/] on {device}, {settings.precision}; run folder {job.folder}")
+    show.print(f"weights: {model.backbone.weight_report.describe()}", highlight=False)
+
+    data = open_training_data(dataset, settings, job.progress, all_training_crops)
+    judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
+    show.print(_describe_data(dataset, data, judged), highlight=False)
+    model.to(device)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+
+    with job.track(settings, _facts(settings, dataset, data, judged, model)) as tracker:
+        session = Session(job.folder, model, optimizer, device, _meta(settings, data, tracker))
+        if job.resuming:
+            session.resume()
+            show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
+        try:
+            last = _epochs(job, settings, session, objective, data, judged, tracker)
+        except NonFiniteError as error:
+            crops = [data.store.crops[i].path for i in error.indices.tolist()]
+            (job.folder / "bad_batch.txt").write_text("".join(f"{path}\n" for path in crops))
+            tracker.tags({"reid.diverged": "true"})
+            raise RuntimeError(
+                f"{error} of epoch {session.epoch + 1}. The crops of that batch stand in "
+                f"{job.folder / 'bad_batch.txt'}; last.pt holds epoch {session.epoch}. A lower optimizer.lr, "
+                "clip_norm=5, a longer warm-up or precision=float32 are the usual cures"
+            ) from error
+        tracker.artifact(job.folder / "history.csv")
+        if settings.tracking.checkpoint:
+            tracker.artifact(session.save_model(), "checkpoints")
+        drawn = run_figures.draw(job.folder, session.history, last, dataset, judged, job.name)
+        for path, shows_people in drawn:
+            if settings.tracking.images or not shows_people:
+                tracker.artifact(path, "figures")
+        scores = score_values(settings.eval.split, last.scores)
+        tracker.description(run_figures.summary(job.name, settings, scores))
+    show.print(score_table({"last epoch": last.scores}, describe(settings.eval, dataset.name)))
+    return scores
+
+
+def _epochs(
+    job: Job,
+    settings: TrainConfig,
+    session: Session,
+    objective: Objective,
+    data: TrainingData,
+    judged: JudgedData,
+    tracker: Tracker,
+) -> Judgement:
+    """All epochs that are left, and the judgement after the last one."""
+    tricks, batch = settings.tricks, settings.batch
+    augmentation = Augmentation(
+        settings.image.flip, settings.image.padding, tricks.random_erasing, tricks.erasing_fill
+    )
+    batches = TrainingBatches(
+        data.store,
+        data.labels,
+        batch.identities,
+        batch.instances,
+        augmentation,
+        settings.seed,
+        session.device,
+    )
+
+    def score(epoch: int) -> Judgement:
+        judgement = judge(
+            session.model,
+            judged.query,
+            judged.gallery,
+            settings.eval,
+            session.device,
+            settings.precision,
+            job.progress,
+        )
+        values = score_values(settings.eval.split, judgement.scores)
+        session.record(epoch, values)
+        tracker.metrics(values, epoch)
+        session.judged = True
+        scores = judgement.scores
+        job.console.print(
+            f"epoch {epoch:3d}  [bold]mAP {100 * scores.mAP:.1f}[/]  rank-1 {100 * scores.rank(1):.1f} "
+            f"on {settings.eval.split}" + ("  (untrained)" if epoch == 0 else "")
+        )
+        return judgement
+
+    def due(epoch: int) -> bool:
+        if epoch == 0:
+            return settings.eval.at_start
+        return epoch == settings.epochs or (settings.eval.period > 0 and epoch % settings.eval.period == 0)
+
+    last: Judgement | None = None
+    if due(session.epoch) and not session.judged:
+        last = score(session.epoch)
+    while session.epoch < settings.epochs:
+        epoch = session.epoch + 1
+        lr = learning_rate(
+            epoch,
+            settings.optimizer["lr"],
+            settings.schedule.milestones,
+            settings.schedule.gamma,
+            tricks.warmup,
+            settings.schedule.warmup_factor,
+            settings.schedule.warmup_method,
+        )
+        set_learning_rate(session.optimizer, lr)
+        plan = batches.plan(epoch)
+        totals = session.totals
+        steps = batches.of(plan, epoch, totals.steps)
+        try:
+            train_epoch(
+                session.model,
+                session.optimizer,
+                objective,
+                job.progress(steps, len(plan) - totals.steps, f"epoch {epoch}/{settings.epochs}"),
+                totals,
+                job.stop,
+                device=session.device,
+                precision=settings.precision,
+                channels_last=settings.channels_last,
+                clip_norm=settings.clip_norm,
+                accumulate=settings.accumulate,
+            )
+        except Stopped:
+            # Between two steps everything is consistent; gradients half accumulated would be lost.
+            if settings.accumulate == 1:
+                session.save()
+            raise
+        coverage = len(torch.cat(plan).unique()) / len(data.store)
+        values = {f"train/{k}": v for k, v in {**totals.means(), "lr": lr, "coverage": coverage}.items()}
+        session.record(epoch, values)
+        session.end_epoch()
+        session.save(must=epoch == settings.epochs)
+        tracker.metrics({k: v for k, v in values.items() if math.isfinite(v)}, epoch)
+        job.console.print(_line(epoch, settings.epochs, values), highlight=False)
+        if due(epoch):
+            last = score(epoch)
+            session.save()
+    return last if last is not None else score(session.epoch)
+
+
+def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:
+    shown = {
+        "loss": ".3f",
+        "accuracy": ".1%",
+        "hardest_positive": ".2f",
+        "hardest_negative": ".2f",
+        "lr": ".2g",
+    }
+    parts = [
+        f"{k.replace('_', ' ')} {values[f'train/{k}']:{f}}"
+        for k, f in shown.items()
+        if f"train/{k}" in values
+    ]
+    return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"
+
+
+def _describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) -> str:
+    bad = len(data.store.bad) + len(judged.query.bad)
+    left_out = [
+        f"{count} {what}"
+        for count, what in ((dataset.junk, "junk"), (dataset.strays, "strays"), (bad, "unreadable"))
+        if count
+    ]
+    return (
+        f"{dataset.name}: {len(data.store):,} training images of {len(data.pids)} identities, "
+        f"{len(judged.query):,} queries, {len(judged.gallery):,} in the gallery"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        + (f"\n{dataset.notice}" if dataset.notice else "")
+    )
+
+
+def _meta(settings: TrainConfig, data: TrainingData, tracker: Tracker) -> dict[str, object]:
+    """What a checkpoint says of itself: plain JSON data."""
+    return {
+        "model": model_spec(settings, len(data.pids)),
+        "preprocessing": preprocessing(settings),
+        "dataset": settings.dataset,
+        "pids": list(data.pids),
+        "eval": asdict(settings.eval),
+        "config": flat(settings),
+        "config_hash": config_hash(settings),
+        "resume_hash": resume_hash(settings),
+        "train_fingerprint": data.fingerprint,
+        "run_id": tracker.run_id,
+        "run_key": tracker.run_key,
+    }
+
+
+def _facts(
+    settings: TrainConfig, dataset: ReidDataset, data: TrainingData, judged: JudgedData, model: ReidModel
+) -> dict[str, object]:
+    """What the tracker shows of a run beside its config and its machine."""
+    weights = model.backbone.weight_report
+    return {
+        "reid.config_hash": config_hash(settings),
+        "reid.data.fingerprint": fingerprint(data.fingerprint, judged.fingerprint),
+        "reid.data.name": dataset.name,
+        "reid.data.training": f"{len(data.store)} images, {len(data.pids)} identities",
+        "reid.data.judged": f"{len(judged.query)} queries, {len(judged.gallery)} gallery images",
+        "reid.data.unreadable": len(data.store.bad) + len(judged.query.bad),
+        "reid.data.strays": dataset.strays,
+        "reid.data.junk": dataset.junk,
+        "reid.weights.source": Path(weights.source).name if weights.source != "none" else "none",
+        "reid.weights.matched_percent": f"{100 * weights.fraction:.1f}",
+        "reid.weights.sha256": weights.sha256,
+        "reid.score_split": settings.eval.split,
+        "reid.selection": "last epoch; nothing was chosen on any split",
+    }
+
+
+def main() -> None:
+    """The command `python -m reid.train` and `reid-train`."""
+    launch("train", lambda job: train(job, train_settings(job.config)))
+
+
+if __name__ == "__main__":
+    main()
