@@ -1,0 +1,45 @@
+"""All that knows MLflow: runs are journalled on disk first, then sent to one store.
+
+`Tracker` writes a run, `Store` says where to, `records` reads runs back, `send_late` sends what had to wait.
+Importing this package does not import mlflow; the first use of a store does.
+"""
+
+from reid.tracking.deliver import Delivery
+from reid.tracking.errors import TrackingError
+from reid.tracking.journal import JOURNAL
+from reid.tracking.late import LateDelivery, send_late, store_of
+from reid.tracking.machine import Provenance, environment, hide_home
+from reid.tracking.records import (
+    RunRecord,
+    children,
+    fetch_checkpoint,
+    list_runs,
+    local_children,
+    read_record,
+)
+from reid.tracking.store import Store, default_store, ui_command
+from reid.tracking.tracker import Status, Tracker, open_parent
+
+__all__ = [
+    "JOURNAL",
+    "Delivery",
+    "LateDelivery",
+    "Provenance",
+    "RunRecord",
+    "Status",
+    "Store",
+    "Tracker",
+    "TrackingError",
+    "children",
+    "default_store",
+    "environment",
+    "fetch_checkpoint",
+    "hide_home",
+    "list_runs",
+    "local_children",
+    "open_parent",
+    "read_record",
+    "send_late",
+    "store_of",
+    "ui_command",
+]

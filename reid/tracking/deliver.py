@@ -1,0 +1,169 @@
+"""Sending a journal to an MLflow store, so that sending anything twice changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from reid.tracking.errors import TrackingError
+from reid.tracking.journal import Journal, Operation, Sent
+from reid.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUN_KEY = "reid.run_key"
+PARENT_RUN = "mlflow.parentRunId"
+# MLflow's limits for one log_batch.
+_MAX_PARAMS = _MAX_TAGS = 100
+_MAX_METRICS = 1000
+
+_Item = TypeVar("_Item")
+
+
+@dataclass
+class Delivery:
+    """What one attempt did. `left` operations wait because of `error`, or (None) because time was up."""
+
+    sent: int = 0
+    left: int = 0
+    error: Exception | None = None
+    refused: list[str] = field(default_factory=list)
+
+
+def ensure_run(store: Store, journal: Journal) -> Sent:
+    """The run of this journal in `store`, created there (and its parent before it) if it is missing.
+
+    Found again by its `reid.run_key`, so a creation whose answer was lost is not repeated. Safe from several
+    processes on one journal. Raises what MLflow raises when the store does not answer.
+    """
+    with journal.create_lock:
+        sent = journal.sent()
+        if sent is not None and sent.uri == store.public_uri:
+            return sent
+        creation = journal.creation
+        experiment_id = store.prepare(creation["experiment"])
+        run_id = find_run(store.client, experiment_id, creation["run_key"])
+        if run_id is None:
+            tags = {**creation["tags"], RUN_KEY: creation["run_key"]}
+            if creation.get("parent"):
+                tags |= _parent_tags(store, journal, creation, experiment_id)
+            run = store.client.create_run(
+                experiment_id, start_time=creation["time"], tags=tags, run_name=creation["name"]
+            )
+            run_id = str(run.info.run_id)
+        sent = Sent(store.public_uri, run_id)
+        journal.save_sent(sent)
+        return sent
+
+
+def find_run(client: MlflowClient, experiment_id: str, run_key: str) -> str | None:
+    """The id of the run that carries this key, or None."""
+    runs = client.search_runs([experiment_id], f"tags.`{RUN_KEY}` = '{run_key}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> Delivery:
+    """Send what `store` does not have yet, in order, and stop after about `budget_s` seconds.
+
+    Never raises because of the store: the operations stay in the journal and the error is in the answer.
+    """
+    delivery = Delivery()
+    started = time.monotonic()
+    pending: list[tuple[Operation, int]] = []
+    try:
+        sent = ensure_run(store, journal)
+        pending = list(journal.read(sent.offset))
+        offset = sent.offset
+        last_upload = {_upload_key(operation): index for index, (operation, _) in enumerate(pending)}
+        try:
+            for index, (operation, after) in enumerate(pending):
+                # Of a file logged several times only the present content can be sent: once is enough.
+                if operation["op"] != "artifact" or last_upload[_upload_key(operation)] == index:
+                    _send(store.client, sent.run_id, operation, journal.folder, delivery)
+                delivery.sent += 1
+                offset = after
+                if budget_s is not None and time.monotonic() - started > budget_s:
+                    break
+        finally:
+            if offset != sent.offset:
+                journal.save_sent(Sent(sent.uri, sent.run_id, offset))
+    except Exception as error:  # databases, file systems and networks all have their own
+        delivery.error = error
+        pending = pending or list(journal.read())
+    delivery.left = len(pending) - delivery.sent
+    return delivery
+
+
+def _send(client: MlflowClient, run_id: str, operation: Operation, folder: Path, delivery: Delivery) -> None:
+    try:
+        _apply(client, run_id, operation, folder)
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        what = str(operation.get("values") or operation.get("path") or "")
+        delivery.refused.append(f"{operation['op']} {what[:120]}: {error}")
+
+
+def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    match operation["op"]:
+        case "create":
+            pass  # ensure_run has done it
+        case "params":
+            for batch in _batches(operation["values"].items(), _MAX_PARAMS):
+                client.log_batch(run_id, params=[Param(key, value) for key, value in batch])
+        case "metrics":
+            when, step = operation["time"], operation["step"]
+            for batch in _batches(operation["values"].items(), _MAX_METRICS):
+                client.log_batch(run_id, metrics=[Metric(key, value, when, step) for key, value in batch])
+        case "tags":
+            for batch in _batches(operation["values"].items(), _MAX_TAGS):
+                client.log_batch(run_id, tags=[RunTag(key, value) for key, value in batch])
+        case "artifact":
+            path = folder / operation["path"]
+            if not path.exists():
+                raise TrackingError(f"{path} is no longer there, so it cannot be sent")
+            client.log_artifact(run_id, str(path), operation["folder"] or None)
+        case "status" if operation["status"] == "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        case "status":
+            client.set_terminated(run_id, operation["status"], end_time=operation["time"])
+        case unknown:
+            raise TrackingError(f"operation {unknown!r} in the journal is not known to this version")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether repeating the operation can never help, so that the ones behind it should not wait for it."""
+    if isinstance(error, TrackingError):
+        return True
+    code = getattr(error, "error_code", None)
+    # Said of a run that somebody deleted in the UI; it can be restored there.
+    deleted = "must be in the 'active' state" in str(error)
+    return code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") and not deleted
+
+
+def _parent_tags(store: Store, journal: Journal, creation: Operation, experiment_id: str) -> dict[str, str]:
+    parent = creation["parent"]
+    journal = Journal(journal.folder / parent["folder"])
+    if journal.path.exists():
+        run_id: str | None = ensure_run(store, journal).run_id
+    else:
+        run_id = find_run(store.client, experiment_id, parent["run_key"])
+    # A parent whose folder was thrown away before it was ever sent: the child is worth keeping without it.
+    return {"reid.parent_key": parent["run_key"]} if run_id is None else {PARENT_RUN: run_id}
+
+
+def _upload_key(operation: Operation) -> tuple[str, str] | None:
+    return (operation["path"], operation["folder"]) if operation["op"] == "artifact" else None
+
+
+def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

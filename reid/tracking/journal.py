@@ -1,0 +1,139 @@
+"""The journal of one run: every tracked operation, on disk before it is sent.
+
+`journal.jsonl` holds one JSON operation a line and only ever grows; `journal.sent` says which store has it up
+to which byte. Losing `journal.sent` costs nothing but time: the store recognises what it already has.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from reid.tracking.errors import TrackingError
+
+JOURNAL = "journal.jsonl"
+Operation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How far a store has the journal: the run there, and the byte up to which its operations are sent."""
+
+    uri: str
+    run_id: str
+    offset: int = 0
+
+
+class Journal:
+    """The journal in `folder`, read by anyone.
+
+    Only the holder of its lock (`acquire`, `release`) appends or sends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.path = self.folder / JOURNAL
+        self._sent_path = self.folder / "journal.sent"
+        self._lock = FileLock(self.folder / "journal.lock", timeout=0)
+        # A lock apart: a child that needs its parent's run creates it while the parent's process holds the
+        # writer's lock.
+        self.create_lock = FileLock(self.folder / "journal.create.lock", timeout=60)
+
+    def acquire(self) -> None:
+        """Become the only writer. Raises TrackingError when another process (or tracker) is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise TrackingError(
+                f"{self.folder} is in use by another process that tracks this run. Wait until it ends, or "
+                "choose another output folder"
+            ) from None
+        self._drop_torn_line()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def append(self, operation: Operation, durable: bool = False) -> None:
+        """Add one operation; `durable` also waits until the disk has it (fsync).
+
+        Raises OSError (a full disk) and then leaves the journal as it was.
+        """
+        line = (json.dumps(operation, allow_nan=False) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, "only a part of the line was written", str(self.path))
+                if durable:
+                    os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)
+                raise
+
+    def read(self, offset: int = 0) -> Iterator[tuple[Operation, int]]:
+        """Operations from byte `offset` on, each with the byte after it. Leaves out a line cut by a kill."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                offset += len(line)
+                yield json.loads(line), offset
+
+    @property
+    def creation(self) -> Operation:
+        """The first operation, which creates the run. Raises TrackingError where there is none."""
+        for operation, _ in self.read():
+            if operation.get("op") == "create":
+                return operation
+            break
+        raise TrackingError(f"{self.path} does not begin with the creation of a run: not a run's journal")
+
+    def sent(self) -> Sent | None:
+        """How far which store has this journal, or None before the first answer of a store."""
+        try:
+            return Sent(**json.loads(self._sent_path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def save_sent(self, sent: Sent) -> None:
+        replace_text(self._sent_path, json.dumps(asdict(sent)))
+
+    def forget_sent(self) -> None:
+        """Have the whole journal sent again (to a store that lost the run)."""
+        self._sent_path.unlink(missing_ok=True)
+
+    def _drop_torn_line(self) -> None:
+        if self.path.exists():
+            end = max((after for _, after in self.read()), default=0)
+            if end != self.path.stat().st_size:
+                os.truncate(self.path, end)
+
+
+def status_change(status: str) -> Operation:
+    """The operation that sets a run's status; the host tells whose lock to look for."""
+    return {"op": "status", "time": now_ms(), "status": status, "host": socket.gethostname()}
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds, MLflow's unit."""
+    return time.time_ns() // 1_000_000
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small text file so that a reader, or a kill, meets the old or the new one, never half of it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,141 @@
+"""Where runs are kept: one MLflow store, reached by its absolute URI."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from reid.tracking.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Read by MLflow at each request. A value that the user has set stays.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # MLflow's own 7 retries of 120 s would hold the training loop for minutes; the journal retries instead.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+# Creating the tables of a fresh database takes seconds, on a busy machine tens of them.
+_FIRST_USE_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow tracking store.
+
+    uri: `sqlite:////absolute/mlflow.db`, another SQLAlchemy URI, or `http(s)://server:port`.
+    artifact_root: absolute folder for the artifacts of experiments created here; None for a server, which
+    has its own. Without it MLflow would put them into the working directory.
+    """
+
+    uri: str
+    artifact_root: Path | None = None
+
+    @property
+    def is_server(self) -> bool:
+        return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def public_uri(self) -> str:
+        """The URI without its password, for journals and messages."""
+        return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self.uri)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The MLflow client. The first use of a fresh database creates its tables, one process at a time.
+
+        Raises whatever MLflow raises when the store cannot be reached; the next access tries again.
+        """
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        # Left over from another tool, it would make MLflow reopen that tool's run (mlflow#15713).
+        os.environ.pop("MLFLOW_RUN_ID", None)
+        from mlflow import MlflowClient
+
+        for chatty in ("mlflow", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        with self._first_use():
+            client = MlflowClient(tracking_uri=self.uri)
+            if not self.is_server:
+                client.search_experiments(max_results=1)
+        return client
+
+    def prepare(self, experiment: str) -> str:
+        """Create the store's tables and the experiment where they are missing; return the experiment's id.
+
+        Any number of processes may call it together (MLflow's own first use is a race: hydraflow#245,
+        mlflow#12259). Raises what MLflow raises when the store cannot be reached.
+        """
+        client = self.client
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None if self.artifact_root is None else self.artifact_root.as_uri()
+        with self._first_use():
+            try:
+                return str(client.create_experiment(experiment, artifact_location=location))
+            except Exception:
+                # Another process was first; any other failure leaves nothing to be found.
+                found = client.get_experiment_by_name(experiment)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def _first_use(self) -> AbstractContextManager[object]:
+        if self.artifact_root is None:
+            return nullcontext()
+        folder = self.artifact_root.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / "mlflow.db.lock", timeout=_FIRST_USE_TIMEOUT_S)
+
+
+def default_store(home: Path, uri: str | None = None) -> Store:
+    """The store to use: `uri` where given, else `MLFLOW_TRACKING_URI`, else `mlflow.db` under `home`.
+
+    Artifacts of a database store lie in `mlartifacts/` beside the sqlite file (other databases: under
+    `home`). Raises TrackingError for a URI that MLflow cannot serve or that depends on the working directory.
+    """
+    home = home.resolve()
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    if uri.startswith(("http://", "https://")):
+        return Store(uri.rstrip("/"))
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///")).absolute()
+        return Store(f"sqlite:///{database}", database.parent / "mlartifacts")
+    if re.match(r"(postgresql|mysql|mssql)(\+\w+)?://", uri):
+        return Store(uri, home / "mlartifacts")
+    raise TrackingError(
+        f"tracking store {uri!r} is not supported. Expected http://host:port, sqlite:////absolute/mlflow.db, "
+        "or a postgresql, mysql or mssql URI (MLflow no longer serves plain folders). For the project's own "
+        "store leave tracking.uri and MLFLOW_TRACKING_URI unset"
+    )
+
+
+def ui_command(store: Store, port: int = 5000) -> list[str]:
+    """The command that opens the MLflow UI of a database store on 127.0.0.1.
+
+    Raises TrackingError for a server, which has its UI at its own address.
+    """
+    if store.artifact_root is None:
+        raise TrackingError(f"{store.public_uri} is a server: open that address in a browser")
+    options = {
+        "--backend-store-uri": store.uri,
+        "--default-artifact-root": store.artifact_root.as_uri(),
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+    }
+    return [sys.executable, "-m", "mlflow", "ui", *(word for pair in options.items() for word in pair)]

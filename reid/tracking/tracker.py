@@ -1,0 +1,292 @@
+"""One tracked run, written to its journal first and to the MLflow store as soon as that answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from reid.tracking.deliver import deliver
+from reid.tracking.errors import TrackingError
+from reid.tracking.journal import Journal, Operation, now_ms, replace_text, status_change
+from reid.tracking.machine import hide_home
+from reid.tracking.names import MAX_PARAM, MAX_TAG, as_text, check_names, cut
+from reid.tracking.store import Store
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_RETRY_S = 30.0
+# An attempt may take long (a locked database: 20 s); then the next one waits longer, so that a sick store
+# costs at most a tenth of the training time.
+_RETRY_FACTOR = 10.0
+# Catching up after an outage goes on in slices, between the epochs.
+_BUDGET_S = 5.0
+
+
+class Tracker:
+    """A run under way: `Tracker.start` opens it, `finish` or leaving the `with` block closes it.
+
+    Calls never raise because of the store, and never wait for a dead one for more than a few seconds; they
+    raise TrackingError for what is wrong here (a bad name, a finished run).
+    """
+
+    def __init__(self, store: Store, journal: Journal) -> None:
+        """Use `start`; `journal` is acquired and begins with the creation of the run."""
+        self._store = store
+        self._journal = journal
+        self._params: dict[str, str] = {}
+        self._points: set[tuple[str, int, float]] = set()
+        self._retry_at = 0.0
+        self._failing = False
+        self._finished = False
+        for operation, _ in journal.read():
+            self._remember(operation)
+
+    @classmethod
+    def start(
+        cls,
+        store: Store,
+        experiment: str,
+        run_dir: Path,
+        name: str,
+        tags: Mapping[str, object] | None = None,
+        params: Mapping[str, object] | None = None,
+        parent: Path | None = None,
+        resume: bool = False,
+    ) -> Tracker:
+        """Open a run whose journal lies in `run_dir`.
+
+        parent: the folder of the sweep that this run belongs to (where `open_parent` put its journal).
+        resume: go on with the run that `run_dir` already holds, if it holds one; the same MLflow run is then
+        RUNNING again.
+        Raises TrackingError when the folder holds a run and `resume` is False, or another process writes it.
+        """
+        check_names(tags or {}, "tag")
+        check_names(params or {}, "param")
+        creation: Operation = {
+            "op": "create",
+            "time": now_ms(),
+            "run_key": uuid.uuid4().hex,
+            "experiment": experiment,
+            "name": name,
+            "tags": {"reid.kind": "run", **as_text(tags or {}, MAX_TAG)},
+            "parent": _parent_reference(run_dir, parent),
+            "store": store.public_uri,
+            "artifact_root": str(store.artifact_root) if store.artifact_root else None,
+        }
+        journal = Journal(run_dir)
+        journal.acquire()
+        try:
+            known = journal.path.exists() and journal.path.stat().st_size > 0
+            if known and not resume:
+                raise TrackingError(
+                    f"{journal.folder} already holds a tracked run. Resume it (resume=auto), or choose "
+                    "another folder"
+                )
+            if not known:
+                journal.append(creation, durable=True)
+            tracker = cls(store, journal)
+        except BaseException:
+            journal.release()
+            raise
+        tracker._record(status_change("RUNNING"))
+        if known and tags:
+            tracker.tags(tags)
+        if params:
+            tracker.params(params)
+        return tracker
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the MLflow run, or None as long as no store has answered."""
+        sent = self._journal.sent()
+        return sent.run_id if sent and sent.uri == self._store.public_uri else None
+
+    @property
+    def run_key(self) -> str:
+        """The key that this run was given here; the MLflow run carries it as the tag `reid.run_key`."""
+        return str(self._journal.creation["run_key"])
+
+    @property
+    def folder(self) -> Path:
+        return self._journal.folder
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Log flat parameters. A value over 6000 characters is cut and says so.
+
+        MLflow never changes a parameter: one that differs from before (a resumed run) becomes the tag
+        `reid.changed/<name>`.
+        """
+        check_names(values, "param")
+        texts = as_text(values, MAX_PARAM)
+        changed = {key: text for key, text in texts.items() if self._params.get(key, text) != text}
+        new = {key: text for key, text in texts.items() if key not in self._params}
+        if new:
+            self._record({"op": "params", "values": new})
+        if changed:
+            self.tags({f"reid.changed/{key}": text for key, text in changed.items()})
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log the numbers of one step (an epoch, counted from 1), all in one request.
+
+        NaN and infinity are left out, since no filter of MLflow ever matches them; the tag `reid.diverged`
+        says so.
+        """
+        check_names(values, "metric")
+        numbers = {key: float(value) for key, value in values.items()}
+        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        # An epoch that a resumed run repeats with the same result is the same point.
+        new = {key: value for key, value in finite.items() if (key, step, value) not in self._points}
+        if new:
+            self._record({"op": "metrics", "time": now_ms(), "step": step, "values": new}, durable=True)
+        if len(finite) < len(numbers):
+            self.tags({"reid.diverged": "true"})
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Set tags; a value over 5000 characters is cut and says so."""
+        check_names(values, "tag")
+        self._record({"op": "tags", "values": as_text(values, MAX_TAG)})
+
+    def description(self, markdown: str) -> None:
+        """Set the text that the UI shows at the top of the run."""
+        self.tags({"mlflow.note.content": markdown})
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Log a file or folder under the artifact folder `folder` ("" is the top).
+
+        What is sent is the content at the time of sending, so keep the file. Raises TrackingError when there
+        is none.
+        """
+        if folder:
+            check_names([folder], "artifact folder")
+        if not path.exists():
+            raise TrackingError(f"artifact {path} does not exist. Write it before it is logged")
+        resolved = path.resolve()
+        inside = resolved.is_relative_to(self.folder)
+        # Relative, so that a run folder that was moved can still be sent.
+        stored = resolved.relative_to(self.folder) if inside else resolved
+        self._record({"op": "artifact", "path": stored.as_posix(), "folder": folder})
+
+    def text(self, text: str, name: str) -> Path:
+        """Write `text` to `name` (it may hold folders) in the run's folder and log it under the same name.
+
+        A full disk is only warned of. Returns the path.
+        """
+        check_names([name], "artifact")
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(path, text)
+        except OSError as error:
+            logger.warning("%s could not be written: %s", path, error)
+        else:
+            self.artifact(path, name.rpartition("/")[0])
+        return path
+
+    def json(self, value: object, name: str) -> Path:
+        """The same for a value that JSON can hold."""
+        return self.text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", name)
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Close the run with this status and send what still waits. A second call does nothing."""
+        if self._finished:
+            return
+        self._record(status_change(status), durable=True, last=True)
+        self._finished = True
+        self._journal.release()
+        if self._failing:
+            logger.warning("not all of this run could be sent. Later: python -m reid.sync %s", self.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()
+        elif not isinstance(error, Exception):  # KeyboardInterrupt, SystemExit
+            self.finish("KILLED")
+        elif not self._finished:
+            self.tags({"reid.error": cut(_first_line(error), 500)})
+            self.text(hide_home("".join(traceback.format_exception(error))), "traceback.txt")
+            self.finish("FAILED")
+
+    def _record(self, operation: Operation, durable: bool = False, last: bool = False) -> None:
+        if self._finished:
+            raise TrackingError(f"the run in {self.folder} is finished: start it with resume=True")
+        try:
+            self._journal.append(operation, durable)
+            self._remember(operation)
+        except OSError as error:
+            logger.warning("%s: %s not tracked: %s", self._journal.path, operation["op"], error)
+        self._send(last)
+
+    def _remember(self, operation: Operation) -> None:
+        if operation["op"] == "params":
+            self._params.update(operation["values"])
+        elif operation["op"] == "metrics":
+            self._points.update((key, operation["step"], value) for key, value in operation["values"].items())
+
+    def _send(self, last: bool) -> None:
+        started = time.monotonic()
+        if started < self._retry_at and not last:
+            return
+        delivery = deliver(self._store, self._journal, None if last else _BUDGET_S)
+        for refusal in delivery.refused:
+            logger.warning("the tracking store refused %s", refusal)
+        if delivery.error is None:
+            if self._failing:
+                logger.info("the tracking store answers again")
+            self._failing = False
+            return
+        cost = time.monotonic() - started
+        self._retry_at = time.monotonic() + max(_RETRY_S, _RETRY_FACTOR * cost)
+        if not self._failing:
+            logger.warning(
+                "the tracking store %s does not take this run for now (%s). Going on; all is kept in %s "
+                "and sent when it answers, or later by: python -m reid.sync",
+                self._store.public_uri,
+                cut(_first_line(delivery.error), 300),
+                self._journal.path,
+            )
+        self._failing = True
+
+
+def open_parent(
+    store: Store,
+    experiment: str,
+    sweep_dir: Path,
+    name: str,
+    tags: Mapping[str, object] | None = None,
+    description: str = "",
+    resume: bool = False,
+) -> Tracker:
+    """Open the run that stands for a whole sweep; its children are started with `parent=sweep_dir`."""
+    parent = Tracker.start(
+        store, experiment, sweep_dir, name, tags={**(tags or {}), "reid.kind": "sweep"}, resume=resume
+    )
+    if description:
+        parent.description(description)
+    return parent
+
+
+def _parent_reference(run_dir: Path, parent: Path | None) -> dict[str, str] | None:
+    if parent is None:
+        return None
+    folder = os.path.relpath(parent.resolve(), run_dir.resolve())
+    return {"folder": Path(folder).as_posix(), "run_key": str(Journal(parent).creation["run_key"])}
+
+
+def _first_line(error: BaseException) -> str:
+    return hide_home(f"{type(error).__name__}: {error}".splitlines()[0])
