@@ -86,15 +86,23 @@ def check_options(
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     known = sorted(set(parameters) | own)
-    hints = _hints(target)
-    for key, value in values.items():
-        if key in own:
-            continue
-        if key not in parameters:
+    for key in values:
+        if key not in own and key not in parameters:
             raise ConfigError(
                 f"no key {group}.{key}: {group} here knows {', '.join(k for k in known if k != '_target_')}."
                 f"{nearest(key, known)}"
             )
+    check_types(group, {key: value for key, value in values.items() if key not in own}, target)
+
+
+def check_types(group: str, values: dict[str, Any], target: Callable[..., Any]) -> None:
+    """Compare the values that `target` has an annotation for with it.
+
+    Raises:
+        ConfigError: a value of another type.
+    """
+    hints = _hints(target)
+    for key, value in values.items():
         if key in hints and not _fits(value, hints[key]):
             raise ConfigError(f"{group}.{key}={value!r} is not allowed: expected {_name(hints[key])}.")
 

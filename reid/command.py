@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import NoReturn
 
 import hydra
@@ -34,6 +35,9 @@ from reid.retrieval import EvaluationError
 from reid.tracking import Tracker, TrackingError, default_store, environment
 
 log = logging.getLogger(__name__)
+
+#: Of a run's name, which is also the title of its figures.
+NAME_LENGTH = 60
 
 #: What the user asked for cannot be done as asked: exit code 2, the message and no traceback.
 ASKED_WRONGLY = (
@@ -124,12 +128,22 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
     # Hydra would print its own summary and exit with 1; this lets the exceptions come here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    failures: list[Exception] = []
+
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def app(config: DictConfig) -> None:
-        _run_job(config, story)
+        try:
+            _run_job(config, story)
+        except Exception as error:
+            # Hydra prints the whole command line again before an exception; so it does not see it.
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            failures.append(error)
 
     try:
         app()
+        if failures:
+            raise failures[0]
     except Stopped as stopped:
         _complain(str(stopped))
         sys.exit(stopped.exit_code)
@@ -200,8 +214,8 @@ def _name(config: DictConfig, overrides: list[str], choices: dict[str, str | Non
     else:
         parts = [str(choices[group]) for group in ("dataset", "backbone", "loss") if choices.get(group)]
     typed = [f"{key}={value}" for key, value in values.items() if "." in key or key in ("epochs", "seed")]
-    shown = [word for word in typed if not word.startswith(("data.", "tracking.", "dataset.root="))]
-    return " ".join([*parts, *shown])[:120]
+    shown = [word for word in typed if "/" not in word and not word.startswith(("data.", "tracking."))]
+    return shorten(" ".join([*parts, *shown]), NAME_LENGTH, placeholder=" …")
 
 
 def _complain(message: str) -> None:

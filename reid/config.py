@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from reid.checks import (
     ConfigError,
@@ -23,11 +23,13 @@ from reid.checks import (
     between,
     check_fields,
     check_options,
+    check_types,
     one_of,
     trusted_target,
 )
 from reid.data import dataset_reader
 from reid.home import home
+from reid.models import backbone_function
 
 
 @dataclass
@@ -154,6 +156,7 @@ class EvaluateConfig:
     checkpoint: str = MISSING  # a file or an MLflow run id
     dataset: dict[str, Any] | None = None  # the one that it was trained on
     device: str = "auto"
+    precision: str = one_of("float32", "bf16")
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -190,6 +193,7 @@ def train_settings(config: DictConfig) -> TrainConfig:
     check_options("dataset", settings.dataset, OWN_KEYS["dataset"], dataset_reader(settings.dataset["name"]))
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
+    check_types("backbone", settings.backbone, backbone_function(settings.backbone["name"]))
     _check_across(settings)
     return settings
 
@@ -209,6 +213,9 @@ def _typed(config: DictConfig) -> Any:
     config.data.root = str(Path(config.data.root).expanduser().absolute())
     try:
         settings: Any = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = error.full_key or str(error).rpartition(": ")[2]
+        raise ConfigError(f"{key} is not given and has no default: add {key}=… to the command") from error
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     if settings.dataset and settings.dataset.get("root"):

@@ -50,13 +50,13 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     set_up_backend(device)
     seed_everything(settings.seed)
 
-    dataset, all_training_crops = read_dataset(settings, job.progress)
     objective = Objective(
         settings.loss["id_weight"],
         settings.loss["metric_weight"],
         settings.tricks.label_smoothing,
         build_metric_loss(settings.loss),
     )
+    dataset, all_training_crops = read_dataset(settings, job.progress)
     identities = len({crop.pid for crop in dataset.train})
     model = build_model(settings, identities)
     optimizer = build_optimizer(model, settings.optimizer)

@@ -19,6 +19,7 @@ def read_market_layout(
     root: Path,
     *,
     pattern: re.Pattern[str] = MARKET_NAME,
+    example: str = "0002_c1s1_000451_03.jpg",
     where_to_get: str = "",
     notice: str = "",
 ) -> ReidDataset:
@@ -32,7 +33,7 @@ def read_market_layout(
     """
     missing = [folder for folder in FOLDERS if not (root / folder).is_dir()]
     if missing:
-        raise DatasetError(missing_message(name, root, missing, where_to_get))
+        raise DatasetError(missing_message(name, root, missing, example, where_to_get))
     strays = junk = 0
     splits: list[tuple[Crop, ...]] = []
     for folder in FOLDERS:
@@ -44,7 +45,7 @@ def read_market_layout(
             match = pattern.match(path.name)
             if match is None:
                 raise DatasetError(
-                    f"{path} does not say whose crop it is: expected a name like 0002_c1s1_000451_03.jpg "
+                    f"{path} does not say whose crop it is: expected a name like {example} "
                     f"(identity, then camera). Rename it, or move it out of {root / folder}."
                 )
             pid, camera = int(match[1]), int(match[2])
@@ -70,12 +71,12 @@ def read_market_layout(
     return ReidDataset(name, root, train, query, gallery, strays, junk, notice)
 
 
-def missing_message(name: str, root: Path, missing: list[str], where_to_get: str) -> str:
+def missing_message(name: str, root: Path, missing: list[str], example: str, where_to_get: str) -> str:
     """What a user reads who has no data yet: what was looked for, the layout, where to ask."""
     lines = [
         f"dataset {name!r} is not there: looked for {', '.join(str(root / folder) for folder in missing)}.",
         "Expected layout:",
-        *(f"    {root / folder}/0002_c1s1_000451_03.jpg" for folder in FOLDERS),
+        *(f"    {root / folder}/{example}" for folder in FOLDERS),
         "(identity, then camera; set dataset.root=… if it lies elsewhere, or data.root=… for all datasets)",
     ]
     if where_to_get:

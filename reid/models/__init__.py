@@ -1,6 +1,6 @@
 """Networks: backbones by name, the BNNeck model around them, and their weight files."""
 
-from reid.models.build import backbone_names, build_backbone
+from reid.models.build import backbone_function, backbone_names, build_backbone
 from reid.models.matching import WeightReport
 from reid.models.neck import ReidModel
 from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
@@ -14,6 +14,7 @@ __all__ = [
     "WeightReport",
     "WeightsError",
     "as_backbone",
+    "backbone_function",
     "backbone_names",
     "build_backbone",
     "load_weights",

@@ -29,17 +29,13 @@ def build_backbone(name: str, last_stride: int = 1, weights: str = "none", **opt
     Raises BackboneError for an unknown name, a last stride that is not 1 or 2, or an option that the
     network does not have; WeightsError when the weights cannot be had or do not fit.
     """
-    builders = _builders()
-    if name not in builders:
-        near = get_close_matches(name, builders, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise BackboneError(f"backbone.name={name} is no backbone.{hint} Choices: {', '.join(builders)}.")
+    builder = backbone_function(name)
     if last_stride not in (1, 2):
         raise BackboneError(f"tricks.last_stride={last_stride} is not allowed: give 1 (as published) or 2.")
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
         _check_option(name, key, value)
-    backbone = builders[name](last_stride=last_stride, **given)
+    backbone = builder(last_stride=last_stride, **given)
     load_weights(backbone, weights)
     return backbone
 
@@ -52,6 +48,19 @@ def _builders() -> dict[str, Callable[..., Backbone]]:
         and function.__module__ == backbones.__name__
         and not name.startswith("_")
     }
+
+
+def backbone_function(name: str) -> Callable[..., Backbone]:
+    """The function of `reid/models/backbones.py` that builds this backbone.
+
+    Raises BackboneError for an unknown name.
+    """
+    builders = _builders()
+    if name not in builders:
+        near = get_close_matches(name, builders, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise BackboneError(f"backbone.name={name} is no backbone.{hint} Choices: {', '.join(builders)}.")
+    return builders[name]
 
 
 def _options(builder: Callable[..., Backbone]) -> set[str]:
