@@ -106,10 +106,15 @@ class Job:
             return
         tracking = self.config.tracking
         try:
-            with Tracker.start(
-                default_store(home(), tracking.uri), tracking.experiment, self.folder, self.name,
-                tags={"reid.overrides": " ".join(self.overrides)}, parent=self.sweep,
-            ):  # fmt: skip
+            self.tracker = Tracker.start(
+                default_store(home(), tracking.uri),
+                tracking.experiment,
+                self.folder,
+                self.name,
+                tags={"reid.overrides": " ".join(self.overrides)},
+                parent=self.sweep,
+            )
+            with self.tracker:
                 raise error
         except type(error):
             pass
@@ -187,7 +192,7 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) ->
             if not in_sweep or OmegaConf.select(config, "sweep.fail_fast", default=False):
                 raise
             # The other jobs go on; the exit code is set from the status files at the end.
-            log.exception("job %s failed", job.name)
+            log.error("%s failed: %s", job.name, error, exc_info=not isinstance(error, ASKED_WRONGLY))
         finally:
             status.config_hash = job.config_hash
             status.run_id = job.tracker.run_id if job.tracker else None

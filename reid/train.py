@@ -5,20 +5,17 @@ One story: read and check the data, build the model, train epoch by epoch, judge
 
 import logging
 import math
-from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
 from reid import run_figures
 from reid.command import Job, launch
-from reid.config import TrainConfig, config_hash, flat, resume_hash, train_settings
+from reid.config import TrainConfig, config_hash, train_settings
 from reid.console import score_table
-from reid.data import ReidDataset
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.engine import learning_rate
-from reid.engine.describe import build_model, model_spec, preprocessing
+from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.finite import NonFiniteError
 from reid.engine.judge import Judgement, describe, judge, score_values
 from reid.engine.loop import train_epoch
@@ -27,7 +24,6 @@ from reid.engine.optimizers import build_optimizer, set_learning_rate
 from reid.engine.prepare import (
     JudgedData,
     TrainingData,
-    fingerprint,
     open_judged_data,
     open_training_data,
     read_dataset,
@@ -35,10 +31,12 @@ from reid.engine.prepare import (
 from reid.engine.runtime import choose_device, seed_everything, set_up_backend
 from reid.engine.session import Session
 from reid.engine.stop import Stopped
-from reid.models import ReidModel
+from reid.home import source_root
 from reid.tracking import Tracker
 
 log = logging.getLogger(__name__)
+
+UI_HINT = "make ui" if source_root() else "reid-ui"
 
 
 def train(job: Job, settings: TrainConfig) -> dict[str, float]:
@@ -65,13 +63,14 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
 
     data = open_training_data(dataset, settings, job.progress, all_training_crops)
     judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
-    show.print(_describe_data(dataset, data, judged), highlight=False)
+    show.print(describe_data(dataset, data, judged), highlight=False)
     model.to(device)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
 
-    with job.track(settings, _facts(settings, dataset, data, judged, model)) as tracker:
-        session = Session(job.folder, model, optimizer, device, _meta(settings, data, tracker))
+    with job.track(settings, run_facts(settings, dataset, data, judged, model)) as tracker:
+        meta = checkpoint_meta(settings, data, model, tracker.run_id, tracker.run_key)
+        session = Session(job.folder, model, optimizer, device, meta)
         if job.resuming:
             session.resume()
             show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
@@ -87,8 +86,9 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
                 "clip_norm=5, a longer warm-up or precision=float32 are the usual cures"
             ) from error
         tracker.artifact(job.folder / "history.csv")
+        trained = session.save_model()
         if settings.tracking.checkpoint:
-            tracker.artifact(session.save_model(), "checkpoints")
+            tracker.artifact(trained, "checkpoints")
         drawn = run_figures.draw(job.folder, session.history, last, dataset, judged, job.name)
         for path, shows_people in drawn:
             if settings.tracking.images or not shows_people:
@@ -96,7 +96,24 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         scores = score_values(settings.eval.split, last.scores)
         tracker.description(run_figures.summary(job.name, settings, scores))
     show.print(score_table({"last epoch": last.scores}, describe(settings.eval, dataset.name)))
+    _say_where(job, settings, session.history, tracker)
     return scores
+
+
+def _say_where(job: Job, settings: TrainConfig, history: list[dict[str, float]], tracker: Tracker) -> None:
+    """The last words of a run: before and after, and where everything is."""
+    key = f"{settings.eval.split}/mAP"
+    scored = [row for row in history if key in row]
+    if scored[0]["epoch"] == 0:
+        before, after = scored[0][key], scored[-1][key]
+        job.console.print(f"mAP on people not trained on: {before:.3f} before training, {after:.3f} after")
+    for what, path in (
+        ("figures", job.folder / "figures"),
+        ("numbers by epoch", job.folder / "history.csv"),
+        ("the trained model", job.folder / "model.pt"),
+    ):
+        job.console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    job.console.print(f"tracked as run {tracker.run_id}; compare runs: {UI_HINT}", highlight=False)
 
 
 def _epochs(
@@ -181,9 +198,9 @@ def _epochs(
                 clip_norm=settings.clip_norm,
                 accumulate=settings.accumulate,
             )
-        except Stopped:
-            # Between two steps everything is consistent; gradients half accumulated would be lost.
-            if settings.accumulate == 1:
+        except Stopped as stopped:
+            # Between two steps everything is consistent, but gradients half accumulated would be lost.
+            if stopped.clean and settings.accumulate == 1:
                 session.save()
             raise
         coverage = len(torch.cat(plan).unique()) / len(data.store)
@@ -213,60 +230,6 @@ def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:
         if f"train/{k}" in values
     ]
     return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"
-
-
-def _describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) -> str:
-    bad = len(data.store.bad) + len(judged.query.bad)
-    left_out = [
-        f"{count} {what}"
-        for count, what in ((dataset.junk, "junk"), (dataset.strays, "strays"), (bad, "unreadable"))
-        if count
-    ]
-    return (
-        f"{dataset.name}: {len(data.store):,} training images of {len(data.pids)} identities, "
-        f"{len(judged.query):,} queries, {len(judged.gallery):,} in the gallery"
-        + (f"; left out: {', '.join(left_out)}" if left_out else "")
-        + (f"\n{dataset.notice}" if dataset.notice else "")
-    )
-
-
-def _meta(settings: TrainConfig, data: TrainingData, tracker: Tracker) -> dict[str, object]:
-    """What a checkpoint says of itself: plain JSON data."""
-    return {
-        "model": model_spec(settings, len(data.pids)),
-        "preprocessing": preprocessing(settings),
-        "dataset": settings.dataset,
-        "pids": list(data.pids),
-        "eval": asdict(settings.eval),
-        "config": flat(settings),
-        "config_hash": config_hash(settings),
-        "resume_hash": resume_hash(settings),
-        "train_fingerprint": data.fingerprint,
-        "run_id": tracker.run_id,
-        "run_key": tracker.run_key,
-    }
-
-
-def _facts(
-    settings: TrainConfig, dataset: ReidDataset, data: TrainingData, judged: JudgedData, model: ReidModel
-) -> dict[str, object]:
-    """What the tracker shows of a run beside its config and its machine."""
-    weights = model.backbone.weight_report
-    return {
-        "reid.config_hash": config_hash(settings),
-        "reid.data.fingerprint": fingerprint(data.fingerprint, judged.fingerprint),
-        "reid.data.name": dataset.name,
-        "reid.data.training": f"{len(data.store)} images, {len(data.pids)} identities",
-        "reid.data.judged": f"{len(judged.query)} queries, {len(judged.gallery)} gallery images",
-        "reid.data.unreadable": len(data.store.bad) + len(judged.query.bad),
-        "reid.data.strays": dataset.strays,
-        "reid.data.junk": dataset.junk,
-        "reid.weights.source": Path(weights.source).name if weights.source != "none" else "none",
-        "reid.weights.matched_percent": f"{100 * weights.fraction:.1f}",
-        "reid.weights.sha256": weights.sha256,
-        "reid.score_split": settings.eval.split,
-        "reid.selection": "last epoch; nothing was chosen on any split",
-    }
 
 
 def main() -> None:

@@ -1,10 +1,14 @@
-"""What a checkpoint says of its model, and the model rebuilt from it: data in, no code run."""
+"""What a run says of its data and its model, and the model rebuilt from that: data in, no code run."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from reid.config import TrainConfig
+from reid.config import TrainConfig, config_hash, flat, resume_hash
+from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.engine.checkpoint import Checkpoint, CheckpointError
+from reid.engine.prepare import JudgedData, TrainingData, fingerprint
 from reid.models import ReidModel, build_backbone
 
 
@@ -56,3 +60,59 @@ def rebuild_model(checkpoint: Checkpoint) -> ReidModel:
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"the checkpoint does not fit the model that it names: {error}") from error
     return model
+
+
+def describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) -> str:
+    bad = len(data.store.bad) + len(judged.query.bad)
+    left_out = [
+        f"{count} {what}"
+        for count, what in ((dataset.junk, "junk"), (dataset.strays, "strays"), (bad, "unreadable"))
+        if count
+    ]
+    return (
+        f"{dataset.name}: {len(data.store):,} training images of {len(data.pids)} identities, "
+        f"{len(judged.query):,} queries, {len(judged.gallery):,} in the gallery"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        + (f"\n{dataset.notice}" if dataset.notice else "")
+    )
+
+
+def checkpoint_meta(
+    settings: TrainConfig, data: TrainingData, run_id: str | None, run_key: str
+) -> dict[str, Any]:
+    """What a checkpoint says of itself: plain JSON data."""
+    return {
+        "model": model_spec(settings, model.classifier.out_features),
+        "preprocessing": preprocessing(settings),
+        "dataset": settings.dataset,
+        "pids": list(data.pids),
+        "eval": asdict(settings.eval),
+        "config": flat(settings),
+        "config_hash": config_hash(settings),
+        "resume_hash": resume_hash(settings),
+        "train_fingerprint": data.fingerprint,
+        "run_id": run_id,
+        "run_key": run_key,
+    }
+
+
+def run_facts(
+    settings: TrainConfig, dataset: ReidDataset, data: TrainingData, judged: JudgedData, model: ReidModel
+) -> dict[str, object]:
+    """What the tracker shows of a run beside its config and its machine."""
+    weights = model.backbone.weight_report
+    return {
+        "reid.config_hash": config_hash(settings),
+        "reid.data.fingerprint": fingerprint(data.fingerprint, judged.fingerprint),
+        "reid.data.name": dataset.name,
+        "reid.data.training": f"{len(data.store)} images, {len(data.pids)} identities",
+        "reid.data.judged": f"{len(judged.query)} queries, {len(judged.gallery)} gallery images",
+        "reid.data.unreadable": len(data.store.bad) + len(judged.query.bad),
+        "reid.data.strays": dataset.strays,
+        "reid.data.junk": dataset.junk,
+        "reid.weights.source": Path(weights.source).name if weights.source != "none" else "none",
+        "reid.weights.matched_percent": f"{100 * weights.fraction:.1f}",
+        "reid.weights.sha256": weights.sha256,
+        "reid.score_split": settings.eval.split,
+        "reid.selection": "last epoch; nothing was chosen on any split",
+    }

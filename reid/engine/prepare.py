@@ -69,6 +69,11 @@ def open_training_data(
     whole = _open(all_crops, settings.image, settings.data, progress, "training images")
     store = whole.subset(dataset.train)
     pids = tuple(sorted({crop.pid for crop in store.crops}))
+    if settings.batch.identities > len(pids):
+        raise ConfigError(
+            f"batch.identities={settings.batch.identities} is larger than the {len(pids)} identities that are "
+            f"left after {len(whole.bad)} unreadable images were skipped. Set {len(pids)} or less."
+        )
     label_of = {pid: label for label, pid in enumerate(pids)}
     labels = torch.tensor([label_of[crop.pid] for crop in store.crops])
     return TrainingData(store, labels, pids, whole.content)

@@ -10,12 +10,14 @@ from types import FrameType
 class Stopped(BaseException):
     """Somebody asked the process to stop; `.exit_code` is what a shell expects then (143 or 130).
 
-    A BaseException, so that no `except Exception` on the way takes it for a failure.
+    A BaseException, so that no `except Exception` on the way takes it for a failure.  `.clean` is False where
+    a second signal cut a `deferred` block in two.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, clean: bool = True) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.exit_code = 128 + signum
+        self.clean = clean
 
 
 class StopSignals:
@@ -44,7 +46,7 @@ class StopSignals:
         if self._deferring and self._asked is None:
             self._asked = signum
         else:
-            raise Stopped(signum)
+            raise Stopped(signum, clean=not self._deferring)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

@@ -1,0 +1,37 @@
+# The commands of the README.  `make` alone lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 5000
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install quickstart test ui clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(READY)  ## make .venv and install the project with what it needs
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12 …"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): PyTorch is large, this takes minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+quickstart: $(READY)  ## draw synthetic pedestrians, train on them, judge, draw figures: minutes on two cores
+	@$(BIN)/python -m reid.train experiment=quickstart
+
+test: $(READY)  ## ruff, mypy, pytest
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+ui: $(READY)  ## the MLflow UI on http://127.0.0.1:5000 (PORT=… for another)
+	@$(BIN)/python -m reid.ui --port $(PORT)
+
+clean:  ## remove what building and testing left; runs, data and the tracking store stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache tests/output

@@ -1,0 +1,33 @@
+"""Open the MLflow UI on the store that the runs go to: `python -m reid.ui [--port 5000]`."""
+
+import argparse
+import os
+import sys
+
+from reid.home import home
+from reid.tracking import TrackingError, default_store, ui_command
+
+
+def main() -> None:
+    """The command `python -m reid.ui` and `reid-ui`: serves on 127.0.0.1 until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="reid.ui", description=__doc__)
+    parser.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: %(default)s)")
+    port = parser.parse_args().port
+    store = default_store(home())
+    try:
+        command = ui_command(store, port)
+    except TrackingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(
+        f"{store.public_uri}\nMLflow UI: http://127.0.0.1:{port}  (ready within a minute; Ctrl-C ends it)",
+        flush=True,
+    )
+    # MLflow's background jobs serve features that are not used here, and double the time to start.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()
