@@ -78,7 +78,7 @@ def describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) 
 
 
 def checkpoint_meta(
-    settings: TrainConfig, data: TrainingData, run_id: str | None, run_key: str
+    settings: TrainConfig, data: TrainingData, model: ReidModel, run_id: str | None, run_key: str
 ) -> dict[str, Any]:
     """What a checkpoint says of itself: plain JSON data."""
     return {

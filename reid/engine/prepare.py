@@ -71,8 +71,8 @@ def open_training_data(
     pids = tuple(sorted({crop.pid for crop in store.crops}))
     if settings.batch.identities > len(pids):
         raise ConfigError(
-            f"batch.identities={settings.batch.identities} is larger than the {len(pids)} identities that are "
-            f"left after {len(whole.bad)} unreadable images were skipped. Set {len(pids)} or less."
+            f"batch.identities={settings.batch.identities} is larger than the {len(pids)} identities left "
+            f"after {len(whole.bad)} unreadable images were skipped. Set {len(pids)} or less."
         )
     label_of = {pid: label for label, pid in enumerate(pids)}
     labels = torch.tensor([label_of[crop.pid] for crop in store.crops])
