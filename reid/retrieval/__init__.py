@@ -1,0 +1,15 @@
+"""Judging embeddings: ranking and its scores, as pure functions on tensors."""
+
+from reid.retrieval.embeddings import Embeddings
+from reid.retrieval.evaluate import Scores, evaluate
+from reid.retrieval.protocol import EvaluationError, MatchCounts, count_matches, require_matches
+
+__all__ = [
+    "Embeddings",
+    "EvaluationError",
+    "MatchCounts",
+    "Scores",
+    "count_matches",
+    "evaluate",
+    "require_matches",
+]

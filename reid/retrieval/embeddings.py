@@ -1,0 +1,70 @@
+"""Embeddings of a set of images with what is known about each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reid.distance import normalise
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Features of N images, one row each, on one device.
+
+    Attributes:
+        features: (N, D) floats, all finite.
+        pids: (N,) int64, identity; 0 is a distractor.
+        camids: (N,) int64, camera, from 0.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit, or a feature is not finite (the message
+            names the rows).
+    """
+
+    features: Tensor
+    pids: Tensor
+    camids: Tensor
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or not self.features.is_floating_point():
+            raise ValueError(
+                f"features are {self.features.dtype} of shape {tuple(self.features.shape)}; "
+                "expected floats of shape (N, D)"
+            )
+        for name, values in (("pids", self.pids), ("camids", self.camids)):
+            if values.dtype != torch.int64 or values.shape != self.features.shape[:1]:
+                raise ValueError(
+                    f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected torch.int64 of "
+                    f"shape ({len(self.features)},), one for each row of features"
+                )
+            if values.device != self.features.device:
+                raise ValueError(
+                    f"{name} are on {values.device}, features on {self.features.device}; move them first"
+                )
+        # A sum is not finite where an element is not, and needs no (N, D) temporary.
+        sums = self.features.sum(dim=1, dtype=torch.promote_types(self.features.dtype, torch.float32))
+        if not bool(sums.isfinite().all()):
+            rows = (~sums.isfinite()).nonzero().flatten().tolist()
+            shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+            raise ValueError(
+                f"{len(rows)} of {len(self)} feature rows hold NaN, infinity or values too large to sum: "
+                f"rows {shown}. Look at these images, and at whether the model's weights are finite."
+            )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def to(self, device: torch.device | str) -> Embeddings:
+        """The same embeddings on another device."""
+        return Embeddings(self.features.to(device), self.pids.to(device), self.camids.to(device))
+
+    def select(self, indices: Tensor) -> Embeddings:
+        """The rows that `indices` (positions or a boolean mask) name, in that order."""
+        return Embeddings(self.features[indices], self.pids[indices], self.camids[indices])
+
+    def normalised(self) -> Embeddings:
+        """With features of unit L2 norm, in float32 or the float64 of the features."""
+        return Embeddings(normalise(self.features), self.pids, self.camids)

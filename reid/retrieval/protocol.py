@@ -1,0 +1,96 @@
+"""Which gallery images count for a query.
+
+`cross_camera` is the protocol of Market-1501 (Zheng et al., ICCV 2015): gallery images of the
+query's pid and camera are junk and are left out of its ranking. `ignore_camera` leaves nothing
+out, for data with a single camera or without camera ids; query and gallery must then share no
+image, for an image would find itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PROTOCOLS = ("cross_camera", "ignore_camera")
+
+
+class EvaluationError(ValueError):
+    """The scores that were asked for do not exist; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatchCounts:
+    """How many gallery images show the person of each query.
+
+    Attributes:
+        total: (Q,) int64, gallery images of the query's pid.
+        usable: (Q,) int64, those of them that the protocol keeps.
+    """
+
+    total: Tensor
+    usable: Tensor
+
+
+def check_protocol(protocol: str) -> None:
+    """Raise ValueError unless `protocol` is one of PROTOCOLS."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol is {protocol!r}; allowed: {', '.join(PROTOCOLS)}")
+
+
+def count_matches(
+    query_pids: Tensor,
+    query_camids: Tensor,
+    gallery_pids: Tensor,
+    gallery_camids: Tensor,
+    protocol: str = "cross_camera",
+) -> MatchCounts:
+    """Count the matches of each query from ids alone, before any feature exists.
+
+    Args:
+        query_pids, query_camids: (Q,) int64.
+        gallery_pids, gallery_camids: (G,) int64.
+        protocol: "cross_camera" or "ignore_camera".
+
+    Raises:
+        ValueError: unknown protocol.
+    """
+    check_protocol(protocol)
+    pids, pid = torch.unique(torch.cat([query_pids, gallery_pids]), return_inverse=True)
+    total = _occurrences(pid, len(query_pids), len(pids))
+    if protocol == "ignore_camera":
+        return MatchCounts(total, total)
+    camids, camid = torch.unique(torch.cat([query_camids, gallery_camids]), return_inverse=True)
+    junk = _occurrences(pid * len(camids) + camid, len(query_pids), len(pids) * len(camids))
+    return MatchCounts(total, total - junk)
+
+
+def require_matches(counts: MatchCounts, protocol: str = "cross_camera") -> None:
+    """Raise EvaluationError, with the reason and the remedy, when no query has a usable match."""
+    queries = len(counts.total)
+    if queries == 0:
+        raise EvaluationError("there is no query image; at least one is needed")
+    if bool((counts.usable > 0).any()):
+        return
+    absent = int((counts.total == 0).sum())
+    same_camera = queries - absent
+    reasons, remedies = [], []
+    if absent:
+        reasons.append(f"the pid of {absent} is not in the gallery at all")
+        remedies.append("query and gallery must show the same people: check how the data was split")
+    if same_camera:
+        reasons.append(f"{same_camera} are matched only by images of their own camera, which are left out")
+        remedies.append(
+            "if the data has one camera or no camera ids, use eval.protocol=ignore_camera; otherwise check "
+            "that camera ids are read from the file names"
+        )
+    raise EvaluationError(
+        f"none of the {queries} queries has a match under the protocol {protocol}: "
+        f"{'; '.join(reasons)}. {'; '.join(remedies).capitalize()}."
+    )
+
+
+def _occurrences(labels: Tensor, queries: int, distinct: int) -> Tensor:
+    """How often the label of each query, which come first, stands among the gallery's; labels < distinct."""
+    return torch.bincount(labels[queries:], minlength=distinct)[labels[:queries]]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reid.distance import euclidean, normalise, squared_euclidean, squared_norms
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_squared_euclidean_equals_the_sum_of_squared_differences(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    a, b = random(5, 7, dtype=dtype), random(4, 7, dtype=dtype, seed=1)
+    expected = (a[:, None] - b[None]).square().sum(dim=2)
+    assert squared_euclidean(a, b).dtype == dtype
+    torch.testing.assert_close(squared_euclidean(a, b), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        squared_euclidean(a, b, squared_norms(b)), squared_euclidean(a, b), rtol=0, atol=0
+    )
+
+
+def test_integer_features_give_exact_squared_distances() -> None:
+    a = torch.randint(-4, 5, (20, 16), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(squared_euclidean(a, a), (a[:, None] - a[None]).square().sum(dim=2))
+
+
+def test_normalised_rows_have_unit_norm_and_zero_rows_stay_zero() -> None:
+    features = random(4, 6)
+    features[2] = 0
+    assert normalise(features).norm(dim=1).tolist() == pytest.approx([1, 1, 0, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    a = random(6, 8).to(dtype)
+    assert squared_euclidean(a, a).dtype == torch.float32
+    torch.testing.assert_close(squared_euclidean(a, a), squared_euclidean(a.float(), a.float()))
+    assert normalise(a).dtype == torch.float32
+
+
+def test_autocast_changes_nothing() -> None:
+    a, b = random(6, 64, dtype=torch.float32), random(5, 64, dtype=torch.float32, seed=1)
+    expected = euclidean(normalise(a), normalise(b))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (a @ b.t()).dtype == torch.bfloat16
+        inside = euclidean(normalise(a), normalise(b))
+    assert torch.equal(inside, expected)
+
+
+def test_euclidean_of_duplicates_has_a_finite_gradient() -> None:
+    features = random(1, 8).repeat(4, 1).requires_grad_()
+    distance = euclidean(features, features)
+    distance.sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+    assert distance.detach().min() >= 0.999e-6
+
+
+def test_gradcheck() -> None:
+    a, b = random(3, 4).requires_grad_(), random(5, 4, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(euclidean, (a, b))
+    assert torch.autograd.gradcheck(squared_euclidean, (a, b))
