@@ -36,7 +36,6 @@ class RankedListLoss(nn.Module):
         positive_radius: the radius itself, instead of `margin` (which then is alpha - positive_radius).
 
     Shapes: features (N, D), pids (N,) integers -> scalar, in float32 or the float64 of the features.
-
     Raises ValueError: alpha or temperature not positive, margin or positive_radius not finite; in the
     call, shapes that do not fit. Warns when the radius is not above 0: every positive is always pulled.
     """
@@ -77,8 +76,8 @@ class RankedListLoss(nn.Module):
         exponent = torch.where(near_negative, self.temperature * (self.alpha - distance), -torch.inf)
         largest = exponent.detach().amax(dim=1, keepdim=True).clamp(min=0)
         weight = torch.exp(exponent - largest)
-        push = (weight * (self.alpha - distance)).sum(dim=1)
-        push = push / (weight.sum(dim=1) + EPSILON * torch.exp(-largest.squeeze(1)))
+        norm = weight.sum(dim=1) + EPSILON * torch.exp(-largest.squeeze(1))
+        push = (weight * (self.alpha - distance)).sum(dim=1) / norm
         return (pull + push).mean()
 
     @torch.no_grad()
