@@ -41,5 +41,5 @@ def load(
     found = len(dataset.train) + len(dataset.query) + len(dataset.gallery) + dataset.junk
     drawn = len(plan(preset, domain, seed))
     if found != drawn:
-        raise DatasetError(f"{root}: {drawn} crops were drawn, found {found}. Delete {root} to draw them again.")
+        raise DatasetError(f"{root}: {drawn} crops were drawn, found {found}. Delete it to draw again.")
     return dataset

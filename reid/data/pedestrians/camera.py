@@ -10,7 +10,14 @@ from reid.data.pedestrians.dice import CAMERA, Dice, Floats
 
 NIGHT = 1
 #: Directions of the colour cast, as changes of (red, green, blue) gain: warm, cool, green, magenta, …
-CASTS = ((0.26, 0.02, -0.26), (-0.24, 0.0, 0.26), (-0.14, 0.14, -0.10), (0.12, -0.12, 0.14), (0.0, 0.05, -0.2), (-0.1, 0, 0))
+CASTS = (
+    (0.26, 0.02, -0.26),
+    (-0.24, 0.0, 0.26),
+    (-0.14, 0.14, -0.10),
+    (0.12, -0.12, 0.14),
+    (0.0, 0.05, -0.2),
+    (-0.1, 0.0, 0.0),
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,9 @@ def _blurred(image: Floats, sigma: float) -> Floats:
         pad[axis] = (reach, reach)
         padded = np.pad(image, pad, mode="edge")
         length = image.shape[axis]
-        parts = [padded[k : k + length] if axis == 0 else padded[:, k : k + length] for k in range(2 * reach + 1)]
-        image = sum((np.float32(w) * part for w, part in zip(weights, parts, strict=True)), np.zeros_like(image))
+        blurred = np.zeros_like(image)
+        for shift, weight in enumerate(weights):
+            part = padded[shift : shift + length] if axis == 0 else padded[:, shift : shift + length]
+            blurred += np.float32(weight) * part
+        image = blurred
     return image

@@ -19,7 +19,7 @@ Cloth = Callable[[Floats, Floats], Floats]
 
 @dataclass(frozen=True)
 class Light:
-    """Where light comes from: `side` < 0 from the left, > 0 from the right; `ambient` what falls everywhere."""
+    """`side` < 0 is light from the left, > 0 from the right; `ambient` is what falls everywhere."""
 
     side: float
     ambient: float
@@ -87,7 +87,7 @@ def column(
     light: Light,
     round_ends: float = 3.0,
 ) -> None:
-    """An upright shape given by its outline: at each of `heights` (y, going down) a centre and a half width."""
+    """An upright shape by its outline: at each of `heights` (y, going down) a centre and a half width."""
     widest = max(half_widths) + 1.0
     top, bottom = heights[0], heights[-1]
     window = _window(image, min(centres) - widest, max(centres) + widest, top - 1, bottom + 1)
@@ -139,7 +139,7 @@ def darken(image: Floats, centre: tuple[float, float], radii: tuple[float, float
 def _window(
     image: Floats, left: float, right: float, top: float, bottom: float
 ) -> tuple[slice, slice, Floats, Floats] | None:
-    """The rows and columns that a shape can touch, with the pixel centres' coordinates; None if off the image."""
+    """Rows and columns that a shape can touch, and their pixels' centres; None if off the image."""
     height, width = image.shape[:2]
     x0, x1 = max(int(left), 0), min(int(right) + 2, width)
     y0, y1 = max(int(top), 0), min(int(bottom) + 2, height)

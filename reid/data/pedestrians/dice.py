@@ -1,13 +1,14 @@
 """Seeded choices: one independent stream for each thing that is drawn."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
-Floats = NDArray[np.float32]
+#: Images and coordinates; float32 throughout.
+Floats = NDArray[np.floating[Any]]
 
 #: What a stream is for: the third number of its key, after the seed and the domain.
 IDENTITY, CAMERA, SCENE, TRACK, SHOT, SENSOR, PLAN = range(7)

@@ -38,7 +38,7 @@ def ensure_drawn(
     Raises:
         DatasetError: `root` holds something else than was asked for, or the drawing failed.
     """
-    asked = {"drawing": DRAWING, "preset": preset, "domain": domain, "seed": seed}
+    asked: dict[str, object] = {"drawing": DRAWING, "preset": preset, "domain": domain, "seed": seed}
     if _lies_there(root, asked):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,9 @@ def ensure_drawn(
             raise
 
 
-def draw_share(folder: Path, preset: PresetName, domain: DomainName, seed: int, share: int, of: int) -> Iterator[Shot]:
+def draw_share(
+    folder: Path, preset: PresetName, domain: DomainName, seed: int, share: int, of: int
+) -> Iterator[Shot]:
     """Draw every `of`-th crop from the `share`-th on into `folder`, yielding each once it is written."""
     studio = Studio(preset, domain, seed)
     for shot in plan(preset, domain, seed)[share::of]:
@@ -119,7 +121,7 @@ def _drawn_by_workers(
                 process.wait()
                 errors.seek(0)
                 raise DatasetError(
-                    f"drawing pedestrians into {folder} stopped at crop {index} of {total}: a drawing process "
+                    f"drawing pedestrians into {folder} stopped at crop {index} of {total}: a process "
                     f"ended with {process.returncode}. It said:\n{errors.read().strip()}"
                 )
             yield index
@@ -141,8 +143,9 @@ def _lies_there(root: Path, asked: dict[str, object]) -> bool:
         )
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DatasetError(
-            f"{root} is there but was not drawn by this project: it has no {LABEL}. Pedestrians are only drawn into "
-            f"a new folder: set dataset.root=… to one, or read these images by `dataset=folder dataset.root={root}`."
+            f"{root} is there but was not drawn by this project: it has no {LABEL}. Pedestrians are only "
+            f"drawn into a new folder: set dataset.root=… to one, or read these images by "
+            f"`dataset=folder dataset.root={root}`."
         )
     return False
 

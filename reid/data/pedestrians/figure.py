@@ -9,8 +9,11 @@ from reid.data.pedestrians.head import draw_hair_behind, draw_head
 from reid.data.pedestrians.identity import Colour, Identity
 from reid.data.pedestrians.pose import Limb, Point, Skeleton, View
 
-#: How far an upper garment hangs below the hips, in body heights.
-HEM = {"tshirt": 0.02, "longsleeve": 0.02, "hoodie": 0.045, "jacket": 0.03, "coat": 0.20, "dress": 0.0, "vest": 0.02}
+#: (height, half breadth, half depth) of an upright part, highest first; unit: body heights.
+Outline = tuple[tuple[float, float, float], ...]
+
+#: How far an upper garment hangs below the hips, in body heights (0.02 if not named).
+HEM = {"hoodie": 0.045, "jacket": 0.03, "coat": 0.20, "dress": 0.0}
 #: Thickness that a cut adds round the trunk and the arms.
 BULK = {"hoodie": 1.10, "jacket": 1.08, "coat": 1.12, "vest": 1.10}
 SKIRT_LENGTH = {"skirt": 0.19, "long_skirt": 0.36, "dress": 0.22}
@@ -50,7 +53,7 @@ def draw_person(image: Floats, person: Identity, bones: Skeleton, view: View, li
 def _draw_trunk(image: Floats, person: Identity, bones: Skeleton, view: View, light: Light) -> None:
     garment = person.upper
     thick = BULK.get(garment.cut, 1.0) * person.build
-    hem = bones.hip - HEM[garment.cut]
+    hem = bones.hip - HEM.get(garment.cut, 0.02)
     shoulder = 0.112 * person.shoulders * (0.7 + 0.3 * person.build)
     flare = 1.18 if garment.cut == "coat" else 1.0
     outline = (  # height, half breadth, half depth
@@ -105,7 +108,7 @@ def _draw_leg(image: Floats, person: Identity, leg: Limb, view: View, light: Lig
     _stroke(image, leg.top, leg.middle, (0.058 * thick, 0.039 * thick), clad, view, shade)
     if lower.cut == "shorts":
         knee = _between(leg.top, leg.middle, 0.88)
-        _stroke(image, leg.top, knee, (0.06 * thick, 0.05 * thick), cloth, view, shade)
+        _stroke(image, leg.top, knee, (0.058 * thick, 0.047 * thick), cloth, view, shade)
 
 
 def _draw_arm(image: Floats, person: Identity, arm: Limb, view: View, light: Light) -> None:
@@ -121,9 +124,10 @@ def _draw_arm(image: Floats, person: Identity, arm: Limb, view: View, light: Lig
     _stroke(image, arm.middle, arm.low, (0.028 * thick, 0.021 * thick), lower, view, shade)
     if short:
         _stroke(image, arm.top, arm.middle, (0.03 * thick, 0.026 * thick), skin, view, shade)
-        _stroke(image, arm.top, _between(arm.top, arm.middle, 0.62), (0.036 * thick, 0.036 * thick), upper, view, shade)
+        cuff = _between(arm.top, arm.middle, 0.62)
+        _stroke(image, arm.top, cuff, (0.034 * thick, 0.035 * thick), upper, view, shade)
     else:
-        _stroke(image, arm.top, arm.middle, (0.036 * thick, 0.029 * thick), upper, view, shade)
+        _stroke(image, arm.top, arm.middle, (0.034 * thick, 0.028 * thick), upper, view, shade)
     if person.bag == "hand" and arm.top[0] < 0:
         x, y = view.pixel(arm.tip)
         wide, tall = view.width(0.022, 0.075, 0.4), view.scale * 0.10
@@ -135,7 +139,12 @@ def _draw_bag(image: Floats, person: Identity, bones: Skeleton, view: View, ligh
     """A backpack (behind the trunk or over it) or, over it, a shoulder bag with its strap."""
     if person.bag == "backpack":
         top, bottom = bones.shoulder - 0.015, bones.shoulder - 0.235
-        outline = ((top, 0.06, 0.03), (top - 0.04, 0.082, 0.045), (bottom + 0.02, 0.088, 0.055), (bottom, 0.08, 0.05))
+        outline: Outline = (
+            (top, 0.06, 0.03),
+            (top - 0.04, 0.082, 0.045),
+            (bottom + 0.02, 0.088, 0.055),
+            (bottom, 0.08, 0.05),
+        )
         _upright(image, outline, _bag_cloth(person.bag_colour), view, light, forward=-0.105)
     elif person.bag == "shoulder" and over:
         hip: Point = (0.125 * person.build, bones.hip + 0.01, 0.0)
@@ -168,21 +177,27 @@ def _draw_straps(image: Floats, person: Identity, bones: Skeleton, view: View, l
 
 def _upright(
     image: Floats,
-    outline: tuple[tuple[float, float, float], ...],
+    outline: Outline,
     cloth: Cloth,
     view: View,
     light: Light,
     forward: float = 0.0,
     sideways: float = 0.0,
 ) -> None:
-    """A part of the trunk from its (height, half breadth, half depth), highest first."""
+    """A part of the trunk, moved forward or sideways off the body's axis."""
     points = [view.pixel((sideways, height, forward)) for height, _, _ in outline]
     widths = tuple(view.width(broad, deep, height) for height, broad, deep in outline)
     column(image, tuple(y for _, y in points), tuple(x for x, _ in points), widths, cloth, light)
 
 
 def _stroke(
-    image: Floats, start: Point, end: Point, radii: tuple[float, float], cloth: Cloth, view: View, light: Light
+    image: Floats,
+    start: Point,
+    end: Point,
+    radii: tuple[float, float],
+    cloth: Cloth,
+    view: View,
+    light: Light,
 ) -> None:
     """A limb between two points of the body; radii in body heights."""
     sizes = (radii[0] * view.zoom(start[1]), radii[1] * view.zoom(end[1]))

@@ -5,13 +5,13 @@ import numpy as np
 from reid.data.pedestrians.canvas import Cloth, Light, column, disc, limb, plain, soft
 from reid.data.pedestrians.dice import Floats
 from reid.data.pedestrians.identity import Colour, Identity
-from reid.data.pedestrians.pose import Skeleton, View
+from reid.data.pedestrians.pose import Pixel, Skeleton, View
 
 _HEIGHT, _WIDTH, _LENGTH = 0.074, 0.055, 0.063
 
 
 def draw_hair_behind(image: Floats, person: Identity, bones: Skeleton, view: View, light: Light) -> None:
-    """Hair that falls over the shoulders or the nape: before the trunk when it faces us, after it otherwise."""
+    """Hair that falls over the shoulders: painted before the trunk of who faces us, after it otherwise."""
     if person.hair_style not in ("long", "tail"):
         return
     wide = (0.066 if person.hair_style == "long" else 0.024) * person.head
@@ -20,7 +20,8 @@ def draw_hair_behind(image: Floats, person: Identity, bones: Skeleton, view: Vie
     (x0, y0), (x1, y1) = view.pixel((0, top, back)), view.pixel((0, bottom, back - 0.01))
     half = view.width(wide, wide * 0.62, top)
     strands = _strands(person.hair)
-    column(image, (y0, (y0 + y1) / 2, y1), (x0, (x0 + x1) / 2, x1), (half * 0.9, half, half * 0.75), strands, light)
+    heights, centres = (y0, (y0 + y1) / 2, y1), (x0, (x0 + x1) / 2, x1)
+    column(image, heights, centres, (half * 0.9, half, half * 0.75), strands, light)
 
 
 def draw_head(image: Floats, person: Identity, bones: Skeleton, view: View, light: Light) -> None:
@@ -31,7 +32,8 @@ def draw_head(image: Floats, person: Identity, bones: Skeleton, view: View, ligh
     skin = plain(person.skin)
     neck = view.zoom(bones.shoulder) * 0.032
     shaded = Light(light.side, light.ambient * 0.8)
-    limb(image, view.pixel((0, bones.shoulder - 0.01, 0.0)), (x, y + ry * 0.5), (neck * 1.15, neck), skin, shaded)
+    nape = view.pixel((0, bones.shoulder - 0.01, 0.0))
+    limb(image, nape, (x, y + ry * 0.5), (neck * 1.15, neck), skin, shaded)
     if person.hair_style == "bun":
         bx, by = view.pixel((0, bones.head + 0.045, -0.05))
         disc(image, (bx, by), (rx * 0.52, rx * 0.52), _strands(person.hair), light)
@@ -43,7 +45,7 @@ def draw_head(image: Floats, person: Identity, bones: Skeleton, view: View, ligh
 
 
 def _draw_hat(
-    image: Floats, person: Identity, view: View, at: tuple[float, float], size: tuple[float, float], light: Light
+    image: Floats, person: Identity, view: View, at: Pixel, size: tuple[float, float], light: Light
 ) -> None:
     (x, y), (rx, ry) = at, size
     colour = plain(person.hat_colour)

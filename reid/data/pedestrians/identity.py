@@ -92,10 +92,8 @@ def draw_identity(dice: Dice) -> Identity:
     """One person at random."""
     upper_cut = dice.pick(UPPER_CUTS)
     upper = _garment(dice, upper_cut, dice.pick(PATTERNS, PATTERN_WEIGHTS), tuple(CLOTH))
-    if upper_cut == "dress":
-        lower_cut = dice.pick(("slim", "bare"))
-    else:
-        lower_cut = dice.pick(LOWER_CUTS, LOWER_WEIGHTS)
+    under_dress = dice.pick(("slim", "bare"))
+    lower_cut = under_dress if upper_cut == "dress" else dice.pick(LOWER_CUTS, LOWER_WEIGHTS)
     lower_pattern = dice.pick(("plain", "seam", "checks"), (0.72, 0.18, 0.10))
     lower = _garment(dice, lower_cut, lower_pattern, LOWER_COLOURS)
     hair_style = dice.pick(HAIR_STYLES, HAIR_WEIGHTS)

@@ -85,7 +85,8 @@ def plan(preset: PresetName, domain: DomainName, seed: int) -> tuple[Shot, ...]:
         person = size.people + index
         dice = Dice(seed, place, PLAN, person)
         for box in range(1, 3):
-            add(GALLERY, "stranger", "0000", person, dice.below(size.cameras), index * 100 + dice.below(100), box)
+            camera, frame = dice.below(size.cameras), index * 100 + dice.below(100)
+            add(GALLERY, "stranger", "0000", person, camera, frame, box)
     for index in range(size.junk):
         dice = Dice(seed, place, PLAN, size.people + size.strangers, index)
         person, camera = dice.below(size.people), dice.below(size.cameras)

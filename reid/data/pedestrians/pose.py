@@ -100,10 +100,10 @@ def walk(person: Identity, phase: float, vigour: float, holding: bool) -> Skelet
         tilt = 0.6 * max(0.0, bend - swing) * vigour
         legs.append(Limb((x, hip, 0.0), knee, low, _down(low, 0.085 * tall, pi / 2 - 0.35 - tilt)))
     for side, swing in enumerate(swings):
-        out = 0.118 * person.shoulders * (0.7 + 0.3 * person.build)
+        out = 0.110 * person.shoulders * (0.7 + 0.3 * person.build)
         x = out if side else -out
         arm = -0.75 * swing
-        top = (x, shoulder - 0.025 * tall, 0.0)
+        top = (x, shoulder - 0.030 * tall, 0.0)
         elbow = _down(top, 0.165 * tall, arm if not (holding and side) else 0.25)
         elbow = (elbow[0] * 1.12, elbow[1], elbow[2])
         fore = arm + 0.25 + 0.2 * vigour if not (holding and side) else 1.9

@@ -28,12 +28,12 @@ class Studio:
         self.people = draw_identities(seed, self._domain, size.people + size.strangers)
         self.cameras = draw_cameras(seed, self._domain, size.cameras)
         self._scenes = [
-            draw_scene(c.scenery, c.pitch, HEIGHT * _FINE, _SCENE_WIDTH, Dice(seed, self._domain, SCENE, index))
-            for index, c in enumerate(self.cameras)
+            draw_scene(camera, HEIGHT * _FINE, _SCENE_WIDTH, Dice(seed, self._domain, SCENE, index))
+            for index, camera in enumerate(self.cameras)
         ]
 
     def render(self, shot: Shot) -> NDArray[np.uint8]:
-        """The crop before JPEG, (128, 64, 3) uint8 RGB.  It depends on the shot alone, not on earlier ones."""
+        """The crop before JPEG, (128, 64, 3) uint8 RGB.  Earlier crops have no part in it."""
         camera = self.cameras[shot.camera]
         track = track_dice(self._seed, self._domain, shot.person, shot.camera)
         dice = Dice(self._seed, self._domain, SHOT, shot.number)
@@ -58,7 +58,8 @@ class Studio:
         """Somebody else who is partly in the crop, smaller behind the person or larger before them."""
         height, width = image.shape[:2]
         size = dice.between(0.55, 0.8) if behind else dice.between(0.95, 1.1)
-        x = width * dice.pick((dice.between(-0.05, 0.2), dice.between(0.8, 1.05)) if behind else (-0.08, 1.08))
+        aside = dice.between(-0.05, 0.2) if behind else -0.08
+        x = width * dice.pick((aside, 1.0 - aside))
         ground = height * (dice.between(0.68, 0.8) if behind else dice.between(1.0, 1.1))
         view = View(x, ground, height * camera.fill * size, dice.between(0, 2 * pi), camera.pitch)
         _paint(image, self.people[dice.below(len(self.people))], view, light, dice, dice)

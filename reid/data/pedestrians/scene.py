@@ -4,28 +4,45 @@ from math import pi
 
 import numpy as np
 
+from reid.data.pedestrians.camera import Camera
 from reid.data.pedestrians.canvas import Light, column, disc, limb, plain, soft
 from reid.data.pedestrians.dice import Dice, Floats
 from reid.data.pedestrians.identity import Colour
 
-WALLS: tuple[Colour, ...] = ((0.55, 0.36, 0.28), (0.62, 0.60, 0.55), (0.35, 0.42, 0.46), (0.70, 0.62, 0.48), (0.28, 0.30, 0.30))
-GROUNDS: tuple[Colour, ...] = ((0.52, 0.51, 0.50), (0.36, 0.36, 0.38), (0.60, 0.55, 0.47), (0.44, 0.42, 0.44))
+WALLS: tuple[Colour, ...] = (
+    (0.55, 0.36, 0.28),
+    (0.62, 0.60, 0.55),
+    (0.35, 0.42, 0.46),
+    (0.70, 0.62, 0.48),
+    (0.28, 0.30, 0.30),
+)
+PAVING: tuple[Colour, ...] = ((0.52, 0.51, 0.50), (0.36, 0.36, 0.38), (0.60, 0.55, 0.47), (0.44, 0.42, 0.44))
+ASPHALT: Colour = (0.36, 0.36, 0.38)
+GRAVEL: Colour = (0.60, 0.55, 0.47)
+BINS: tuple[Colour, ...] = ((0.15, 0.30, 0.20), (0.25, 0.25, 0.28), (0.10, 0.20, 0.40))
+BOLLARDS: tuple[Colour, ...] = ((0.75, 0.60, 0.10), (0.20, 0.20, 0.22), (0.60, 0.15, 0.12))
 GRASS: Colour = (0.30, 0.42, 0.18)
 LEAVES: Colour = (0.20, 0.33, 0.15)
-CAR_COLOURS: tuple[Colour, ...] = ((0.65, 0.1, 0.1), (0.75, 0.75, 0.77), (0.12, 0.14, 0.2), (0.2, 0.35, 0.6), (0.85, 0.85, 0.83))
+CAR_COLOURS: tuple[Colour, ...] = (
+    (0.65, 0.10, 0.10),
+    (0.75, 0.75, 0.77),
+    (0.12, 0.14, 0.20),
+    (0.20, 0.35, 0.60),
+    (0.85, 0.85, 0.83),
+)
 
 #: Kinds of scene, by `Camera.scenery`.
 KINDS = ("brick", "lawn", "shops", "road", "fence")
 
 
-def draw_scene(kind: int, pitch: float, height: int, width: int, dice: Dice) -> Floats:
+def draw_scene(camera: Camera, height: int, width: int, dice: Dice) -> Floats:
     """A view `width` pixels wide: wall, hedge or shop windows above the horizon line, ground below it.
 
     Returns (height, width, 3) float32 of display values in 0..1.  The more the camera looks down, the more
     ground there is.
     """
-    name = KINDS[kind]
-    horizon = int(height * (0.62 - 0.9 * pitch))
+    name = KINDS[camera.scenery]
+    horizon = int(height * (0.62 - 0.9 * camera.pitch))
     y = np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5)
     x = np.arange(width, dtype=np.float32)[None, :] + np.float32(0.5)
     image = np.empty((height, width, 3), np.float32)
@@ -77,7 +94,7 @@ def draw_occluder(image: Floats, dice: Dice) -> None:
         x = width * dice.pick((dice.between(0.0, 0.3), dice.between(0.7, 1.0)))
         top = height * dice.between(0.55, 0.75)
         half = width * dice.between(0.15, 0.25)
-        _column(image, top, height + 4, x, half, dice.pick(((0.15, 0.3, 0.2), (0.25, 0.25, 0.28), (0.1, 0.2, 0.4))), light)
+        _column(image, top, height + 4, x, half, dice.pick(BINS), light)
     else:
         x = width * dice.pick((-0.05, 1.05))
         top = height * dice.between(0.66, 0.8)
@@ -87,19 +104,20 @@ def draw_occluder(image: Floats, dice: Dice) -> None:
 def _draw_ground(image: Floats, kind: str, horizon: int, dice: Dice) -> None:
     height, width = image.shape[:2]
     below = image[horizon:]
-    depth = (np.arange(height - horizon, dtype=np.float32)[:, None] + np.float32(4.0)) / np.float32(height - horizon)
+    rows = height - horizon
+    depth = (np.arange(rows, dtype=np.float32)[:, None] + np.float32(4.0)) / np.float32(rows)
     x = np.arange(width, dtype=np.float32)[None, :]
     if kind == "grass":
         below[:] = np.array(GRASS, np.float32)
         path = soft(depth - 0.55, 0.05)
-        below += np.broadcast_to(path, below.shape[:2])[..., None] * (np.array(GROUNDS[2], np.float32) - below)
+        below += path[..., None] * (np.array(GRAVEL, np.float32) - below)
         return
-    below[:] = np.array(dice.pick(GROUNDS) if kind == "tiles" else GROUNDS[1], np.float32)
+    below[:] = np.array(dice.pick(PAVING) if kind == "tiles" else ASPHALT, np.float32)
     below *= (0.82 + 0.25 * depth)[..., None]
     if kind == "tiles":
-        rows = soft(np.sin(np.float32(26.0) / (depth + 0.25)) - 0.9, 0.15)
+        courses = soft(np.sin(np.float32(26.0) / (depth + 0.25)) - 0.9, 0.15)
         seams = soft(np.sin(x * np.float32(2 * pi / 48.0)) - 0.96, 0.06)
-        below *= (1.0 - 0.2 * np.maximum(rows, seams))[..., None]
+        below *= (1.0 - 0.2 * np.maximum(courses, seams))[..., None]
     else:
         kerb = soft(0.12 - np.abs(depth - 0.2), 0.03)
         below += kerb[..., None] * (np.array((0.66, 0.65, 0.62), np.float32) - below)
@@ -120,7 +138,8 @@ def _draw_windows(image: Floats, horizon: int, dice: Dice) -> None:
     width, x = image.shape[1], 0
     while x < width:
         wide = 50 + dice.below(70)
-        glass = np.array((dice.between(0.1, 0.5), dice.between(0.2, 0.5), dice.between(0.25, 0.55)), np.float32)
+        tint = (dice.between(0.1, 0.5), dice.between(0.2, 0.5), dice.between(0.25, 0.55))
+        glass = np.array(tint, np.float32)
         top, bottom = int(horizon * 0.25), int(horizon * 0.92)
         pane = image[top:bottom, x + 6 : x + wide - 6]
         fade = np.linspace(1.25, 0.75, bottom - top, dtype=np.float32)[:, None, None]
@@ -132,8 +151,7 @@ def _draw_windows(image: Floats, horizon: int, dice: Dice) -> None:
 
 def _draw_clutter(image: Floats, horizon: int, dice: Dice) -> None:
     """A tree, a lamp post, a parked car, a bollard or somebody far away."""
-    height, width = image.shape[:2]
-    x = dice.between(0, width)
+    x = dice.between(0, image.shape[1])
     light = Light(dice.between(-0.3, 0.3), 0.6)
     kind = dice.pick(("tree", "post", "car", "bollard", "passer"))
     if kind == "tree":
@@ -149,7 +167,7 @@ def _draw_clutter(image: Floats, horizon: int, dice: Dice) -> None:
         _draw_car(image, x, horizon - dice.between(5, 25), dice.between(45, 65), dice)
     elif kind == "bollard":
         foot = horizon + dice.between(10, 50)
-        _column(image, foot - 32, foot, x, 4.5, dice.pick(((0.75, 0.6, 0.1), (0.2, 0.2, 0.22), (0.6, 0.15, 0.12))), light)
+        _column(image, foot - 32, foot, x, 4.5, dice.pick(BOLLARDS), light)
     else:
         foot, tall = horizon + dice.between(4, 14), dice.between(38, 56)
         coat, legs = dice.pick(CAR_COLOURS), dice.pick(WALLS)
@@ -169,9 +187,12 @@ def _draw_car(image: Floats, x: float, top: float, tall: float, dice: Dice) -> N
     column(image, roof, (x, x, x), (long * 0.42, long * 0.6, long * 0.75), paint, light)
     column(image, (roof[0] + tall * 0.07, roof[2]), (x, x), (long * 0.40, long * 0.62), glass, light)
     column(image, body, (x, x, x), (long * 1.02, long * 1.06, long), paint, light)
+    tyre, radius = plain((0.06, 0.06, 0.07)), tall * 0.17
     for wheel in (-0.6, 0.6):
-        disc(image, (x + wheel * long, top + tall * 0.86), (tall * 0.17, tall * 0.17), plain((0.06, 0.06, 0.07)), None)
+        disc(image, (x + wheel * long, top + tall * 0.86), (radius, radius), tyre, None)
 
 
-def _column(image: Floats, top: float, bottom: float, x: float, half: float, colour: Colour, light: Light) -> None:
+def _column(
+    image: Floats, top: float, bottom: float, x: float, half: float, colour: Colour, light: Light
+) -> None:
     column(image, (top, bottom), (x, x), (half, half), plain(colour), light)
