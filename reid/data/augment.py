@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from reid.data.erasing import random_erasing
+from reid.data.rows import images_of, per_column, pixel_rows
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PIXEL_SCALE = tuple(1 / (255 * std) for std in IMAGENET_STD)
+PIXEL_SHIFT = tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,9 @@ class Augmentation:
     fill: str = "published"
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """uint8 (B, 3, H, W) -> float32 (B, 3, H, W), normalised, on the same device.
+        """uint8 (B, 3, H, W) -> float32 (B, 3, H, W), normalised, channels last in memory.
 
-        `generator` lives on the device of `images`.
+        `generator` lives on the device of `images`, which are left as they are.
         """
         images = random_flip(images, self.flip, generator)
         images = random_crop(images, self.padding, generator)
@@ -40,16 +43,22 @@ class Augmentation:
 
 
 def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, 3, H, W) -> float32: scaled to [0, 1], then by ImageNet's mean and standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(1, 3, 1, 1)
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+    """uint8 (B, 3, H, W) -> float32: scaled to [0, 1], then by ImageNet's mean and standard deviation.
+
+    Computed as one multiplication and one addition: (x / 255 - mean) / std = x / (255 std) - mean / std.
+    """
+    width = images.shape[3]
+    scale = per_column(PIXEL_SCALE, width, images.device)
+    shift = per_column(PIXEL_SHIFT, width, images.device)
+    return images_of(pixel_rows(images).to(torch.float32, copy=True).mul_(scale).add_(shift))
 
 
 def random_flip(images: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
     """Mirror each image left to right with `probability`."""
     chosen = torch.rand(len(images), generator=generator, device=images.device) < probability
-    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
+    both = torch.cat([pixel_rows(images), pixel_rows(images.flip(3))])
+    source = torch.arange(len(images), device=images.device) + chosen * len(images)
+    return images_of(both.index_select(0, source))
 
 
 def random_crop(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
@@ -57,9 +66,11 @@ def random_crop(images: torch.Tensor, padding: int, generator: torch.Generator) 
     if padding == 0:
         return images
     batch, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    offsets = torch.randint(2 * padding + 1, (2, batch), generator=generator, device=images.device)
-    # All windows as a view, (B, 2p+1, 2p+1, 3, H, W): the gather copies only those that were drawn.
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-    rows = torch.arange(batch, device=images.device)
-    return windows[rows, offsets[0], offsets[1]].contiguous(memory_format=torch.channels_last)
+    device = images.device
+    offsets = torch.randint(2 * padding + 1, (2, batch, 1), generator=generator, device=device)
+    padded = torch.nn.functional.pad(pixel_rows(images), (3 * padding, 3 * padding, padding, padding))
+    # Every run of W pixels in the padded batch, as a view; the rows of a window are H of them.
+    runs = padded.flatten().unfold(0, 3 * width, 3)
+    tops = torch.arange(batch, device=device).unsqueeze(1) * (height + 2 * padding) + offsets[0]
+    starts = (tops + torch.arange(height, device=device)) * (width + 2 * padding) + offsets[1]
+    return images_of(runs.index_select(0, starts.flatten()).view(batch, height, 3 * width))

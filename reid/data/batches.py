@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,7 +56,7 @@ class TrainingBatches:
         self._sampler_generator.manual_seed(_mix(self.seed, epoch))
         return list(self._sampler)
 
-    def of(self, plan: list[torch.Tensor], epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def of(self, plan: list[torch.Tensor], epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of a `plan(epoch)` from `first_step` on."""
         generator = torch.Generator(self.device)
 
@@ -70,7 +70,7 @@ class TrainingBatches:
         return prepared_ahead(prepare, range(first_step, len(plan)), self.device)
 
 
-def plain_batches(store: ImageStore, size: int, device: torch.device) -> Iterator[torch.Tensor]:
+def plain_batches(store: ImageStore, size: int, device: torch.device) -> Generator[torch.Tensor, None, None]:
     """All images of `store` in order, normalised and not augmented: float32 (<= size, 3, H, W)."""
     splits = torch.arange(len(store)).split(size)
 
@@ -87,7 +87,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def prepared_ahead(
     prepare: Callable[[int], T], steps: range, device: torch.device, depth: int = 2
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """`prepare(step)` for each step, computed in a thread up to `depth` items ahead.
 
     On a GPU the thread works on a stream of its own and the consumer's stream waits for it there, so that
@@ -137,6 +137,6 @@ def prepared_ahead(
         worker.join()
 
 
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed out of several numbers, without the collisions of a sum."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+def _mix(seed: int, *place: int) -> int:
+    """One 63-bit seed for a place in a run, another for every place: (epoch) and (epoch, 0) differ too."""
+    return int(np.random.SeedSequence(seed, spawn_key=place).generate_state(1, np.uint64)[0] >> 1)

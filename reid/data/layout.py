@@ -39,7 +39,7 @@ def read_market_layout(
     for folder in FOLDERS:
         crops: list[Crop] = []
         for path in sorted((root / folder).iterdir(), key=lambda p: p.name):
-            if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+            if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
                 strays += 1
                 continue
             match = pattern.match(path.name)

@@ -48,12 +48,14 @@ class IdentitySampler:
         chunks = [self._chunks(images) for images in self.images]
         available = list(range(len(chunks)))
         while len(available) >= self.identities:
-            drawn = self._random_order(len(available))[: self.identities].tolist()
-            yield torch.cat([chunks[available[position]].pop() for position in drawn])
-            # From the back, so that the positions still to come stay what they were.
-            for position in sorted(drawn, reverse=True):
-                if not chunks[available[position]]:
-                    del available[position]
+            # The end of a Fisher-Yates shuffle: P swaps bring a uniform draw to the back of the list.
+            draws = torch.rand(self.identities, generator=self.generator, dtype=torch.float64).tolist()
+            for last, draw in zip(range(len(available) - 1, -1, -1), draws, strict=False):
+                place = int(draw * (last + 1))
+                available[place], available[last] = available[last], available[place]
+            drawn = available[-self.identities :]
+            yield torch.cat([chunks[pid].pop() for pid in drawn])
+            available[-self.identities :] = [pid for pid in drawn if chunks[pid]]
 
     def _chunks(self, images: torch.Tensor) -> list[torch.Tensor]:
         if len(images) < self.instances:

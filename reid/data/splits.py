@@ -12,8 +12,8 @@ def validation_split(dataset: ReidDataset, identities: int, seed: int) -> ReidDa
     """Hold `identities` people out of the training set and judge on them.
 
     They are drawn by `seed` from those whom at least two cameras saw.  Their first crop by each camera
-    becomes a query and the others the gallery; the remaining people are trained on.  Neither the test
-    query nor the test gallery is part of the result.
+    becomes a query if one by another camera is left for it to find; the rest is the gallery.  The remaining
+    people are trained on.  Neither the test query nor the test gallery is part of the result.
 
     Raises:
         DatasetError: fewer than `identities` + 1 people could be held out.
@@ -31,13 +31,21 @@ def validation_split(dataset: ReidDataset, identities: int, seed: int) -> ReidDa
     held_out = {fit[index] for index in chosen}
     query: list[Crop] = []
     gallery: list[Crop] = []
-    for pid in sorted(held_out):
-        seen: set[int] = set()
+    for pid in held_out:
+        first: dict[int, Crop] = {}
         for crop in by_pid[pid]:
-            (gallery if crop.camid in seen else query).append(crop)
-            seen.add(crop.camid)
+            first.setdefault(crop.camid, crop)
+        rest = [crop for crop in by_pid[pid] if first[crop.camid] is not crop]
+        cameras = {crop.camid for crop in rest}
+        gallery.extend(rest)
+        for crop in first.values():
+            (query if cameras - {crop.camid} else gallery).append(crop)
     train = tuple(crop for crop in dataset.train if crop.pid not in held_out)
-    return replace(dataset, train=train, query=tuple(query), gallery=tuple(gallery))
+    return replace(dataset, train=train, query=_by_name(query), gallery=_by_name(gallery))
+
+
+def _by_name(crops: list[Crop]) -> tuple[Crop, ...]:
+    return tuple(sorted(crops, key=lambda crop: crop.path.name))
 
 
 def _can_be_judged(crops: list[Crop]) -> bool:

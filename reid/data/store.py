@@ -1,7 +1,7 @@
 """The image store: every crop decoded and resized once, then read as uint8 through a memory map.
 
 A store is two files in the cache folder: `<key>.npy`, an array (N, H, W, 3) of RGB, and `<key>.json`, which
-names its source, its content hash and the crops that could not be read.  The key is a hash over the crops'
+holds its content hash and says which crops could not be read.  The key is a hash over the crops'
 names, sizes and times on disk and the image size, so a changed file makes another store and an unchanged
 one is shared by runs and processes.
 """
@@ -18,12 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from reid.data.crops import Crop, DatasetError, Progress, silent
 
 #: Raised when the pixels that a store holds change for the same file and size.
-FORMAT = "1"
+FORMAT = "2"
+
+#: How many bad files a message names.
+NAMED = 50
 
 
 @dataclass(frozen=True)
@@ -81,68 +84,87 @@ def open_store(
     filter, as published.
 
     Raises:
-        DatasetError: images cannot be read (all are named) and `on_bad_image` is "raise"; or none can.
-        OSError: no room for the store; nothing is left half-written.
+        DatasetError: images cannot be read (they are named) and `on_bad_image` is "raise"; or none can.
+        OSError: the store cannot be written, for want of room or of rights; nothing is left half-written.
     """
     key = _key(crops, height, width)
     array, meta = folder / f"{key}.npy", folder / f"{key}.json"
-    if not meta.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):
-            if not meta.exists():
-                _build(crops, height, width, array, meta, progress, what)
+    if not _complete(array, meta):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f"{key}.lock"):
+                if not _complete(array, meta):
+                    _build(crops, height, width, array, meta, progress, what)
+        except OSError as error:
+            needed = len(crops) * height * width * 3 / 2**20
+            raise OSError(
+                f"the store of {what} could not be written to {folder}: {error.strerror or error}. It needs "
+                f"{needed:.1f} MiB there. Make room, or put it elsewhere with data.store=…"
+            ) from error
     facts = json.loads(meta.read_text())
     bad = {int(row): reason for row, reason in facts["bad"].items()}
     if bad and (on_bad_image == "raise" or len(bad) == len(crops)):
         raise DatasetError(_bad_message(crops, bad, what))
-    kept = tuple(crop for row, crop in enumerate(crops) if row not in bad)
+    rows = np.array([row for row in range(len(crops)) if row not in bad], np.int64)
+    kept = tuple(crops[row] for row in rows)
     named = tuple(str(crops[row].path) for row in bad)
-    return ImageStore(kept, np.arange(len(kept)), np.load(array, mmap_mode="r"), facts["content"], named)
+    return ImageStore(kept, rows, np.load(array, mmap_mode="r"), facts["content"], named)
+
+
+def _complete(array: Path, meta: Path) -> bool:
+    return array.exists() and meta.exists()
 
 
 def _key(crops: Sequence[Crop], height: int, width: int) -> str:
     digest = hashlib.sha256(f"{FORMAT} {height}x{width}".encode())
     for crop in crops:
-        try:
+        state = "unreadable"  # a store that lacks a file is built again once it is there, or may be read
+        if os.access(crop.path, os.R_OK):
             stat = crop.path.stat()
-            digest.update(f"{crop.path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-        except OSError:
-            digest.update(f"{crop.path.absolute()}\0missing\0".encode())
+            state = f"{stat.st_size}\0{stat.st_mtime_ns}"
+        digest.update(f"{crop.path.absolute()}\0{state}\0".encode())
     return digest.hexdigest()[:24]
 
 
 def _build(
     crops: Sequence[Crop], height: int, width: int, array: Path, meta: Path, progress: Progress, what: str
 ) -> None:
-    partial = array.with_suffix(f".{os.getpid()}.partial")
+    # The lock is held, so what lies under these names was left by a process that was killed.
+    partial, notes = array.with_suffix(".partial"), meta.with_suffix(".json.partial")
     size = (len(crops), height, width, 3)
     try:
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=size)
         _reserve(partial)
         bad: dict[int, str] = {}
         content = hashlib.sha256()
+
+        def decode(row: int) -> tuple[bytes, str | None]:
+            image, file_hash, reason = _decode(crops[row].path, height, width)
+            if image is not None:
+                pixels[row] = image
+            return file_hash, reason
+
         # Threads: PIL lets go of the interpreter lock while it decodes and resizes, which is all the work.
         with ThreadPoolExecutor(_cores()) as pool:
-            decoded = pool.map(lambda crop: _decode(crop.path, height, width), crops)
-            row = 0
-            for image, file_hash, reason in progress(decoded, len(crops), f"decoding {what}"):
-                content.update(file_hash)
-                if reason is None:
-                    pixels[row] = image
-                    row += 1
-                else:
-                    bad[row + len(bad)] = reason
+            try:
+                decoded = pool.map(decode, range(len(crops)))
+                for row, (file_hash, reason) in enumerate(progress(decoded, len(crops), f"decoding {what}")):
+                    content.update(file_hash)
+                    if reason is not None:
+                        bad[row] = reason
+            except BaseException:  # Ctrl-C too: do not make it wait for all images still to come
+                pool.shutdown(cancel_futures=True)
+                raise
         pixels.flush()
-        del pixels
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(array)
         facts = {"shape": size, "content": content.hexdigest(), "bad": {str(k): v for k, v in bad.items()}}
-        notes = meta.with_suffix(f".{os.getpid()}.partial")
         notes.write_text(json.dumps(facts))
-        notes.replace(meta)
+        for path, final in ((partial, array), (notes, meta)):
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+            path.replace(final)
     finally:
         partial.unlink(missing_ok=True)
+        notes.unlink(missing_ok=True)
 
 
 def _reserve(path: Path) -> None:
@@ -163,8 +185,12 @@ def _decode(path: Path, height: int, width: int) -> tuple[np.ndarray | None, byt
     except OSError as error:
         return None, b"unreadable", error.strerror or type(error).__name__
     file_hash = hashlib.sha256(data).digest()
+    if not data:
+        return None, file_hash, "empty file"
     try:
         image = decode_image(data, height, width)
+    except UnidentifiedImageError:
+        return None, file_hash, "no image of a kind that PIL knows"
     except Exception as error:  # PIL's plugins raise anything from SyntaxError to struct.error
         return None, file_hash, f"{type(error).__name__}: {error}"
     return image, file_hash, None
@@ -178,13 +204,14 @@ def decode_image(data: bytes, height: int, width: int) -> np.ndarray:
 
 
 def _bad_message(crops: Sequence[Crop], bad: dict[int, str], what: str) -> str:
-    shown = [f"    {crops[row].path}: {reason}" for row, reason in list(bad.items())[:10]]
-    more = [f"    … and {len(bad) - 10} more"] if len(bad) > 10 else []
+    shown = [f"    {crops[row].path}: {reason}" for row, reason in list(bad.items())[:NAMED]]
+    more = [f"    … and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
+    leave_out = ", or leave them out with data.on_bad_image=skip (counted and tracked)"
     return "\n".join(
         [
             f"{len(bad)} of {len(crops)} {what} cannot be read:",
             *shown,
             *more,
-            "Replace or delete them, or leave them out with data.on_bad_image=skip (counted and tracked).",
+            f"Replace or delete them{leave_out if len(bad) < len(crops) else ''}.",
         ]
     )

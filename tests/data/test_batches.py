@@ -1,0 +1,150 @@
+"""Batches prepared ahead: the same ones whenever asked, errors at the consumer, no thread left behind."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reid.data import Crop
+from reid.data.augment import Augmentation, normalise_pixels
+from reid.data.batches import Batch, TrainingBatches, plain_batches, prepared_ahead
+from reid.data.store import ImageStore, open_store
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    """26 crops of 6 people."""
+    folder = tmp_path_factory.mktemp("crops")
+    dice = np.random.default_rng(0)
+    crops = []
+    for number in range(26):
+        path = folder / f"{number:02d}.png"
+        Image.fromarray(dice.integers(0, 256, (16, 8, 3), np.uint8)).save(path)
+        crops.append(Crop(path, pid=number % 6, camid=0))
+    return open_store(crops, 16, 8, folder / "store")
+
+
+def training(store: ImageStore, seed: int = 0) -> TrainingBatches:
+    return TrainingBatches(store, store.pids, 3, 2, Augmentation(padding=2), seed, CPU)
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "batches"]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    yield
+    assert not workers()
+
+
+def equal(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a.images, b.images)
+        and torch.equal(a.labels, b.labels)
+        and torch.equal(a.indices, b.indices)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_batches_are_the_planned_images_with_their_labels(store: ImageStore) -> None:
+    batches = training(store)
+    plan = batches.plan(1)
+    got = list(batches.of(plan, 1))
+    assert len(got) == len(plan) > 2
+    for batch, indices in zip(got, plan, strict=True):
+        assert torch.equal(batch.indices, indices)
+        assert torch.equal(batch.labels, store.pids[indices])
+        assert batch.images.shape == (6, 3, 16, 8)
+        assert batch.images.dtype == torch.float32
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_epoch_is_the_same_whenever_it_is_asked_for(store: ImageStore) -> None:
+    first, second = training(store), training(store)
+    list(first.of(first.plan(1), 1))
+    later = list(first.of(first.plan(2), 2))
+    assert equal(later, list(second.of(second.plan(2), 2)))
+    assert not equal(later, list(second.of(second.plan(3), 3)))
+    other = training(store, seed=1)
+    assert not equal(later, list(other.of(other.plan(2), 2)))
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_starting_in_mid_epoch_gives_the_batches_that_were_left(store: ImageStore, step: int) -> None:
+    batches = training(store)
+    whole = list(batches.of(batches.plan(4), 4))
+    resumed = training(store)
+    assert equal(whole[step:], list(resumed.of(resumed.plan(4), 4, first_step=step)))
+
+
+def test_the_sampler_and_the_first_batch_do_not_share_their_draws(store: ImageStore) -> None:
+    """The seeds of (epoch) and of (epoch, step 0): equal ones would tie the flips to the sampling."""
+    batches = training(store)
+    plan = batches.plan(1)
+    first = next(batches.of(plan, 1))
+    sampler_seed = batches._sampler_generator.initial_seed()
+    tied = Augmentation(padding=2)(store.read(plan[0]), torch.Generator().manual_seed(sampler_seed))
+    assert not torch.equal(first.images, tied)
+
+
+def test_stopping_early_ends_the_thread(store: ImageStore) -> None:
+    batches = training(store)
+    iterator = batches.of(batches.plan(1), 1)
+    next(iterator)
+    iterator.close()
+    assert not workers()
+
+
+def test_an_error_of_the_worker_is_raised_at_its_item() -> None:
+    def prepare(step: int) -> int:
+        if step == 3:
+            raise KeyError("of step 3")
+        return step
+
+    items = prepared_ahead(prepare, range(10), CPU)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError, match="of step 3"):
+        next(items)
+
+
+def test_items_are_prepared_ahead_but_not_without_bound() -> None:
+    prepared = []
+
+    def prepare(step: int) -> int:
+        prepared.append(step)
+        return step
+
+    iterator = prepared_ahead(prepare, range(100), CPU, depth=2)
+    assert next(iterator) == 0
+    deadline = time.monotonic() + 5
+    while len(prepared) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert prepared == [0, 1, 2, 3], "one taken, two waiting, one in the worker's hand"
+    iterator.close()
+
+
+def test_no_steps_give_no_items_and_an_unused_iterator_no_thread() -> None:
+    assert list(prepared_ahead(lambda step: step, range(0), CPU)) == []
+    prepared_ahead(lambda step: step, range(5), CPU)
+    assert not workers()
+
+
+@pytest.mark.parametrize("size", [1, 10, 13, 26, 100])
+def test_plain_batches_are_all_images_in_order(store: ImageStore, size: int) -> None:
+    batches = list(plain_batches(store, size, CPU))
+    assert all(len(batch) == size for batch in batches[:-1])
+    expected = normalise_pixels(store.read(torch.arange(len(store))))
+    assert torch.equal(torch.cat(batches), expected)
+
+
+def test_plain_batches_stop_early(store: ImageStore) -> None:
+    for _ in plain_batches(store, 2, CPU):
+        break

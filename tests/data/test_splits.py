@@ -1,0 +1,94 @@
+"""The validation split: disjoint, fixed by its seed, and worth judging on."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reid.data import Crop, DatasetError, ReidDataset
+from reid.data.splits import validation_split
+
+
+def crop(pid: int, camid: int, number: int) -> Crop:
+    return Crop(Path(f"train/{pid:04d}_c{camid + 1}_{number}.jpg"), pid, camid)
+
+
+def dataset_of(cameras_of: dict[int, list[int]]) -> ReidDataset:
+    """Training crops only: `cameras_of[pid]` lists the camera of each crop."""
+    train = [crop(pid, camid, n) for pid, seen in cameras_of.items() for n, camid in enumerate(seen)]
+    other = (crop(9999, 0, 0),)
+    train.sort(key=lambda c: c.path.name)
+    return ReidDataset("made", Path("train"), tuple(train), other, other)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> ReidDataset:
+    dice = random.Random(0)
+    return dataset_of({pid: [dice.randrange(4) for _ in range(dice.randrange(1, 12))] for pid in range(60)})
+
+
+def pids(crops: Sequence[Crop]) -> set[int]:
+    return {c.pid for c in crops}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_people_are_held_out_whole(dataset: ReidDataset, seed: int) -> None:
+    split = validation_split(dataset, 20, seed)
+    assert len(pids(split.query)) == 20
+    assert pids(split.query) == pids(split.gallery)
+    assert not pids(split.train) & pids(split.query)
+    assert sorted(split.train + split.query + split.gallery) == sorted(dataset.train)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_query_has_a_match_by_another_camera(dataset: ReidDataset, seed: int) -> None:
+    split = validation_split(dataset, 20, seed)
+    for query in split.query:
+        assert any(c.pid == query.pid and c.camid != query.camid for c in split.gallery), query
+
+
+@pytest.mark.parametrize(
+    ("cameras", "queries"),
+    [([0, 0, 1, 1], {(0, 0), (1, 2)}), ([0, 1, 1], {(0, 0)}), ([0, 1, 2, 2], {(0, 0), (1, 1)})],
+)
+def test_the_first_crop_of_a_camera_is_the_query_if_it_can_be_found(
+    cameras: list[int], queries: set[tuple[int, int]]
+) -> None:
+    """By hand: a first crop is a query only where the rest holds another camera."""
+    split = validation_split(dataset_of({1: cameras, 2: [0, 1]}), 1, seed=0)
+    expected = {crop(1, camid, number) for camid, number in queries}
+    assert set(split.query) == expected
+    assert len(split.gallery) == len(cameras) - len(queries)
+
+
+def test_splits_are_sorted_by_name(dataset: ReidDataset) -> None:
+    split = validation_split(dataset, 20, seed=0)
+    for crops in (split.train, split.query, split.gallery):
+        names = [c.path.name for c in crops]
+        assert names == sorted(names)
+
+
+def test_the_seed_decides_and_the_order_of_the_crops_does_not(dataset: ReidDataset) -> None:
+    split = validation_split(dataset, 20, seed=3)
+    assert validation_split(dataset, 20, seed=3) == split
+    assert pids(validation_split(dataset, 20, seed=4).query) != pids(split.query)
+    shuffled = list(dataset.train)
+    random.Random(1).shuffle(shuffled)
+    other = validation_split(replace(dataset, train=tuple(shuffled)), 20, seed=3)
+    assert pids(other.query) == pids(split.query)
+
+
+@pytest.mark.parametrize("identities", [4, 5, 100])
+def test_too_many_people_are_refused(identities: int) -> None:
+    # Of five people, one was seen by one camera only and one once by each.
+    dataset = dataset_of({1: [0, 1, 1], 2: [0, 0, 1], 3: [2, 1, 1], 4: [0, 0, 0], 5: [0, 1]})
+    assert len(pids(validation_split(dataset, 3, seed=0).train)) == 2
+    with pytest.raises(DatasetError, match=rf"(?s)val_identities={identities}:.* 5 people.* 3 of them"):
+        validation_split(dataset, identities, seed=0)
+
+
+def test_somebody_must_be_left_to_train_on() -> None:
+    with pytest.raises(DatasetError, match="val_identities=2"):
+        validation_split(dataset_of({1: [0, 1, 1], 2: [0, 0, 1]}), 2, seed=0)

@@ -1,0 +1,349 @@
+"""The image store: exact pixels, built once, shared, and honest about what it could not read or write."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PosixPath
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reid.data import Crop, DatasetError
+from reid.data.store import ImageStore, decode_image, open_store
+
+HEIGHT, WIDTH = 32, 16
+
+T = TypeVar("T")
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (20, 44), mode: str = "RGB") -> Path:
+    """A picture of random colours; PNG and JPEG by suffix.  `size` is (width, height)."""
+    noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> list[Crop]:
+    """Six crops, JPEG and PNG, of several sizes."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    return [
+        Crop(draw(folder / f"{n}.{'jpg' if n % 2 else 'png'}", n, size=(12 + 7 * n, 50 - 5 * n)), n // 2, n)
+        for n in range(6)
+    ]
+
+
+@pytest.fixture
+def spoilt(crops: list[Crop]) -> list[Crop]:
+    """The same crops with four files that are no images any more."""
+    truncated = crops[1].path.read_bytes()
+    crops[1].path.write_bytes(truncated[: len(truncated) // 2])
+    crops[2].path.write_bytes(b"")
+    crops[3].path.write_bytes(b"not an image at all")
+    crops[4].path.unlink()
+    return crops
+
+
+def opened(crops: list[Crop], folder: Path, **options: Any) -> ImageStore:
+    return open_store(crops, HEIGHT, WIDTH, folder, **options)
+
+
+def expected(path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        resized = image.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_pixels_are_those_of_pils_bilinear_filter(crops: list[Crop], tmp_path: Path) -> None:
+    store = opened(crops, tmp_path / "store")
+    assert len(store) == 6
+    assert store.crops == tuple(crops)
+    images = store.read(torch.arange(6))
+    assert torch.equal(images, torch.stack([expected(crop.path) for crop in crops]))
+
+
+def test_a_batch_is_uint8_in_the_order_asked_for_with_channels_last(
+    crops: list[Crop], tmp_path: Path
+) -> None:
+    store = opened(crops, tmp_path / "store")
+    batch = store.read(torch.tensor([4, 0, 4]))
+    assert batch.dtype == torch.uint8
+    assert batch.shape == (3, 3, HEIGHT, WIDTH)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, torch.stack([expected(crops[n].path) for n in (4, 0, 4)]))
+    batch.zero_()
+    assert store.read(torch.tensor([4])).any(), "what is read is a copy"
+
+
+def test_pids_and_camids_stand_beside_the_images(crops: list[Crop], tmp_path: Path) -> None:
+    store = opened(crops, tmp_path / "store")
+    assert store.pids.tolist() == [0, 0, 1, 1, 2, 2]
+    assert store.camids.tolist() == [0, 1, 2, 3, 4, 5]
+    assert store.pids.dtype == store.camids.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("x.png", "L"), ("x.png", "P"), ("x.png", "RGBA"), ("x.png", "1"), ("x.jpg", "CMYK"), ("x.jpg", "L")],
+)
+def test_every_mode_becomes_rgb(tmp_path: Path, name: str, mode: str) -> None:
+    path = draw(tmp_path / name, 0, mode=mode)
+    image = decode_image(path.read_bytes(), HEIGHT, WIDTH)
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert np.array_equal(image, expected(path).permute(1, 2, 0))
+
+
+def test_the_second_opening_decodes_nothing(crops: list[Crop], tmp_path: Path) -> None:
+    first = opened(crops, tmp_path / "store")
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "store").iterdir()}
+
+    def no_work(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+        raise AssertionError("decoded again")
+
+    second = opened(crops, tmp_path / "store", progress=no_work)
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in before} == before
+    assert second.content == first.content
+    assert np.array_equal(first.pixels, second.pixels)
+
+
+def test_labels_are_no_part_of_the_store(crops: list[Crop], tmp_path: Path) -> None:
+    opened(crops, tmp_path / "store")
+    opened([crop._replace(pid=9) for crop in crops], tmp_path / "store")
+    assert len(files_in(tmp_path / "store")) == 2
+
+
+@pytest.mark.parametrize("change", ["bytes", "size", "order"])
+def test_what_changes_the_pixels_makes_another_store(crops: list[Crop], tmp_path: Path, change: str) -> None:
+    first = opened(crops, tmp_path / "store")
+    if change == "bytes":
+        draw(crops[0].path, seed=99, size=(12, 50))
+        second = opened(crops, tmp_path / "store")
+        assert torch.equal(second.read(torch.tensor([0]))[0], expected(crops[0].path))
+    elif change == "size":
+        second = open_store(crops, HEIGHT, WIDTH + 1, tmp_path / "store")
+        assert second.pixels.shape == (6, HEIGHT, WIDTH + 1, 3)
+    else:
+        second = opened(crops[::-1], tmp_path / "store")
+        assert torch.equal(second.read(torch.tensor([5]))[0], expected(crops[0].path))
+    assert len(files_in(tmp_path / "store")) == 4
+    assert (second.content == first.content) == (change == "size")
+
+
+def test_content_is_that_of_the_bytes_wherever_they_lie(crops: list[Crop], tmp_path: Path) -> None:
+    first = opened(crops, tmp_path / "store")
+    shutil.copytree(tmp_path / "images", tmp_path / "elsewhere")
+    moved = [crop._replace(path=tmp_path / "elsewhere" / crop.path.name) for crop in crops]
+    assert opened(moved, tmp_path / "other").content == first.content
+    draw(moved[2].path, seed=50)
+    assert opened(moved, tmp_path / "other").content != first.content
+
+
+def test_bad_images_are_all_named(spoilt: list[Crop], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        opened(spoilt, tmp_path / "store", what="training images")
+    message = str(caught.value)
+    assert message.startswith("4 of 6 training images cannot be read:")
+    assert all(str(spoilt[n].path) in message for n in (1, 2, 3, 4))
+    assert not any(str(spoilt[n].path) in message for n in (0, 5))
+    assert "No such file" in message
+    assert "2.png: empty file" in message
+    assert "3.jpg: no image" in message
+    assert "1.jpg: OSError: image file is truncated" in message
+    assert "data.on_bad_image=skip" in message
+
+
+def test_a_long_list_of_bad_images_ends_with_a_count(tmp_path: Path) -> None:
+    crops = [Crop(tmp_path / f"{n}.jpg", n, 0) for n in range(60)]
+    for crop in crops:
+        crop.path.write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"60 of 60.*\n(.*\n){50} *… and 10 more"):
+        opened(crops, tmp_path / "store")
+
+
+def test_skipped_images_leave_everything_else_aligned(spoilt: list[Crop], tmp_path: Path) -> None:
+    store = opened(spoilt, tmp_path / "store", on_bad_image="skip")
+    assert store.crops == (spoilt[0], spoilt[5])
+    assert store.bad == tuple(str(spoilt[n].path) for n in (1, 2, 3, 4))
+    assert store.pids.tolist() == [0, 2]
+    assert store.camids.tolist() == [0, 5]
+    images = store.read(torch.arange(2))
+    assert torch.equal(images, torch.stack([expected(spoilt[n].path) for n in (0, 5)]))
+    part = store.subset(spoilt[3:])
+    assert part.crops == (spoilt[5],)
+    assert torch.equal(part.read(torch.tensor([0]))[0], expected(spoilt[5].path))
+
+
+def test_a_subset_keeps_its_own_order_and_labels(crops: list[Crop], tmp_path: Path) -> None:
+    store = opened(crops, tmp_path / "store")
+    part = store.subset([crops[4]._replace(pid=70), crops[1]]).subset([crops[1], crops[4]._replace(pid=71)])
+    assert part.pids.tolist() == [0, 71]
+    assert torch.equal(part.read(torch.arange(2)), torch.stack([expected(crops[n].path) for n in (1, 4)]))
+
+
+def test_a_store_without_any_image_is_refused_even_when_skipping(crops: list[Crop], tmp_path: Path) -> None:
+    for crop in crops:
+        crop.path.write_bytes(b"")
+    with pytest.raises(DatasetError, match="6 of 6") as caught:
+        opened(crops, tmp_path / "store", on_bad_image="skip")
+    assert "skip" not in str(caught.value).splitlines()[-1]
+
+
+def test_a_file_that_is_there_again_is_read(crops: list[Crop], tmp_path: Path) -> None:
+    away = crops[0].path.rename(tmp_path / "away.png")
+    with pytest.raises(DatasetError, match="1 of 6"):
+        opened(crops, tmp_path / "store")
+    away.rename(crops[0].path)
+    assert len(opened(crops, tmp_path / "store")) == 6
+
+
+def test_what_a_killed_build_left_is_swept_away(crops: list[Crop], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    key = files_in_key(opened(crops, folder), folder)
+    (folder / f"{key}.npy").rename(folder / f"{key}.partial")
+    (folder / f"{key}.json").unlink()
+    assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
+    assert files_in(folder) == [f"{key}.json", f"{key}.npy"]
+
+
+@pytest.mark.parametrize("lost", [".npy", ".json"])
+def test_half_a_store_is_built_again(crops: list[Crop], tmp_path: Path, lost: str) -> None:
+    folder = tmp_path / "store"
+    key = files_in_key(opened(crops, folder), folder)
+    (folder / f"{key}{lost}").unlink()
+    assert len(opened(crops, folder)) == 6
+    assert files_in(folder) == [f"{key}.json", f"{key}.npy"]
+
+
+def files_in_key(store: ImageStore, folder: Path) -> str:
+    (array,) = folder.glob("*.npy")
+    assert np.array_equal(np.load(array), store.pixels)
+    return array.stem
+
+
+class CountingPath(PosixPath):
+    """A path that counts how often any of its kind is read."""
+
+    reads: ClassVar[list[str]] = []
+
+    def read_bytes(self) -> bytes:
+        self.reads.append(self.name)
+        return super().read_bytes()
+
+
+def test_ctrl_c_does_not_wait_for_the_images_still_to_come(crops: list[Crop], tmp_path: Path) -> None:
+    many = [Crop(CountingPath(draw(tmp_path / f"{n}.jpg", n, (200, 400))), 0, 0) for n in range(60)]
+
+    def interrupted(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    CountingPath.reads.clear()
+    with pytest.raises(KeyboardInterrupt):
+        opened(many, tmp_path / "store", progress=interrupted)
+    assert 1 <= len(CountingPath.reads) < 60
+    assert files_in(tmp_path / "store") == []
+
+
+OPEN_STORE = """
+import sys
+from pathlib import Path
+from reid.data import Crop
+from reid.data.store import open_store
+
+images, folder = map(Path, sys.argv[1:])
+crops = [Crop(path, 0, 0) for path in sorted(images.iterdir())]
+builds = []
+def progress(items, total, what):
+    builds.append(what)
+    return items
+print("ready", flush=True)
+sys.stdin.readline()
+store = open_store(crops, 32, 16, folder, progress=progress)
+print(len(builds), int(store.pixels.sum()), store.content)
+"""
+
+
+def test_processes_that_ask_at_once_share_one_build(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    crops = [Crop(draw(images / f"{n:02d}.jpg", n, size=(128, 256)), 0, 0) for n in range(60)]
+    command = [sys.executable, "-c", OPEN_STORE, str(images), str(tmp_path / "store")]
+    builds: list[str] = []
+
+    def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+        builds.append(what)
+        return items
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        assert other.stdin is not None
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        store = opened(crops, tmp_path / "store", progress=progress)
+        built_there, pixels, content = other.stdout.read().split()
+    assert len(builds) + int(built_there) == 1
+    assert (int(pixels), content) == (int(store.pixels.sum()), store.content)
+    assert len(files_in(tmp_path / "store")) == 2
+
+
+@pytest.fixture
+def files_of_4_kib() -> Iterator[None]:
+    """No file of this process may grow beyond 4 KiB: the kernel refuses what is longer, as a full disk does.
+
+    Python ignores the signal that comes with it.
+    """
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("files_of_4_kib")
+def test_a_refused_file_is_told_in_words_and_leaves_nothing(crops: list[Crop], tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"File too large") as caught:
+        open_store(crops, 256, 128, tmp_path / "store", what="training images")
+    message = str(caught.value)
+    assert message.startswith(f"the store of training images could not be written to {tmp_path / 'store'}:")
+    assert "0.6 MiB" in message
+    assert "data.store=" in message
+    assert files_in(tmp_path / "store") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, where this process may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_is_really_full(crops: list[Crop], small_disk: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device.*0\.6 MiB.*data\.store="):
+        open_store(crops, 256, 128, small_disk / "store")
+    assert files_in(small_disk / "store") == []
+    assert len(open_store(crops, 64, 32, small_disk / "store")) == 6
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_words(crops: list[Crop], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"could not be written.*Not a directory.*data\.store="):
+        opened(crops, tmp_path / "file" / "store")
