@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -44,12 +45,35 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def unknown_key(key: str, known: Iterable[str], command: str = "") -> str:
+    """The message for a key that is none of `known`, all dotted: what is near, and what stands beside it."""
+    known = list(known)
+    owner, _, name = key.rpartition(".")
+    beside = [other for other in known if owner and other.rpartition(".")[0] == owner]
+    # One key of that name elsewhere is what was meant; else the spelling counts, less a prefix that is right.
+    named_so = [other for other in known if other.rpartition(".")[2] == name]
+    near = difflib.get_close_matches(name, [other.rpartition(".")[2] for other in beside], n=1)
+    if len(named_so) == 1 or near:
+        hint = f" Did you mean {named_so[0] if len(named_so) == 1 else f'{owner}.{near[0]}'!r}?"
+    else:
+        hint = "" if beside else nearest(key, known)
+    listed = f" {owner} has {', '.join(other.rpartition('.')[2] for other in beside)}." if beside else ""
+    if not hint and not listed:
+        listed = f" The keys here: {', '.join(dict.fromkeys(other.partition('.')[0] for other in known))}."
+    return f"{f'the {command} command has ' if command else ''}no key {key}.{hint}{listed}"
+
+
 def check_fields(settings: Any, prefix: str = "") -> None:
     """Compare every field of a (nested) dataclass with what its definition allows.
 
     Raises:
-        ConfigError: at the first value that is not allowed.
+        ConfigError: at the first value that is not allowed, or key that is no field.
     """
+    known = [f"{prefix}.{entry.name}" if prefix else entry.name for entry in fields(settings)]
+    for name in vars(settings):  # OmegaConf makes an attribute of what `+key=value` appends
+        key = f"{prefix}.{name}" if prefix else name
+        if key not in known:
+            raise ConfigError(unknown_key(key, known))
     for entry in fields(settings):
         key = f"{prefix}.{entry.name}" if prefix else entry.name
         value = getattr(settings, entry.name)
@@ -66,10 +90,8 @@ def check_fields(settings: Any, prefix: str = "") -> None:
 
 
 def _passes(test: Callable[[Any], bool], value: Any) -> bool:
-    try:
-        return test(value)
-    except TypeError:
-        return False
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and test(value)
 
 
 def check_options(
@@ -85,14 +107,22 @@ def check_options(
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    known = sorted(set(parameters) | own)
+    known = [f"{group}.{key}" for key in sorted(set(parameters) | own) if key != "_target_"]
     for key in values:
         if key not in own and key not in parameters:
-            raise ConfigError(
-                f"no key {group}.{key}: {group} here knows {', '.join(k for k in known if k != '_target_')}."
-                f"{nearest(key, known)}"
-            )
+            raise ConfigError(unknown_key(f"{group}.{key}", known))
     check_types(group, {key: value for key, value in values.items() if key not in own}, target)
+
+
+def check_present(group: str, values: dict[str, Any], keys: Iterable[str]) -> None:
+    """Refuse an open group that lacks one of `keys`.
+
+    Raises:
+        ConfigError: a key was deleted, or its file forgot it.
+    """
+    for key in keys:
+        if key not in values:
+            raise ConfigError(f"{group}.{key} is not given and has no default: add ++{group}.{key}=…")
 
 
 def check_types(group: str, values: dict[str, Any], target: Callable[..., Any]) -> None:
@@ -113,7 +143,7 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
     Raises:
         ConfigError: it does not, or there is no such thing.
     """
-    if not path.startswith(TRUSTED):
+    if not str(path).startswith(TRUSTED):
         raise ConfigError(
             f"{group}._target_={path} is refused: a target may come from "
             f"{', '.join(t + '*' for t in TRUSTED)} alone."

@@ -1,6 +1,7 @@
 """What every Hydra command of the suite shares: composing, refusing in words, exit codes, one job's frame."""
 
 import gc
+import itertools
 import logging
 import os
 import sys
@@ -12,7 +13,10 @@ from typing import NoReturn
 
 import hydra
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +26,15 @@ from rich.markup import escape
 
 from reid.checks import ConfigError
 from reid.compose_errors import explain
-from reid.config import TrainConfig, config_folder, flat, register
+from reid.config import (
+    EvaluateConfig,
+    TrainConfig,
+    config_folder,
+    evaluate_settings,
+    flat,
+    register,
+    train_settings,
+)
 from reid.console import ConsoleProgress
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
@@ -43,6 +55,12 @@ NAME_LENGTH = 60
 ASKED_WRONGLY = (
     ConfigError, DatasetError, BackboneError, WeightsError, CheckpointError, EvaluationError, TrackingError,
 )  # fmt: skip
+
+#: How the config of each schema is checked.
+CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
+    TrainConfig: train_settings,
+    EvaluateConfig: evaluate_settings,
+}
 
 
 @dataclass
@@ -146,6 +164,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
             failures.append(error)
 
     try:
+        check_ahead(command, sys.argv[1:])
         app()
         if failures:
             raise failures[0]
@@ -168,6 +187,40 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
     if failed:
         _complain(f"{len(failed)} jobs of the sweep failed; table and folders in {sweep}")
     sys.exit(1 if failed else 0)
+
+
+def check_ahead(command: str, typed: list[str]) -> None:
+    """Compose and check every job before the first one starts: a slip costs seconds and leaves no trace.
+
+    What is typed for Hydra itself (`--cfg`, `--config-dir`, sweeps that only a plugin can expand,
+    `${hydra:…}`, which is known once a job runs) is left to Hydra.
+
+    Raises:
+        ConfigError, HydraException: the first job that is wrong.
+    """
+    words = [word for word in typed if not word.startswith("-")]
+    if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
+        return
+    multirun = len(words) < len(typed)
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        overrides = parser.parse_overrides(words)
+        choices = [[override.input_line or ""] for override in overrides]
+        if multirun:
+            for choice, override in zip(choices, overrides, strict=True):
+                if override.is_discrete_sweep():
+                    key = override.get_key_element()
+                    choice[:] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                elif override.is_sweep_override():
+                    return
+        for job in itertools.product(*choices):
+            try:
+                config = compose(command, overrides=list(job))
+            except ValueError as error:  # such as a group set to null, which Hydra does not name
+                raise ConfigError(f"{' '.join(job)}: {error}") from error
+            check = CHECKS.get(OmegaConf.get_type(config))
+            if check:
+                check(config)
 
 
 def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) -> None:

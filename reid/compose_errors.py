@@ -4,19 +4,47 @@ import re
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reid.checks import nearest
-from reid.config import config_folder
+from reid.checks import nearest, unknown_key
+from reid.config import OWN_KEYS, config_folder
 
-_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+#: What OmegaConf says of a value of the wrong type, and what it had expected.
+_EXPECTED = {
+    r"could not be converted to Integer": "a whole number",
+    r"could not be converted to Float": "a number",
+    r"is not a valid bool": "true or false",
+    r"Cannot convert .* to string": "text",
+    r"is not a ListConfig": "a list, such as [40,70]",
+    r"is not Optional": "a value, not null",
+    r"is not a subclass of": "no value: it is a group, set its keys",
+}
+
+#: Hydra's words for a key that is not there.
+_UNKNOWN = (
+    r"Could not override '([^']+)'",
+    r"Could not delete from config\. '([^']+)' does not exist",
+    r"Key '[^']+' (?:not|is not) in [^\n]*\n\s*full_key: (\S+)",
+)
 
 
 def explain(error: Exception, command: str, overrides: list[str]) -> str:
     """What was wrong, what is allowed, the nearest spelling."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        quoted = f" A value with such characters needs quotes: '{key}=\"{value}\"'." if value else ""
+        return (
+            f"{error.override!r} is not understood: expected key=value, such as loss.alpha=1.2 or "
+            f"schedule.milestones=[40,70].{quoted}"
+        )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = sorted(option for option in error.options or [] if not option.endswith("schema"))
@@ -25,18 +53,20 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
             return f"{group}={choice} is no choice: expected one of {', '.join(options)}.{hint}"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        told = re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", str(cause))
-        if told:
-            kind = _KINDS.get(told[2], told[2])
-            return f"{cause.full_key}={told[1]} is not allowed: expected {kind}."
-    unknown = re.match(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
-    if unknown and isinstance(error, ConfigCompositionException):
-        key = unknown[1]
-        known = _known_keys(command, overrides)
-        owner = key.rpartition(".")[0]
-        beside = [name.rpartition(".")[2] for name in known if owner and name.startswith(f"{owner}.")]
-        listed = f" {owner} has {', '.join(beside)}." if beside else ""
-        return f"no key {key}.{nearest(key, known)}{listed}"
+        merged = re.match(r"Error merging override (.*)", text)
+        place = merged[1] if merged else str(cause.full_key)
+        for said, expected in _EXPECTED.items():
+            if re.search(said, str(cause)):
+                return f"{place} is not allowed: expected {expected}."
+    if isinstance(error, ConfigCompositionException):
+        for said in _UNKNOWN:
+            if unknown := re.search(said, text):
+                key, known = unknown[1], _known_keys(command, overrides)
+                message = unknown_key(key, known, command)
+                open_group = key.partition(".")[0] in known and key.partition(".")[0] in OWN_KEYS
+                if open_group and "." in key and "Did you mean" not in message:
+                    message += f" An option of its class that its file leaves out takes a +: +{key}=…"
+                return message
     return text.split("\nConfig search path")[0].strip()
 
 
@@ -50,7 +80,10 @@ def _known_keys(command: str, overrides: list[str]) -> list[str]:
     ]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folder), version_base="1.3"):
-        config = compose(command, overrides=choices)
+        try:
+            config = compose(command, overrides=choices)
+        except HydraException:  # the wrong key stands in the file of a choice
+            config = compose(command)
     keys: list[str] = []
 
     def walk(prefix: str, node: object) -> None:

@@ -23,6 +23,7 @@ from reid.checks import (
     between,
     check_fields,
     check_options,
+    check_present,
     check_types,
     one_of,
     trusted_target,
@@ -186,14 +187,16 @@ def train_settings(config: DictConfig) -> TrainConfig:
     """
     settings: TrainConfig = _typed(config)
     for group, keys in (("loss", LossKeys), ("optimizer", OptimizerKeys)):
-        values = getattr(settings, group)
-        check_fields(keys(**{k: values[k] for k in keys.__dataclass_fields__ if k in values}), group)
+        values, own = getattr(settings, group), keys.__dataclass_fields__
+        check_present(group, values, ("_target_", *own))
+        check_fields(keys(**{key: values[key] for key in own}), group)
         if values["_target_"] is not None:
             check_options(group, values, OWN_KEYS[group], trusted_target(group, values["_target_"]))
-    check_options("dataset", settings.dataset, OWN_KEYS["dataset"], dataset_reader(settings.dataset["name"]))
+    _check_dataset(settings.dataset)
+    check_present("backbone", settings.backbone, ("name",))
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
-    check_types("backbone", settings.backbone, backbone_function(settings.backbone["name"]))
+    check_types("backbone", settings.backbone, backbone_function(str(settings.backbone["name"])))
     _check_across(settings)
     return settings
 
@@ -202,26 +205,32 @@ def evaluate_settings(config: DictConfig) -> EvaluateConfig:
     """As `train_settings`, for the evaluate command."""
     settings: EvaluateConfig = _typed(config)
     if settings.dataset is not None:
-        check_options(
-            "dataset", settings.dataset, OWN_KEYS["dataset"], dataset_reader(settings.dataset["name"])
-        )
+        _check_dataset(settings.dataset)
     return settings
 
 
 def _typed(config: DictConfig) -> Any:
     OmegaConf.set_struct(config, False)
-    config.data.root = str(Path(config.data.root).expanduser().absolute())
     try:
+        config.data.root = str(Path(config.data.root).expanduser().absolute())
         settings: Any = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = error.full_key or str(error).rpartition(": ")[2]
         raise ConfigError(f"{key} is not given and has no default: add {key}=… to the command") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    if settings.dataset and settings.dataset.get("root"):
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{key}{str(error).splitlines()[0]}") from error
+    if settings.dataset and isinstance(settings.dataset.get("root"), str):
         settings.dataset["root"] = str(Path(settings.dataset["root"]).expanduser().absolute())
     check_fields(settings)
     return settings
+
+
+def _check_dataset(dataset: dict[str, Any]) -> None:
+    check_present("dataset", dataset, ("name", "root"))
+    if not isinstance(dataset["root"], str):
+        raise ConfigError(f"dataset.root={dataset['root']} is not allowed: expected a folder")
+    check_options("dataset", dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])))
 
 
 def _check_across(settings: TrainConfig) -> None:

@@ -1,0 +1,253 @@
+"""Wrong command lines end with exit code 2 and one readable message, before any work and any file."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from reid.command import Job, check_ahead, launch
+from reid.compose_errors import explain
+from reid.config import register
+
+ROOT = Path(__file__).parents[1]
+
+#: (command, what is typed, fragments of the answer)
+REFUSED: list[tuple[str, str, list[str]]] = [
+    # keys
+    ("train", "sed=3", ["the train command has no key sed. Did you mean 'seed'?"]),
+    ("train", "alpha=1.2", ["no key alpha. Did you mean 'loss.alpha'?"]),
+    ("train", "loss.alhpa=1", ["no key loss.alhpa. Did you mean 'loss.alpha'?", "loss has alpha, margin"]),
+    ("train", "loss=softmax loss.alpha=1", ["no key loss.alpha", "loss has id_weight"]),
+    ("train", "losss=ranked", ["no key losss. Did you mean 'loss'?"]),
+    ("train", "+foo=1", ["no key foo. The keys here: dataset, backbone, loss"]),
+    ("train", "+sed=3", ["no key sed. Did you mean 'seed'?"]),
+    ("train", "++batch.foo=1", ["no key batch.foo. batch has identities, instances, size."]),
+    ("train", "+loss.alhpa=1", ["no key loss.alhpa. Did you mean 'loss.alpha'?"]),
+    ("train", "optimizer.momentum=0.5", ["no key optimizer.momentum", "takes a +: +optimizer.momentum=…"]),
+    ("train", "backbone.last_stride=2", ["Did you mean 'tricks.last_stride'?"]),
+    ("train", "~seeed", ["no key seeed. Did you mean 'seed'?"]),
+    ("train", "+seed=3", ["An item is already at 'seed'", "seed=3"]),
+    ("evaluate", "loss.alhpa=1", ["the evaluate command has no key loss.alhpa", "checkpoint, dataset"]),
+    ("evaluate", "loss=ranked", ["the evaluate command has no key loss."]),
+    # choices
+    ("train", "loss=rankd", ["loss=rankd is no choice: expected one of ranked, softmax", "mean 'ranked'?"]),
+    ("train", "backbone=resnet51", ["backbone=resnet51 is no choice", "se_resnext50", "mean 'resnet50'?"]),
+    ("train", "experiment=nowhere", ["experiment=nowhere is no choice", "quickstart"]),
+    ("train", "hydra/launcher=slurm", ["hydra/launcher=slurm is no choice", "basic"]),
+    ("train", "loss=null", ["loss=null"]),
+    ("train", "precision=fp16", ["precision=fp16", "float32, bf16"]),
+    ("train", "dataset.name=markt", ["no dataset 'markt'", "Did you mean 'market'?"]),
+    ("train", "backbone.name=resnet51", ["backbone.name=resnet51", "Did you mean resnet50?"]),
+    # types
+    ("train", "epochs=abc", ["epochs=abc is not allowed: expected a whole number."]),
+    ("train", "epochs=1.5", ["epochs=1.5 is not allowed: expected a whole number."]),
+    ("train", "epochs=null", ["epochs=null is not allowed: expected a value, not null."]),
+    ("train", "epochs=", ["epochs= is not allowed: expected a whole number."]),
+    ("train", "clip_norm=abc", ["clip_norm=abc is not allowed: expected a number."]),
+    ("train", "tricks.bnneck=maybe", ["tricks.bnneck=maybe is not allowed: expected true or false."]),
+    ("train", "schedule.milestones=40", ["schedule.milestones=40 is not allowed: expected a list"]),
+    ("train", "schedule.milestones=[40,x]", ["schedule.milestones=[40,x]", "expected a whole number"]),
+    ("train", "device=[1]", ["device=[1] is not allowed: expected text."]),
+    ("train", "batch=64", ["batch=64 is not allowed", "it is a group"]),
+    ("train", "loss.alpha=abc", ["loss.alpha='abc' is not allowed: expected a number."]),
+    # values and combinations
+    ("train", "image.height=0", ["image.height=0 is not allowed: expected a number 16 or more."]),
+    ("train", "batch.size=60", ["batch.size=60", "16 x 4 = 64"]),
+    ("train", "loss._target_=os.system", ["loss._target_=os.system is refused"]),
+    ("train", "dataset=folder", ["dataset.root is not given", "add dataset.root=…"]),
+    ("evaluate", "dataset=duke", ["checkpoint is not given", "add checkpoint=…"]),
+    # grammar
+    ("train", "loss.alpha", ["'loss.alpha' is not understood: expected key=value"]),
+    ("train", "schedule.milestones=[40", ["'schedule.milestones=[40' is not understood", "[40,70]"]),
+    ("train", "data.root=~/crops", ["needs quotes: 'data.root=\"~/crops\"'"]),
+    ("train", "loss.alpha=1,2", ["loss.alpha=1,2", "--multirun"]),
+    # sweeps: every job is looked at before the first one starts
+    ("train", "-m sed=1,2", ["no key sed. Did you mean 'seed'?"]),
+    ("train", "-m loss.alpha=x,y", ["loss.alpha='x' is not allowed"]),
+    ("train", "--multirun loss.alpha=1.0,1.2,l.4", ["loss.alpha='l.4' is not allowed"]),
+    ("train", "-m backbone=resnet51,resnet50", ["backbone=resnet51 is no choice"]),
+    (
+        "train",
+        "-m loss=ranked,softmax loss.metric_weight=0.4",
+        ["loss.metric_weight=0.4", "Choose loss=ranked"],
+    ),
+    ("train", "-m batch.identities=range(0,3)", ["batch.identities=0 is not allowed"]),
+]
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty home; what `launch` sets for its process is put back."""
+    monkeypatch.setenv("REID_HOME", str(tmp_path))
+    monkeypatch.delenv("REID_DATA", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    yield tmp_path
+    logging.captureWarnings(False)
+    GlobalHydra.instance().clear()
+
+
+def no_work(job: Job) -> dict[str, float]:
+    raise AssertionError("a wrong command line came through to the work")
+
+
+def assert_readable(message: str, fragments: list[str]) -> None:
+    assert message.startswith("error: ")
+    assert message.count("error: ") == 1
+    assert "Traceback" not in message
+    assert "full_key" not in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+@pytest.mark.parametrize(("command", "typed", "fragments"), REFUSED, ids=[f"{c} {t}" for c, t, _ in REFUSED])
+def test_a_wrong_command_line_is_refused(
+    command: str,
+    typed: str,
+    fragments: list[str],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"reid-{command}", *typed.split()])
+    with pytest.raises(SystemExit) as exit_:
+        launch(command, no_work)
+    assert exit_.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert_readable(told.err, fragments)
+    assert list(home.iterdir()) == []
+
+
+def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["reid-train", "epochs=0"])
+    with pytest.raises(ValueError, match="epochs=0"):
+        launch("train", no_work)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "loss.alpha=1.2 seed=3",
+        "dataset=duke backbone=se_resnext50 loss=ranked",
+        "+optimizer.betas=[0.8,0.9]",
+        "+loss.positive_radius=0.3",
+        "-m loss.alpha=1.0,1.2,1.4",
+        "-m loss=ranked,softmax seed=range(0,2)",
+        "-m backbone=glob(resnet*)",
+        "hydra.run.dir=/tmp/there",
+        "tracking.run_name='alpha 1.2'",
+        # left to Hydra
+        "--cfg job",
+        "--help",
+        "-m loss.alpha=interval(1,2)",
+        "tracking.run_name=${hydra:job.num}",
+    ],
+)
+def test_right_command_lines_pass(typed: str, home: Path) -> None:
+    register()
+    words = [typed] if "'" in typed else typed.split()
+    check_ahead("train", words)
+    assert list(home.iterdir()) == []
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_help_lists_the_groups_and_their_choices(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reid-train", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        launch("train", no_work)
+    assert exit_.value.code == 0
+    told = capsys.readouterr().out
+    for group in ("backbone", "dataset", "experiment", "loss", "optimizer", "tricks"):
+        choices = sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
+        assert f"{group}: {', '.join(choices)}" in told
+    assert "alpha: 2.0" in told
+    assert list(home.iterdir()) == []
+
+
+def test_explain_passes_on_what_it_does_not_know() -> None:
+    assert explain(ValueError("something else\nConfig search path: a"), "train", []) == "something else"
+
+
+# ---- the commands themselves, as a user starts them
+
+
+def start(folder: Path, module: str, *words: str) -> tuple["subprocess.CompletedProcess[str]", Path]:
+    home = folder / re.sub(r"\W+", "_", " ".join((module, *words)))
+    home.mkdir()
+    environment = {
+        **os.environ,
+        "REID_HOME": str(home),
+        "REID_DATA": str(home / "data"),
+        "PYTHONPATH": str(ROOT),
+    }
+    environment.pop("HYDRA_FULL_ERROR", None)
+    run = subprocess.run(
+        [sys.executable, "-m", f"reid.{module}", *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,  # any directory will do
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    return run, home
+
+
+STARTED: dict[str, tuple[str, ...]] = {
+    "slip": ("train", "sed=3"),
+    "duke": ("train", "dataset=duke", "backbone=se_resnext50", "loss=ranked"),
+    "no checkpoint": ("evaluate", "checkpoint=nowhere.pt"),
+}
+
+
+@pytest.fixture(scope="session")
+def started(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], tuple["subprocess.CompletedProcess[str]", Path]]]:
+    """Real processes, all under way at once: each pays seconds for its imports."""
+    folder = tmp_path_factory.mktemp("commands")
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        runs = {name: pool.submit(start, folder, *words) for name, words in STARTED.items()}
+        yield lambda name: runs[name].result()
+
+
+def test_a_slip_leaves_nothing_behind(started: Callable) -> None:
+    run, home = started("slip")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr == "error: the train command has no key sed. Did you mean 'seed'?\n"
+    assert list(home.iterdir()) == []
+
+
+def test_a_missing_dataset_says_where_it_was_looked_for_and_what_needs_none(started: Callable) -> None:
+    run, home = started("duke")
+    assert run.returncode == 2
+    fragments = [
+        "dataset 'duke' is not there",
+        f"{home}/data/dukemtmc-reid/DukeMTMC-reID/bounding_box_train",
+        "0001_c2_f0046182.jpg",
+        "withdrawn by its authors in 2019",
+        "dataset.root=",
+        "`make quickstart` needs no data",
+    ]
+    assert_readable(run.stderr, fragments)
+    assert not (home / "mlflow.db").exists()
+    assert not (home / "data").exists()
+
+
+def test_a_missing_checkpoint_is_named(started: Callable) -> None:
+    run, home = started("no checkpoint")
+    assert run.returncode == 2
+    assert_readable(run.stderr, ["nowhere.pt"])
+    assert not (home / "mlflow.db").exists()
