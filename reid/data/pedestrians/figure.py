@@ -39,7 +39,7 @@ def draw_person(image: Floats, person: Identity, bones: Skeleton, view: View, li
     if from_behind:
         draw_head(image, person, bones, view, light)
         draw_hair_behind(image, person, bones, view, light)
-    if from_behind or abs(view.heading) > 0.35 or person.bag != "backpack":
+    if from_behind or person.bag != "backpack":
         _draw_bag(image, person, bones, view, light, over=True)
     else:
         _draw_straps(image, person, bones, view, light)
