@@ -158,6 +158,24 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
     return target
 
 
+def construct(group: str, values: dict[str, Any], own: frozenset[str]) -> Any:
+    """What `_target_` names, called with the values that are not the suite's `own`; None for no target.
+
+    Raises:
+        ConfigError: it is not trusted, or refuses a value.
+    """
+    if values["_target_"] is None:
+        return None
+    arguments = {key: value for key, value in values.items() if key not in own}
+    try:
+        return trusted_target(group, values["_target_"])(**arguments)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        named = str(error).split(" ")[0] in arguments
+        raise ConfigError(f"{group}.{error}" if named else f"{group}: {error}") from error
+
+
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:

@@ -78,11 +78,20 @@ class Job:
     resuming: bool = False
     name: str = "run"
     sweep: Path | None = None
-    config_hash: str = ""
     tracker: Tracker | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.progress = ConsoleProgress(self.console)
+        self.status = RunStatus("RUNNING", overrides=self.overrides, name=self.name)
+        self._place = self.folder
+
+    def save_status(self) -> None:
+        """Write `status.json`: into Hydra's folder, and into the resumed run's once this job owns it."""
+        self.status.run_dir = str(self.folder)
+        self.status.run_id = self.tracker.run_id if self.tracker else None
+        self.status.write(self._place)
+        if self.tracker is not None and self.folder != self._place:
+            self.status.write(self.folder)
 
     def resume(self, wanted: str | None, config_hash: str) -> None:
         """Move into the folder of the run that `wanted` names (`auto`: the newest unfinished of this config).
@@ -90,6 +99,7 @@ class Job:
         Raises:
             CheckpointError: there is no such run.
         """
+        self.status.config_hash = config_hash
         if wanted is None:
             return
         roots = [home() / "outputs", home() / "multirun"]
@@ -113,6 +123,7 @@ class Job:
             parent=self.sweep,
             resume=self.resuming,
         )
+        self.save_status()
         self.tracker.artifact(self.folder / "config_resolved.yaml")
         if provenance.diff:
             self.tracker.text(provenance.diff, "git.diff")
@@ -230,28 +241,24 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) ->
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = list(hydra_config.overrides.task)
     with StopSignals() as stop:
-        job = Job(config, folder, overrides, Console(), stop, sweep=Path(sweep) if sweep else None)
-        job.name = _name(config, overrides, dict(hydra_config.runtime.choices))
-        status = RunStatus("RUNNING", overrides=overrides, name=job.name)
+        name = _name(config, overrides, dict(hydra_config.runtime.choices))
+        parent = Path(sweep) if sweep else None
+        job = Job(config, folder, overrides, Console(), stop, name=name, sweep=parent)
         try:
-            status.scores = dict(story(job))
-            status.status = "FINISHED"
+            job.status.scores = dict(story(job))
+            job.status.status = "FINISHED"
         except Stopped:
-            status.status = "KILLED"
+            job.status.status = "KILLED"
             raise
         except Exception as error:
-            status.status, status.error = "FAILED", f"{type(error).__name__}: {error}"
+            job.status.status, job.status.error = "FAILED", f"{type(error).__name__}: {error}"
             job.record_failure(error)
             if not in_sweep or OmegaConf.select(config, "sweep.fail_fast", default=False):
                 raise
             # The other jobs go on; the exit code is set from the status files at the end.
             log.error("%s failed: %s", job.name, error, exc_info=not isinstance(error, ASKED_WRONGLY))
         finally:
-            status.config_hash = job.config_hash
-            status.run_id = job.tracker.run_id if job.tracker else None
-            status.run_dir = str(job.folder)
-            for place in {folder, job.folder}:
-                status.write(place)
+            job.save_status()
             # The jobs of a sweep share this process.
             gc.collect()
             if torch.cuda.is_available():

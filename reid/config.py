@@ -25,6 +25,7 @@ from reid.checks import (
     check_options,
     check_present,
     check_types,
+    construct,
     one_of,
     trusted_target,
 )
@@ -192,6 +193,7 @@ def train_settings(config: DictConfig) -> TrainConfig:
         check_fields(keys(**{key: values[key] for key in own}), group)
         if values["_target_"] is not None:
             check_options(group, values, OWN_KEYS[group], trusted_target(group, values["_target_"]))
+    construct("loss", settings.loss, OWN_KEYS["loss"])
     _check_dataset(settings.dataset)
     check_present("backbone", settings.backbone, ("name",))
     if "last_stride" in settings.backbone:

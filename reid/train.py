@@ -42,8 +42,7 @@ UI_HINT = "make ui" if source_root() else "reid-ui"
 def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     """One run from config to scores (fractions, by the names that the tracker shows)."""
     show = job.console
-    job.config_hash = config_hash(settings)
-    job.resume(settings.resume, job.config_hash)
+    job.resume(settings.resume, config_hash(settings))
     device = choose_device(settings.device)
     set_up_backend(device)
     seed_everything(settings.seed)
@@ -205,9 +204,11 @@ def _epochs(
             raise
         coverage = len(torch.cat(plan).unique()) / len(data.store)
         values = {f"train/{k}": v for k, v in {**totals.means(), "lr": lr, "coverage": coverage}.items()}
-        session.record(epoch, values)
-        session.end_epoch()
-        session.save(must=epoch == settings.epochs)
+        # In one piece: a stop before the checkpoint would cost the epoch that has just ended.
+        with job.stop.deferred():
+            session.record(epoch, values)
+            session.end_epoch()
+            session.save(must=epoch == settings.epochs)
         tracker.metrics({k: v for k, v in values.items() if math.isfinite(v)}, epoch)
         job.console.print(_line(epoch, settings.epochs, values), highlight=False)
         if due(epoch):

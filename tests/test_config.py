@@ -112,6 +112,7 @@ PUBLISHED: dict[str, Any] = {
     "loss._target_": "reid.losses.RankedListLoss",
     "loss.alpha": 2.0,
     "loss.margin": 1.3,
+    "loss.positive_radius": None,
     "loss.temperature": 1.0,
     "loss.id_weight": 1.0,
     "loss.metric_weight": 0.4,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reid.checks import ConfigError, trusted_target
+from reid.checks import construct
 from reid.config import OWN_KEYS
 from reid.losses import pair_statistics
 
@@ -50,20 +50,10 @@ class Objective:
 
 
 def build_metric_loss(options: dict[str, Any]) -> nn.Module | None:
-    """The loss that `_target_` names, given the options that are not the suite's own.
+    """The metric loss of a config's loss group; None for cross entropy alone.
 
     Raises:
-        ConfigError: the class refuses a value.
+        ConfigError: its class refuses a value.
     """
-    if options["_target_"] is None:
-        return None
-    target = trusted_target("loss", options["_target_"])
-    arguments = {key: value for key, value in options.items() if key not in OWN_KEYS["loss"]}
-    try:
-        loss = target(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"loss.{error}" if str(error).split(" ")[0] in arguments else f"loss: {error}"
-        ) from error
-    assert isinstance(loss, nn.Module)
+    loss: nn.Module | None = construct("loss", options, OWN_KEYS["loss"])
     return loss

@@ -156,9 +156,7 @@ def _draw_bag(image: Floats, person: Identity, bones: Skeleton, view: View, ligh
         _upright(image, outline, _bag_cloth(person.bag_colour), view, light, sideways=hip[0])
 
 
-def _draw_strap(
-    image: Floats, person: Identity, start: Point, end: Point, view: View, light: Light
-) -> None:
+def _draw_strap(image: Floats, person: Identity, start: Point, end: Point, view: View, light: Light) -> None:
     """A strap across the chest or the back, whichever shows."""
     near = 0.075 if view.facing >= 0 else -0.075
     chest = (start[0] * 0.5 + end[0] * 0.5, start[1] * 0.5 + end[1] * 0.5, near)

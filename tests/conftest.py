@@ -1,0 +1,89 @@
+"""What the tests share: the tiny synthetic set, drawn once, and a way to run the real commands."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reid.data import load_dataset
+
+#: Seconds on one core: two epochs of it are a whole run.
+TINY = (
+    "dataset=synthetic",
+    "dataset.preset=tiny",
+    "backbone=resnet18",
+    "backbone.weights=none",
+    "image.height=32",
+    "image.width=16",
+    "image.padding=2",
+    "batch.identities=4",
+    "tricks.warmup=1",
+    "eval.period=0",
+    "device=cpu",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `data.root` that holds the tiny synthetic set."""
+    root = tmp_path_factory.mktemp("data")
+    load_dataset("synthetic", root / "synthetic" / "day_tiny_0", preset="tiny")
+    return root
+
+
+Runner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of a command whose outputs and tracking store go to `home`."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REID_"))}
+    return {**kept, "REID_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def run_command() -> Runner:
+    """Runs `python -m module arguments…` with outputs in `home`, and returns what it printed."""
+
+    def run(
+        module: str, *arguments: str, home: Path, timeout: float = 240
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command(module, *arguments),
+            env=environment(home),
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_command() -> Callable[..., "subprocess.Popen[str]"]:
+    """Starts the same and returns at once, for tests that stop it."""
+
+    def start(module: str, *arguments: str, home: Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            command(module, *arguments),
+            env=environment(home),
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_data: Path) -> list[str]:
+    """The overrides of a run on the tiny set."""
+    return [*TINY, f"data.root={tiny_data}"]

@@ -1,0 +1,254 @@
+"""The real command on the tiny set: reproducible, resumable after any stop, tracked."""
+
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from reid.engine.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.slow
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+EPOCHS = 4
+#: Columns that measure time, which no seed fixes.
+CLOCK = ["train/images_per_second", "train/data_wait"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def whole(run_command: Run, tiny: list[str], home: Path) -> Path:
+    """An undisturbed run of four epochs."""
+    folder = home / "whole"
+    done = run_command(
+        "reid.train", *tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"hydra.run.dir={folder}", home=home
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "before training" in done.stdout
+    return folder
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Bit for bit the same weights and numbers."""
+    mine, theirs = load_checkpoint(folder / "model.pt"), load_checkpoint(other / "model.pt")
+    assert mine.model.keys() == theirs.model.keys()
+    assert all(torch.equal(mine.model[name], theirs.model[name]) for name in mine.model)
+    ran, wanted = (pd.read_csv(place / "history.csv").drop(columns=CLOCK) for place in (folder, other))
+    pd.testing.assert_frame_equal(ran, wanted, check_exact=True, check_like=True)
+
+
+def database(home: Path, query: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(home / "mlflow.db") as connection:
+        return connection.execute(query).fetchall()
+
+
+def wait_for_epoch(process: "subprocess.Popen[str]", folder: Path, epoch: int) -> None:
+    deadline = time.monotonic() + 120
+    path = folder / "history.csv"
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        if path.exists() and f"\n{epoch}," in path.read_text():
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no epoch {epoch} within two minutes")
+
+
+def resume(run_command: Run, arguments: list[str], home: Path, folder: Path) -> None:
+    """Resume in another Hydra folder: the run goes on in its own."""
+    again = run_command(
+        "reid.train", *arguments, "resume=auto", f"hydra.run.dir={folder.parent}/again", home=home
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "resumed after epoch" in again.stdout
+
+
+def test_the_run_leaves_everything_that_it_promises(whole: Path) -> None:
+    for name in (
+        "config_resolved.yaml",
+        "history.csv",
+        "last.pt",
+        "model.pt",
+        "journal.jsonl",
+        "status.json",
+    ):
+        assert (whole / name).stat().st_size > 0, name
+    drawn = {path.name for path in (whole / "figures").glob("*.png")}
+    assert drawn == {
+        "training_curves.png", "cmc.png", "contact_sheet.png",
+        "ranked_worst.png", "ranked_best.png", "ranked_random.png",
+    }  # fmt: skip
+    status = json.loads((whole / "status.json").read_text())
+    assert status["status"] == "FINISHED"
+    history = pd.read_csv(whole / "history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert history["test/mAP"].iloc[-1] == status["scores"]["test/mAP"]
+    assert history["train/loss"].iloc[1] > history["train/loss"].iloc[-1]
+
+
+def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> None:
+    run_id = json.loads((whole / "status.json").read_text())["run_id"]
+    params = dict(database(home, f"select key, value from params where run_uuid = '{run_id}'"))
+    expected = {
+        "loss.alpha": "2.0", "loss.margin": "1.3", "tricks.warmup": "1", "tricks.random_erasing": "0.5",
+        "tricks.last_stride": "1", "batch.size": "16", "seed": "0",
+    }  # fmt: skip
+    assert {key: params[key] for key in expected} == expected
+    tags = dict(database(home, f"select key, value from tags where run_uuid = '{run_id}'"))
+    for tag in (
+        "reid.config_hash",
+        "reid.data.fingerprint",
+        "reid.git.sha",
+        "reid.version.torch",
+        "reid.cpu",
+        "reid.selection",
+    ):
+        assert tags[tag], tag
+    metrics = {
+        key for (key,) in database(home, f"select distinct key from metrics where run_uuid = '{run_id}'")
+    }
+    assert {
+        "train/loss", "train/id_loss", "train/metric_loss", "train/accuracy", "train/lr",
+        "train/hardest_positive", "train/hardest_negative", "train/active_fraction", "train/grad_norm", "train/images_per_second",
+        "train/data_wait", "train/coverage", "test/mAP", "test/rank-1",
+    } <= metrics  # fmt: skip
+    artifacts = {
+        str(p.relative_to(home / "mlartifacts")).split("artifacts/")[1]
+        for p in (home / "mlartifacts").rglob("*")
+        if p.is_file() and run_id in str(p)
+    }
+    assert {"checkpoints/model.pt", "config_resolved.yaml", "history.csv", "figures/cmc.png"} <= artifacts
+    # Pictures of people stay in the run's folder unless tracking.images is set.
+    assert not any("ranked" in name or "contact" in name for name in artifacts)
+
+
+def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
+    whole: Path, run_command: Run, start_command: Start, tiny: list[str], home: Path
+) -> None:
+    folder = home / "killed"
+    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", "tracking.run_name=killed"]
+    process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
+    wait_for_epoch(process, folder, 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((folder / "status.json").read_text())["status"] == "RUNNING"
+    resume(run_command, arguments, home, folder)
+    assert_same_run(whole, folder)
+    runs = database(home, "select status, run_uuid from runs where name = 'killed'")
+    assert [status for status, _ in runs] == ["FINISHED"]
+    steps = database(
+        home, f"select step from metrics where key = 'train/loss' and run_uuid = '{runs[0][1]}' order by step"
+    )
+    assert [step for (step,) in steps] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_it_saves_and_says_so(
+    signum: signal.Signals,
+    code: int,
+    whole: Path,
+    run_command: Run,
+    start_command: Start,
+    tiny: list[str],
+    home: Path,
+) -> None:
+    name = signum.name.lower()
+    folder = home / name
+    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"tracking.run_name={name}"]
+    process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
+    wait_for_epoch(process, folder, 1)
+    process.send_signal(signum)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert json.loads((folder / "status.json").read_text())["status"] == "KILLED"
+    assert database(home, f"select status from runs where name = '{name}'") == [("KILLED",)]
+    if signum == signal.SIGTERM:
+        resume(run_command, arguments, home, folder)
+        assert_same_run(whole, folder)
+        assert database(home, f"select status from runs where name = '{name}'") == [("FINISHED",)]
+
+
+def test_evaluate_gives_the_score_of_the_run(
+    whole: Path, run_command: Run, tiny_data: Path, home: Path
+) -> None:
+    status = json.loads((whole / "status.json").read_text())
+    for name, checkpoint in (("file", str(whole / "model.pt")), ("run", status["run_id"])):
+        folder = home / f"evaluate_{name}"
+        done = run_command(
+            "reid.evaluate",
+            f"checkpoint={checkpoint}",
+            f"data.root={tiny_data}",
+            "device=cpu",
+            f"hydra.run.dir={folder}",
+            home=home,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"mAP.*rank-1", done.stdout)
+        told = json.loads((folder / "scores.json").read_text())
+        assert told["scores"] == status["scores"]
+        assert (folder / "figures" / "ranked_worst.png").exists()
+
+
+def test_a_sweep_is_one_parent_with_its_children(run_command: Run, tiny: list[str], home: Path) -> None:
+    folder = home / "sweep"
+    # The second file is no weight file: that job fails, the others go on, the exit code tells.
+    (home / "weights.pt").write_bytes(b"nothing")
+    swept = f"tricks.last_stride=1,2 backbone.weights=none,{home / 'weights.pt'}".split()
+    done = run_command("reid.train", "-m", *tiny, *swept, "epochs=1", f"hydra.sweep.dir={folder}", home=home)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "2 jobs of the sweep failed" in done.stderr
+    name = "sweep of tricks.last_stride, backbone.weights"
+    parents = database(home, f"select run_uuid, status from runs where name = '{name}'")
+    assert [status for _, status in parents] == ["FAILED"]
+    parent = parents[0][0]
+    children = database(
+        home,
+        "select runs.status, runs.name from runs join tags on tags.run_uuid = runs.run_uuid "
+        f"where tags.key = 'mlflow.parentRunId' and tags.value = '{parent}' order by runs.start_time",
+    )
+    # Hydra turns the value of a group's key first.
+    assert [status for status, _ in children] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
+    assert children[0][1] == "tricks.last_stride=1, backbone.weights=none"
+    table = pd.read_csv(folder / "sweep.csv")
+    assert table["tricks.last_stride"].tolist() == [1, 2, 1, 2]
+    assert table["test/mAP"].notna().tolist() == [True, True, False, False]
+    assert (folder / "sweep.png").exists()
+    note = dict(database(home, f"select key, value from tags where run_uuid = '{parent}'"))[
+        "mlflow.note.content"
+    ]
+    assert "| tricks.last_stride | backbone.weights |" in note
+    failed = list((home / "mlartifacts").rglob("traceback.txt"))
+    assert len(failed) == 2
+    assert all("weights.pt" in path.read_text() for path in failed)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_crops(
+    run_command: Run, tiny: list[str], home: Path
+) -> None:
+    folder = home / "diverged"
+    done = run_command(
+        "reid.train", *tiny, "epochs=3", "optimizer=sgd", "optimizer.lr=1e30", "tricks.warmup=0",
+        f"hydra.run.dir={folder}", "tracking.run_name=diverged", home=home,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "became NaN or infinite" in done.stderr
+    assert "Traceback" not in done.stderr
+    crops = (folder / "bad_batch.txt").read_text().split()
+    assert len(crops) == 16
+    assert all(Path(crop).exists() for crop in crops)
+    assert database(home, "select status from runs where name = 'diverged'") == [("FAILED",)]
