@@ -5,10 +5,9 @@ import itertools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import NoReturn
 
 import hydra
@@ -31,30 +30,28 @@ from reid.config import (
     TrainConfig,
     config_folder,
     evaluate_settings,
-    flat,
     register,
     train_settings,
 )
-from reid.console import ConsoleProgress
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
-from reid.engine.rundir import RunStatus, find_unfinished, run_of
 from reid.engine.stop import Stopped, StopSignals
 from reid.engine.sweep import PARENT_FOLDER, SWEPT_KEYS, failed_jobs
-from reid.home import home, source_root
+from reid.home import home
+from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.retrieval import EvaluationError
-from reid.tracking import Tracker, TrackingError, default_store, environment
+from reid.tracking import Status, TrackingError, default_store
 
 log = logging.getLogger(__name__)
-
-#: Of a run's name, which is also the title of its figures.
-NAME_LENGTH = 60
 
 #: What the user asked for cannot be done as asked: exit code 2, the message and no traceback.
 ASKED_WRONGLY = (
     ConfigError, DatasetError, BackboneError, WeightsError, CheckpointError, EvaluationError, TrackingError,
 )  # fmt: skip
+
+#: What the tracker says of a job that ended with this status; anything else was stopped.
+FINAL: dict[str, Status] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}
 
 #: How the config of each schema is checked.
 CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
@@ -63,90 +60,8 @@ CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
 }
 
 
-@dataclass
-class Job:
-    """One job of a command: its config and the frame around it.
-
-    `folder` is where the job writes: Hydra's output folder, or that of the run which is resumed.
-    """
-
-    config: DictConfig
-    folder: Path
-    overrides: list[str]
-    console: Console
-    stop: StopSignals
-    resuming: bool = False
-    name: str = "run"
-    sweep: Path | None = None
-    tracker: Tracker | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        self.progress = ConsoleProgress(self.console)
-        self.status = RunStatus("RUNNING", overrides=self.overrides, name=self.name)
-        self._place = self.folder
-
-    def save_status(self) -> None:
-        """Write `status.json`: into Hydra's folder, and into the resumed run's once this job owns it."""
-        self.status.run_dir = str(self.folder)
-        self.status.run_id = self.tracker.run_id if self.tracker else None
-        self.status.write(self._place)
-        if self.tracker is not None and self.folder != self._place:
-            self.status.write(self.folder)
-
-    def resume(self, wanted: str | None, config_hash: str) -> None:
-        """Move into the folder of the run that `wanted` names (`auto`: the newest unfinished of this config).
-
-        Raises:
-            CheckpointError: there is no such run.
-        """
-        self.status.config_hash = config_hash
-        if wanted is None:
-            return
-        roots = [home() / "outputs", home() / "multirun"]
-        found = find_unfinished(config_hash, self.folder, roots) if wanted == "auto" else run_of(Path(wanted))
-        if found is None:
-            self.console.print("nothing to resume: no unfinished run of this config; starting a new one")
-            return
-        self.folder, self.resuming = found, True
-
-    def track(self, settings: TrainConfig, facts: Mapping[str, object]) -> Tracker:
-        """Open the tracked run of this job, as a child where it belongs to a sweep."""
-        OmegaConf.save(OmegaConf.create(asdict(settings)), self.folder / "config_resolved.yaml")
-        provenance = environment(source_root())
-        self.tracker = Tracker.start(
-            default_store(home(), settings.tracking.uri),
-            settings.tracking.experiment,
-            self.folder,
-            self.name,
-            tags={**provenance.tags, **facts, "reid.overrides": " ".join(self.overrides)},
-            params=flat(settings),
-            parent=self.sweep,
-            resume=self.resuming,
-        )
-        self.save_status()
-        self.tracker.artifact(self.folder / "config_resolved.yaml")
-        if provenance.diff:
-            self.tracker.text(provenance.diff, "git.diff")
-        return self.tracker
-
-    def record_failure(self, error: Exception) -> None:
-        """Show a job of a sweep that failed before it was tracked: its run is FAILED with the traceback."""
-        if self.tracker is not None or self.sweep is None:
-            return
-        tracking = self.config.tracking
-        try:
-            self.tracker = Tracker.start(
-                default_store(home(), tracking.uri),
-                tracking.experiment,
-                self.folder,
-                self.name,
-                tags={"reid.overrides": " ".join(self.overrides)},
-                parent=self.sweep,
-            )
-            with self.tracker:
-                raise error
-        except type(error):
-            pass
+class SweepEnded(BaseException):
+    """A job failed and `sweep.fail_fast` is set; Hydra would go on after any `Exception`."""
 
 
 def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoReturn:
@@ -163,16 +78,22 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     failures: list[Exception] = []
+    failed_in_sweep: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def app(config: DictConfig) -> None:
         try:
             _run_job(config, story)
         except Exception as error:
-            # Hydra prints the whole command line again before an exception; so it does not see it.
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
-            failures.append(error)
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                # Hydra prints the whole command line again before an exception; so it does not see it.
+                failures.append(error)
+                return
+            failed_in_sweep.append(error)
+            expected = isinstance(error, ASKED_WRONGLY)
+            log.error("the job failed: %s", error, exc_info=None if expected else error)
+            if OmegaConf.select(config, "sweep.fail_fast", default=False):
+                raise SweepEnded from error
 
     try:
         check_ahead(command, sys.argv[1:])
@@ -182,6 +103,9 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
     except Stopped as stopped:
         _complain(str(stopped))
         sys.exit(stopped.exit_code)
+    except SweepEnded as ended:
+        _complain(f"the sweep ended at its first failure (sweep.fail_fast): {ended.__cause__}")
+        sys.exit(1)
     except (*ASKED_WRONGLY, HydraException, OmegaConfBaseException) as error:
         if tracebacks:
             raise
@@ -194,9 +118,10 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
         _complain(str(error))
         sys.exit(1)
     sweep = os.environ.get(PARENT_FOLDER)
-    failed = failed_jobs(Path(sweep)) if sweep else []
+    failed = len(failed_jobs(Path(sweep))) if sweep else len(failed_in_sweep)
     if failed:
-        _complain(f"{len(failed)} jobs of the sweep failed; table and folders in {sweep}")
+        where = f"; table and folders in {sweep}" if sweep else ""
+        _complain(f"{failed} jobs of the sweep failed{where}")
     sys.exit(1 if failed else 0)
 
 
@@ -213,7 +138,9 @@ def check_ahead(command: str, typed: list[str]) -> None:
     if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
         return
     multirun = len(words) < len(typed)
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+    # What the job itself will warn of is not said twice.
+    with warnings.catch_warnings(), initialize_config_dir(str(config_folder()), version_base="1.3"):
+        warnings.simplefilter("ignore")
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(words)
         choices = [[override.input_line or ""] for override in overrides]
@@ -232,6 +159,7 @@ def check_ahead(command: str, typed: list[str]) -> None:
             check = CHECKS.get(OmegaConf.get_type(config))
             if check:
                 check(config)
+                default_store(home(), config.tracking.uri)
 
 
 def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) -> None:
@@ -241,7 +169,7 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) ->
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = list(hydra_config.overrides.task)
     with StopSignals() as stop:
-        name = _name(config, overrides, dict(hydra_config.runtime.choices))
+        name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None
         job = Job(config, folder, overrides, Console(), stop, name=name, sweep=parent)
         try:
@@ -253,34 +181,19 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) ->
         except Exception as error:
             job.status.status, job.status.error = "FAILED", f"{type(error).__name__}: {error}"
             job.record_failure(error)
-            if not in_sweep or OmegaConf.select(config, "sweep.fail_fast", default=False):
-                raise
-            # The other jobs go on; the exit code is set from the status files at the end.
-            log.error("%s failed: %s", job.name, error, exc_info=not isinstance(error, ASKED_WRONGLY))
+            raise
         finally:
+            if job.tracker is not None:
+                # Where the run was opened and then not closed by its own `with` block.
+                status = job.status.status
+                job.tracker.finish(
+                    "FAILED" if status == "FAILED" else "KILLED" if status != "FINISHED" else "FINISHED"
+                )
             job.save_status()
             # The jobs of a sweep share this process.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-
-
-def _name(config: DictConfig, overrides: list[str], choices: dict[str, str | None]) -> str:
-    """A run's name says what differs: the swept keys in a sweep, else the choices and what was typed."""
-    given = OmegaConf.select(config, "tracking.run_name")
-    values = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
-    swept = [key for key in os.environ.get(SWEPT_KEYS, "").split(",") if key in values]
-    if swept:
-        return ", ".join(f"{key}={values[key]}" for key in swept)
-    if given:
-        return str(given)
-    if choices.get("experiment"):
-        parts = [str(choices["experiment"])]
-    else:
-        parts = [str(choices[group]) for group in ("dataset", "backbone", "loss") if choices.get(group)]
-    typed = [f"{key}={value}" for key, value in values.items() if "." in key or key in ("epochs", "seed")]
-    shown = [word for word in typed if "/" not in word and not word.startswith(("data.", "tracking."))]
-    return shorten(" ".join([*parts, *shown]), NAME_LENGTH, placeholder=" …")
 
 
 def _complain(message: str) -> None:

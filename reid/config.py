@@ -53,7 +53,7 @@ class ImageConfig:
 class BatchConfig:
     identities: int = at_least(1, 16)
     instances: int = at_least(1, 4)
-    size: int = at_least(1, "${reid.product:${batch.identities},${batch.instances}}")
+    size: int = at_least(2, "${reid.product:${batch.identities},${batch.instances}}")
 
 
 @dataclass
@@ -137,7 +137,7 @@ class TrainConfig:
     epochs: int = at_least(1, 120)
     seed: int = at_least(0, 0)
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    precision: str = one_of("float32", "bf16")
+    precision: str = one_of("float32", "tf32", "bf16")
     channels_last: bool = True
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
@@ -158,7 +158,7 @@ class EvaluateConfig:
     checkpoint: str = MISSING  # a file or an MLflow run id
     dataset: dict[str, Any] | None = None  # the one that it was trained on
     device: str = "auto"
-    precision: str = one_of("float32", "bf16")
+    precision: str = one_of("float32", "tf32", "bf16")
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -26,18 +26,19 @@ def draw(
     dataset: ReidDataset,
     judged: JudgedData,
     title: str,
+    protocol: str,
 ) -> list[tuple[Path, bool]]:
     """Write the figures of a run to `folder/figures`: (path, whether it shows people) for each."""
     figures = folder / "figures"
     written = [(save(training_curves(pd.DataFrame(history), title), figures / "training_curves.png"), False)]
-    written += draw_judgement(figures, last, judged, title)
+    written += draw_judgement(figures, last, judged, title, protocol)
     sheet = sheet_of(dataset.query + dataset.gallery, dataset.name)
     written.append((save(sheet, figures / "contact_sheet.png"), True))
     return written
 
 
 def draw_judgement(
-    figures: Path, judgement: Judgement, judged: JudgedData, title: str, protocol: str = "cross_camera"
+    figures: Path, judgement: Judgement, judged: JudgedData, title: str, protocol: str
 ) -> list[tuple[Path, bool]]:
     """The CMC curve and the ranked lists of one judgement."""
     scores = judgement.scores

@@ -9,7 +9,8 @@ import math
 import torch
 
 from reid import run_figures
-from reid.command import Job, launch
+from reid.checks import ConfigError
+from reid.command import launch
 from reid.config import TrainConfig, config_hash, train_settings
 from reid.console import score_table
 from reid.data.augment import Augmentation
@@ -31,8 +32,9 @@ from reid.engine.prepare import (
 from reid.engine.runtime import choose_device, seed_everything, set_up_backend
 from reid.engine.session import Session
 from reid.engine.stop import Stopped
-from reid.home import source_root
-from reid.tracking import Tracker
+from reid.home import home, source_root
+from reid.job import Job
+from reid.tracking import Tracker, default_store
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +44,9 @@ UI_HINT = "make ui" if source_root() else "reid-ui"
 def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     """One run from config to scores (fractions, by the names that the tracker shows)."""
     show = job.console
-    job.resume(settings.resume, config_hash(settings))
+    job.resume(settings.resume, config_hash(settings), str(settings.dataset["root"]))
     device = choose_device(settings.device)
-    set_up_backend(device)
+    set_up_backend(device, settings.precision)
     seed_everything(settings.seed)
 
     objective = Objective(
@@ -67,12 +69,18 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
 
+    session = Session(job.folder, model, optimizer, device, checkpoint_meta(settings, data, model))
+    if job.resuming:
+        session.resume()
+        show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
+
     with job.track(settings, run_facts(settings, dataset, data, judged, model)) as tracker:
-        meta = checkpoint_meta(settings, data, model, tracker.run_id, tracker.run_key)
-        session = Session(job.folder, model, optimizer, device, meta)
-        if job.resuming:
-            session.resume()
-            show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
+        session.meta |= {"run_id": tracker.run_id, "run_key": tracker.run_key}
+        # What a kill kept from the tracker; what it has already is not sent again.
+        for row in session.history:
+            tracker.metrics(finite(row), int(row["epoch"]))
+        if not job.resuming:
+            session.save()  # so that a kill in the first epoch finds a run to resume
         try:
             last = _epochs(job, settings, session, objective, data, judged, tracker)
         except NonFiniteError as error:
@@ -84,11 +92,13 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
                 f"{job.folder / 'bad_batch.txt'}; last.pt holds epoch {session.epoch}. A lower optimizer.lr, "
                 "clip_norm=5, a longer warm-up or precision=float32 are the usual cures"
             ) from error
-        tracker.artifact(job.folder / "history.csv")
+        if (job.folder / "history.csv").exists():
+            tracker.artifact(job.folder / "history.csv")
         trained = session.save_model()
         if settings.tracking.checkpoint:
             tracker.artifact(trained, "checkpoints")
-        drawn = run_figures.draw(job.folder, session.history, last, dataset, judged, job.name)
+        protocol = settings.eval.protocol
+        drawn = run_figures.draw(job.folder, session.history, last, dataset, judged, job.name, protocol)
         for path, shows_people in drawn:
             if settings.tracking.images or not shows_people:
                 tracker.artifact(path, "figures")
@@ -107,12 +117,15 @@ def _say_where(job: Job, settings: TrainConfig, history: list[dict[str, float]],
         before, after = scored[0][key], scored[-1][key]
         job.console.print(f"mAP on people not trained on: {before:.3f} before training, {after:.3f} after")
     for what, path in (
+        ("data", settings.dataset["root"]),
         ("figures", job.folder / "figures"),
         ("numbers by epoch", job.folder / "history.csv"),
         ("the trained model", job.folder / "model.pt"),
     ):
         job.console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    job.console.print(f"tracked as run {tracker.run_id}; compare runs: {UI_HINT}", highlight=False)
+    store = default_store(home(), settings.tracking.uri).public_uri
+    job.console.print(f"tracked as run {tracker.run_id} in {store}", highlight=False, soft_wrap=True)
+    job.console.print(f"compare runs in the MLflow UI: {UI_HINT}", highlight=False)
 
 
 def _epochs(
@@ -181,6 +194,8 @@ def _epochs(
         )
         set_learning_rate(session.optimizer, lr)
         plan = batches.plan(epoch)
+        if settings.accumulate > len(plan):
+            raise ConfigError(f"accumulate={settings.accumulate}: an epoch has only {len(plan)} batches")
         totals = session.totals
         steps = batches.of(plan, epoch, totals.steps)
         try:
@@ -202,19 +217,24 @@ def _epochs(
             if stopped.clean and settings.accumulate == 1:
                 session.save()
             raise
-        coverage = len(torch.cat(plan).unique()) / len(data.store)
-        values = {f"train/{k}": v for k, v in {**totals.means(), "lr": lr, "coverage": coverage}.items()}
         # In one piece: a stop before the checkpoint would cost the epoch that has just ended.
         with job.stop.deferred():
+            coverage = len(torch.cat(plan).unique()) / len(data.store)
+            values = {f"train/{k}": v for k, v in {**totals.means(), "lr": lr, "coverage": coverage}.items()}
             session.record(epoch, values)
             session.end_epoch()
             session.save(must=epoch == settings.epochs)
-        tracker.metrics({k: v for k, v in values.items() if math.isfinite(v)}, epoch)
+        tracker.metrics(finite(values), epoch)
         job.console.print(_line(epoch, settings.epochs, values), highlight=False)
         if due(epoch):
             last = score(epoch)
             session.save()
     return last if last is not None else score(session.epoch)
+
+
+def finite(values: dict[str, float]) -> dict[str, float]:
+    """The numbers to track: not the epoch, nor what does not exist (a hardest positive where K is 1)."""
+    return {name: value for name, value in values.items() if "/" in name and math.isfinite(value)}
 
 
 def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:

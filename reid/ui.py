@@ -13,8 +13,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="reid.ui", description=__doc__)
     parser.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: %(default)s)")
     port = parser.parse_args().port
-    store = default_store(home())
     try:
+        store = default_store(home())
         command = ui_command(store, port)
     except TrackingError as error:
         print(f"error: {error}", file=sys.stderr)

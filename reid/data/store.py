@@ -183,6 +183,8 @@ def _decode(path: Path, height: int, width: int) -> tuple[np.ndarray | None, byt
     try:
         data = path.read_bytes()
     except OSError as error:
+        if not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise  # a disk or a server that fails for a moment says nothing of the image
         return None, b"unreadable", error.strerror or type(error).__name__
     file_hash = hashlib.sha256(data).digest()
     if not data:
@@ -191,6 +193,8 @@ def _decode(path: Path, height: int, width: int) -> tuple[np.ndarray | None, byt
         image = decode_image(data, height, width)
     except UnidentifiedImageError:
         return None, file_hash, "no image of a kind that PIL knows"
+    except MemoryError:
+        raise
     except Exception as error:  # PIL's plugins raise anything from SyntaxError to struct.error
         return None, file_hash, f"{type(error).__name__}: {error}"
     return image, file_hash, None

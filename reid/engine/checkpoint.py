@@ -70,12 +70,13 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint of this suite; only tensors and plain data are ever unpickled.
 
     Raises:
         CheckpointError: no such file, or not such a file.
     """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path.absolute()}: expected a file that reid.train wrote")
     try:

@@ -77,9 +77,7 @@ def describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) 
     )
 
 
-def checkpoint_meta(
-    settings: TrainConfig, data: TrainingData, model: ReidModel, run_id: str | None, run_key: str
-) -> dict[str, Any]:
+def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel) -> dict[str, Any]:
     """What a checkpoint says of itself: plain JSON data."""
     return {
         "model": model_spec(settings, model.classifier.out_features),
@@ -91,8 +89,6 @@ def checkpoint_meta(
         "config_hash": config_hash(settings),
         "resume_hash": resume_hash(settings),
         "train_fingerprint": data.fingerprint,
-        "run_id": run_id,
-        "run_key": run_key,
     }
 
 

@@ -64,7 +64,7 @@ def score_values(split: str, scores: Scores) -> dict[str, float]:
 
 def describe(settings: EvalConfig, dataset: str) -> str:
     """How a score was computed, for the head of its table."""
-    norm = "L2-normalised" if settings.feature_norm else "raw"
+    norm = "L2-normalised" if settings.feature_norm or settings.metric == "cosine" else "raw"
     return (
         f"{dataset}, {settings.split} split: feature {settings.neck_feature} the neck, {norm}, "
         f"{settings.metric} distance, {settings.protocol} protocol"

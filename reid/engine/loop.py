@@ -81,29 +81,32 @@ def train_epoch(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     iterator = iter(batches)
-    while True:
-        began = time.perf_counter()
-        batch = next(iterator, None)
-        waited = time.perf_counter() - began
-        if batch is None:
-            break
-        with stop.deferred():
-            images = batch.images.contiguous(memory_format=memory_format)
-            with autocast(device, precision):
-                features, logits = model(images)
-            losses = objective(features, logits, batch.labels)
-            (losses["loss"] / accumulate).backward()
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            guard.watch(totals.steps, batch.indices, losses["loss"], norm)
-            if (totals.steps + 1) % accumulate == 0:
-                if clip_norm is not None:
-                    torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            watched = objective.watch(features, logits, batch.labels)
-            totals.add({**losses, **watched, "grad_norm": norm}, len(batch.labels))
-            totals.seconds += time.perf_counter() - began
-            totals.waited += waited
-    guard.flush()
+    try:
+        while True:
+            began = time.perf_counter()
+            batch = next(iterator, None)
+            waited = time.perf_counter() - began
+            if batch is None:
+                break
+            with stop.deferred():
+                images = batch.images.contiguous(memory_format=memory_format)
+                with autocast(device, precision):
+                    features, logits = model(images)
+                losses = objective(features, logits, batch.labels)
+                (losses["loss"] / accumulate).backward()
+                norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+                guard.watch(totals.steps, batch.indices, losses["loss"], norm)
+                if (totals.steps + 1) % accumulate == 0:
+                    if clip_norm is not None:
+                        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                watched = objective.watch(features, logits, batch.labels)
+                totals.add({**losses, **watched, "grad_norm": norm}, len(batch.labels))
+                totals.seconds += time.perf_counter() - began
+                totals.waited += waited
+    finally:
+        # Also when asked to stop: what is saved then must be finite too.
+        guard.flush()
     # What an epoch's last, incomplete accumulation gathered must not leak into the next one.
     optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """The data of a run: read, checked, decoded."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from reid.data.crops import Progress
 from reid.data.splits import validation_split
 from reid.data.store import ImageStore, open_store
 from reid.retrieval import count_matches, require_matches
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def open_training_data(
         )
     label_of = {pid: label for label, pid in enumerate(pids)}
     labels = torch.tensor([label_of[crop.pid] for crop in store.crops])
-    return TrainingData(store, labels, pids, whole.content)
+    return TrainingData(store, labels, pids, _labelled(store))
 
 
 def open_judged_data(
@@ -84,19 +87,28 @@ def open_judged_data(
 ) -> JudgedData:
     """The query and the gallery, decoded into one store."""
     whole = _open(dataset.query + dataset.gallery, image, data, progress, "query and gallery images")
-    return JudgedData(whole.subset(dataset.query), whole.subset(dataset.gallery), whole.content)
+    query, gallery = whole.subset(dataset.query), whole.subset(dataset.gallery)
+    return JudgedData(query, gallery, fingerprint(_labelled(query), _labelled(gallery)))
 
 
 def fingerprint(*parts: str) -> str:
-    """16 hex digits over the content hashes of the stores that a run used."""
+    """16 hex digits over these texts, in their order."""
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def _labelled(store: ImageStore) -> str:
+    """The bytes of the images, and whom and which camera each is said to show."""
+    return fingerprint(store.content, *(f"{crop.pid},{crop.camid}" for crop in store.crops))
 
 
 def _open(
     crops: tuple[Crop, ...], image: ImageConfig, data: DataConfig, progress: Progress, what: str
 ) -> ImageStore:
     folder = Path(data.store)
-    return open_store(crops, image.height, image.width, folder, data.on_bad_image, progress, what)
+    store = open_store(crops, image.height, image.width, folder, data.on_bad_image, progress, what)
+    for path in store.bad[:50]:
+        log.warning("left out, since it cannot be read: %s", path)
+    return store
 
 
 def _ids(crops: tuple[Crop, ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reid.engine.checkpoint import CheckpointError
+from reid.tracking.journal import Journal
 
 STATUS = "status.json"
 LAST = "last.pt"
@@ -21,6 +22,7 @@ class RunStatus:
     name: str = ""
     run_id: str | None = None
     run_dir: str = ""
+    data_root: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     error: str = ""
 
@@ -38,8 +40,8 @@ def read_status(folder: Path) -> RunStatus | None:
         return None
 
 
-def find_unfinished(config_hash: str, folder: Path, roots: list[Path]) -> Path | None:
-    """The newest run of this config that did not finish and left a checkpoint.
+def find_unfinished(config_hash: str, data_root: str, folder: Path, roots: list[Path]) -> Path | None:
+    """The newest run of this config on these data with a checkpoint, neither finished nor under way.
 
     Looked for in `folder` itself, beside it, and under `roots` (`outputs/*`, `multirun/*/*`).
     """
@@ -54,7 +56,9 @@ def find_unfinished(config_hash: str, folder: Path, roots: list[Path]) -> Path |
     for path in candidates():
         status = read_status(path.parent)
         checkpoint = path.parent / LAST
-        if status is None or status.config_hash != config_hash or not checkpoint.exists():
+        if status is None or (status.config_hash, status.data_root) != (config_hash, data_root):
+            continue
+        if not checkpoint.exists() or Journal(path.parent).in_use():
             continue
         found[path.parent.resolve()] = checkpoint.stat().st_mtime
     if not found:

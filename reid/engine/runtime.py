@@ -53,10 +53,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
-def set_up_backend(device: torch.device) -> None:
-    """Let cuDNN time its algorithms, since image sizes never change within a run; on a CPU, keep memory."""
+def set_up_backend(device: torch.device, precision: str = "float32") -> None:
+    """Let cuDNN time its algorithms, since image sizes never change within a run; on a CPU, keep memory.
+
+    `float32` means float32: TensorFloat-32, which torch would use in convolutions, is a choice of its own.
+    """
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = precision != "float32"
+        torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
     else:
         _keep_freed_memory()
 

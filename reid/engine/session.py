@@ -93,13 +93,14 @@ class Session:
             CheckpointError: it was trained with another config or on other data.
         """
         path = self.folder / LAST
-        checkpoint = load_checkpoint(path, self.device)
+        # To the CPU: Adam would read its step counts back from a GPU at every step.
+        checkpoint = load_checkpoint(path)
         for key, what in (("resume_hash", "another config"), ("train_fingerprint", "other data")):
             if checkpoint.meta.get(key) != self.meta[key]:
                 raise CheckpointError(
                     f"{path} was trained with {what} ({key} was {checkpoint.meta.get(key)}, is "
                     f"{self.meta[key]}). "
-                    "Only `epochs` may differ in a resumed run; to start anew leave `resume` out"
+                    "What is trained, and on what, must stay as it was; to start anew leave `resume` out"
                 )
         if not checkpoint.training:
             raise CheckpointError(

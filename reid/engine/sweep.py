@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.figures import save, sweep_figure
 from reid.home import home, source_root
-from reid.tracking import Tracker, default_store, environment, open_parent
+from reid.tracking import Status, Tracker, default_store, environment, open_parent
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,20 @@ class SweepCallback(Callback):
         if parent is None:
             return
         jobs = job_statuses(self.folder)
+        statuses = {job.status for job in jobs}
+        status: Status = (
+            "FINISHED" if statuses == {"FINISHED"} else "KILLED" if "KILLED" in statuses else "FAILED"
+        )
+        try:
+            self._report(parent, jobs)
+        except OSError as error:
+            log.warning("the sweep's table or figure could not be written: %s", error)
+        finally:
+            parent.finish(status)
+
+    def _report(self, parent: Tracker, jobs: list[RunStatus]) -> None:
         table = sweep_table(jobs, self.keys, self.split)
         score = f"{self.split}/mAP"
-        statuses = {job.status for job in jobs}
-        status = "FINISHED" if statuses == {"FINISHED"} else "KILLED" if "KILLED" in statuses else "FAILED"
         if len(table):
             parent.text(table.to_csv(index=False), "sweep.csv")
             if self.keys and table[score].notna().any():
@@ -79,7 +89,6 @@ class SweepCallback(Callback):
             if pd.notna(best):
                 parent.metrics({f"best/{score}": best}, 0)
                 parent.tags({"reid.selected_on": self.split})
-        parent.finish(status)  # type: ignore[arg-type]
 
 
 def swept_keys(overrides: list[str]) -> list[str]:

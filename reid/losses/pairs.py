@@ -55,11 +55,11 @@ def pair_statistics(features: Tensor, pids: Tensor) -> dict[str, Tensor]:
     embeddings = normalise(features)
     distance = euclidean(embeddings, embeddings)
     positive, negative = pair_masks(pids)
-    infinity, nan = distance.new_tensor(torch.inf), distance.new_tensor(torch.nan)
-    farthest = torch.where(positive, distance, -infinity).amax(dim=1)
-    nearest = torch.where(negative, distance, infinity).amin(dim=1)
+    # masked_fill with numbers: a tensor made of one would be copied to a GPU while the host waits.
+    farthest = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
+    nearest = distance.masked_fill(~negative, torch.inf).amin(dim=1)
     return {
-        "hardest_positive": torch.where(positive.any(dim=1), farthest, nan).nanmean(),
-        "hardest_negative": torch.where(negative.any(dim=1), nearest, nan).nanmean(),
+        "hardest_positive": farthest.masked_fill(~positive.any(dim=1), torch.nan).nanmean(),
+        "hardest_negative": nearest.masked_fill(~negative.any(dim=1), torch.nan).nanmean(),
         "embedding_std": embeddings.var(dim=0, correction=0).sum().sqrt(),
     }

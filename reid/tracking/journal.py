@@ -63,6 +63,14 @@ class Journal:
     def release(self) -> None:
         self._lock.release()
 
+    def in_use(self) -> bool:
+        """Whether a process writes this journal right now."""
+        try:
+            with FileLock(self._lock.lock_file, timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def append(self, operation: Operation, durable: bool = False) -> None:
         """Add one operation; `durable` also waits until the disk has it (fsync).
 

@@ -1,0 +1,81 @@
+"""Checkpoints: whole or not at all, tensors and plain data alone."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+
+
+def a_checkpoint(value: float = 1.0) -> Checkpoint:
+    return Checkpoint({"weight": torch.full((3, 2), value)}, {"epoch": 3, "name": "é"}, {"lr": [0.1, 0.2]})
+
+
+def test_comes_back_as_it_was(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.pt", a_checkpoint())
+    back = load_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(back.model["weight"], torch.ones(3, 2))
+    assert back.meta == {"epoch": 3, "name": "é"}
+    assert back.training == {"lr": [0.1, 0.2]}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_meta_is_plain_json_in_a_file_that_runs_no_code(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.pt", a_checkpoint())
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert json.loads(content["meta"])["epoch"] == 3
+
+
+def test_a_missing_file_is_named_in_full(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=str(tmp_path / "none.pt")):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('it ran')",))
+
+
+@pytest.mark.parametrize("content", ["bomb", "text", "weights"])
+def test_another_file_is_refused_and_not_run(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    if content == "bomb":
+        path.write_bytes(pickle.dumps({"format": 1, "meta": Bomb()}))
+    elif content == "text":
+        path.write_text("not a checkpoint")
+    else:
+        torch.save({"conv1.weight": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this suite"):
+        load_checkpoint(path)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+path = Path(sys.argv[1])
+save_checkpoint(path, Checkpoint({"w": torch.ones(8)}, {"epoch": 1}, {}))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint(path, Checkpoint({"w": torch.ones(1_000_000)}, {"epoch": 2}, {}))
+except OSError as error:
+    print("refused", error)
+print(load_checkpoint(path).meta["epoch"], sorted(p.name for p in path.parent.iterdir()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file-size limits of Linux stand for the full disk")
+def test_a_write_that_fails_leaves_the_last_good_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "last.pt")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "refused" in done.stdout
+    assert "1 ['last.pt']" in done.stdout

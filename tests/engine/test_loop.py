@@ -1,0 +1,147 @@
+"""One epoch of training, step by step against plain code."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from reid.data.batches import Batch
+from reid.engine.finite import NonFiniteError
+from reid.engine.loop import EpochTotals, train_epoch
+from reid.engine.objective import Objective
+from reid.engine.optimizers import build_optimizer, set_learning_rate
+from reid.engine.stop import StopSignals
+from reid.losses import RankedListLoss
+from reid.models import ReidModel, build_backbone
+
+CPU = torch.device("cpu")
+ADAM = {
+    "_target_": "torch.optim.Adam",
+    "lr": 1e-3,
+    "weight_decay": 5e-4,
+    "bias_lr_factor": 2.0,
+    "bias_weight_decay": 0.0,
+}
+
+
+@pytest.fixture
+def model() -> ReidModel:
+    torch.manual_seed(0)
+    return ReidModel(build_backbone("resnet18"), num_classes=4)
+
+
+def batches(count: int, poison: int | None = None) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    for step in range(count):
+        images = torch.randn(8, 3, 32, 16, generator=generator)
+        if step == poison:
+            images[3] = torch.nan
+        yield Batch(images, torch.arange(4).repeat_interleave(2), torch.arange(8) + 8 * step)
+
+
+OBJECTIVE = Objective(1.0, 0.4, 0.1, RankedListLoss())
+
+
+def run(model: ReidModel, steps: Iterator[Batch], **options: object) -> EpochTotals:
+    totals = EpochTotals()
+    optimizer = build_optimizer(model, ADAM)
+    train_epoch(model, optimizer, OBJECTIVE, steps, totals, StopSignals(), device=CPU, **options)  # type: ignore[arg-type]
+    return totals
+
+
+def plain(model: ReidModel, steps: Iterator[Batch], group: int = 1, clip: float | None = None) -> list[float]:
+    """The same training written out: published groups, cross entropy + 0.4 ranked, Adam."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [p for n, p in named if not n.endswith("bias")], "lr": 1e-3, "weight_decay": 5e-4},
+            {"params": [p for n, p in named if n.endswith("bias")], "lr": 2e-3, "weight_decay": 0.0},
+        ]
+    )
+    model.train()
+    losses = []
+    for number, batch in enumerate(steps, start=1):
+        features, logits = model(batch.images)
+        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=0.1)
+        loss = loss + 0.4 * RankedListLoss()(features, batch.labels)
+        (loss / group).backward()
+        losses.append(loss.item())
+        if number % group == 0:
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_([p for _, p in named], clip)
+            optimizer.step()
+            optimizer.zero_grad()
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("options", "group", "clip"), [({}, 1, None), ({"accumulate": 2}, 2, None), ({"clip_norm": 0.5}, 1, 0.5)]
+)
+def test_equals_the_training_written_out(
+    model: ReidModel, options: dict[str, object], group: int, clip: float | None
+) -> None:
+    other = copy.deepcopy(model)
+    totals = run(model, batches(4), channels_last=False, **options)
+    losses = plain(other, batches(4), group, clip)
+    assert totals.means()["loss"] == pytest.approx(sum(losses) / 4, rel=1e-5)
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_tells_what_is_tracked_each_epoch(model: ReidModel) -> None:
+    told = run(model, batches(2)).means()
+    expected = {"loss", "id_loss", "metric_loss", "accuracy", "hardest_positive", "hardest_negative"}
+    assert expected | {"active_fraction", "grad_norm", "images_per_second", "data_wait"} <= told.keys()
+    assert told["loss"] == pytest.approx(told["id_loss"] + 0.4 * told["metric_loss"], rel=1e-5)
+    assert 0 <= told["data_wait"] <= 1
+
+
+def test_the_frozen_bias_of_the_neck_does_not_move(model: ReidModel) -> None:
+    run(model, batches(2))
+    assert isinstance(model.bottleneck, nn.BatchNorm1d)
+    assert torch.equal(model.bottleneck.bias, torch.zeros(512))
+
+
+def test_a_number_that_is_none_stops_before_the_optimizer_moves(model: ReidModel) -> None:
+    clean = copy.deepcopy(model)
+    run(clean, batches(1))
+    with pytest.raises(NonFiniteError) as stopped:
+        run(model, batches(3, poison=1))
+    assert stopped.value.step == 1
+    assert stopped.value.indices.tolist() == list(range(8, 16))
+    for mine, theirs in zip(model.parameters(), clean.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_overfits_one_batch(model: ReidModel) -> None:
+    batch = next(batches(1))
+    first = run(copy.deepcopy(model), iter([batch])).means()
+    run(model, (batch for _ in range(40)))
+    last = run(model, iter([batch])).means()
+    assert last["accuracy"] == 1.0
+    assert last["loss"] < 0.5 * first["loss"]
+
+
+def test_bf16_autocast_trains_with_float32_losses(model: ReidModel) -> None:
+    told = run(model, batches(2), precision="bf16").means()
+    reference = run(copy.deepcopy(model), batches(1)).means()
+    assert told["loss"] == pytest.approx(reference["loss"], rel=0.2)
+
+
+def test_biases_follow_with_their_own_factor(model: ReidModel) -> None:
+    optimizer = build_optimizer(model, ADAM)
+    set_learning_rate(optimizer, 1e-4)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-4, 2e-4]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-4, 0.0]
+
+
+def test_totals_survive_a_checkpoint() -> None:
+    totals = EpochTotals()
+    totals.add({"loss": torch.tensor(1.5)}, 8)
+    back = EpochTotals.from_state(totals.state(), CPU)
+    back.add({"loss": torch.tensor(2.5)}, 8)
+    assert back.means()["loss"] == 2.0
+    assert back.images == 16

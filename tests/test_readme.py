@@ -1,0 +1,75 @@
+"""Every command line of the README composes; the links that it gives lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from reid.config import config_folder, evaluate_settings, register, train_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def shown_commands(module: str) -> list[str]:
+    """The arguments of each `python -m module …` in the README and in the experiments' YAMLs."""
+    texts = [README, *(path.read_text() for path in (ROOT / "conf" / "experiment").glob("*.yaml"))]
+    found: list[str] = []
+    for text in texts:
+        joined = re.sub(r"\\\n#?\s*", "", text)
+        found += re.findall(
+            rf"^(?:#\s*)?python -m {re.escape(module)}\b([^#\n`)]*)", joined, flags=re.MULTILINE
+        )
+    return sorted({command.strip() for command in found})
+
+
+def jobs(arguments: str) -> list[list[str]]:
+    """The overrides of each job: those of a sweep one after the other, with placeholders filled in."""
+    words = [re.sub(r"<[^>]+>|…", "x", word) for word in shlex.split(arguments)]
+    register()
+    expanded: list[list[str]] = [[]]
+    for word in (word for word in words if not word.startswith("-")):
+        (override,) = OverridesParser.create().parse_overrides([word])
+        values = [word]
+        if override.is_discrete_sweep():
+            values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        expanded = [[*job, value] for job in expanded for value in values]
+    return expanded
+
+
+@pytest.mark.parametrize("arguments", shown_commands("reid.train"))
+def test_train_commands_compose(arguments: str) -> None:
+    for overrides in jobs(arguments):
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            train_settings(compose("train", overrides=overrides))
+
+
+@pytest.mark.parametrize("arguments", shown_commands("reid.evaluate"))
+def test_evaluate_commands_compose(arguments: str) -> None:
+    for overrides in jobs(arguments):
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            evaluate_settings(compose("evaluate", overrides=overrides))
+
+
+def test_the_commands_are_found() -> None:
+    """Guards the two tests above against finding nothing."""
+    assert "dataset=duke backbone=se_resnext50 loss=ranked" in shown_commands("reid.train")
+    assert "-m loss.alpha=1.0,1.2,1.4" in shown_commands("reid.train")
+    assert "experiment=quickstart" in " ".join(shown_commands("reid.train"))
+    assert shown_commands("reid.evaluate")
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_make_target_that_the_readme_names_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert {"quickstart", "test", "ui"} <= named
+    assert named <= targets
