@@ -28,7 +28,7 @@ test: $(READY)  ## ruff, mypy, pytest
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 ui: $(READY)  ## the MLflow UI on http://127.0.0.1:5000 (PORT=… for another)
 	@$(BIN)/python -m reid.ui --port $(PORT)

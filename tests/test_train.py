@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -137,19 +138,21 @@ def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> N
     assert not any("ranked" in name or "contact" in name for name in artifacts)
 
 
+@pytest.mark.parametrize("epoch", [0, 2])
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
-    whole: Path, run_command: Run, start_command: Start, tiny: list[str], home: Path
+    epoch: int, whole: Path, run_command: Run, start_command: Start, tiny: list[str], home: Path
 ) -> None:
-    folder = home / "killed"
-    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", "tracking.run_name=killed"]
+    name = f"killed_{epoch}"
+    folder = home / name
+    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"tracking.run_name={name}"]
     process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
-    wait_for_epoch(process, folder, 2)
+    wait_for_epoch(process, folder, epoch)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert json.loads((folder / "status.json").read_text())["status"] == "RUNNING"
     resume(run_command, arguments, home, folder)
     assert_same_run(whole, folder)
-    runs = database(home, "select status, run_uuid from runs where name = 'killed'")
+    runs = database(home, f"select status, run_uuid from runs where name = '{name}'")
     assert [status for status, _ in runs] == ["FINISHED"]
     steps = database(
         home, f"select step from metrics where key = 'train/loss' and run_uuid = '{runs[0][1]}' order by step"
@@ -178,7 +181,7 @@ def test_asked_to_stop_it_saves_and_says_so(
     assert "Traceback" not in output
     assert json.loads((folder / "status.json").read_text())["status"] == "KILLED"
     assert database(home, f"select status from runs where name = '{name}'") == [("KILLED",)]
-    if signum == signal.SIGTERM:
+    if signum == signal.SIGTERM:  # the other differs in its number alone
         resume(run_command, arguments, home, folder)
         assert_same_run(whole, folder)
         assert database(home, f"select status from runs where name = '{name}'") == [("FINISHED",)]
@@ -205,37 +208,102 @@ def test_evaluate_gives_the_score_of_the_run(
         assert (folder / "figures" / "ranked_worst.png").exists()
 
 
-def test_a_sweep_is_one_parent_with_its_children(run_command: Run, tiny: list[str], home: Path) -> None:
-    folder = home / "sweep"
-    # The second file is no weight file: that job fails, the others go on, the exit code tells.
-    (home / "weights.pt").write_bytes(b"nothing")
-    swept = f"tricks.last_stride=1,2 backbone.weights=none,{home / 'weights.pt'}".split()
-    done = run_command("reid.train", "-m", *tiny, *swept, "epochs=1", f"hydra.sweep.dir={folder}", home=home)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "2 jobs of the sweep failed" in done.stderr
-    name = "sweep of tricks.last_stride, backbone.weights"
-    parents = database(home, f"select run_uuid, status from runs where name = '{name}'")
-    assert [status for _, status in parents] == ["FAILED"]
-    parent = parents[0][0]
+def children_of(home: Path, name: str) -> tuple[str, list[tuple[str, str]]]:
+    """Status of the sweep's parent run, and (name, status) of its children in order of start."""
+    ((parent, status),) = database(home, f"select run_uuid, status from runs where name = '{name}'")
     children = database(
         home,
-        "select runs.status, runs.name from runs join tags on tags.run_uuid = runs.run_uuid "
+        "select runs.name, runs.status from runs join tags on tags.run_uuid = runs.run_uuid "
         f"where tags.key = 'mlflow.parentRunId' and tags.value = '{parent}' order by runs.start_time",
     )
-    # Hydra turns the value of a group's key first.
-    assert [status for status, _ in children] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
-    assert children[0][1] == "tricks.last_stride=1, backbone.weights=none"
+    return status, children
+
+
+def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: Path) -> None:
+    folder = home / "sweep"
+    done = run_command(
+        "reid.train",
+        "-m",
+        "loss.alpha=1.0,1.2,1.4",
+        *tiny,
+        "epochs=1",
+        f"hydra.sweep.dir={folder}",
+        home=home,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the positive radius alpha - margin is -0.3" in done.stdout + done.stderr
+    status, children = children_of(home, "sweep of loss.alpha")
+    assert status == "FINISHED"
+    assert children == [(f"loss.alpha={alpha}", "FINISHED") for alpha in ("1.0", "1.2", "1.4")]
     table = pd.read_csv(folder / "sweep.csv")
-    assert table["tricks.last_stride"].tolist() == [1, 2, 1, 2]
-    assert table["test/mAP"].notna().tolist() == [True, True, False, False]
+    assert table["loss.alpha"].tolist() == [1.0, 1.2, 1.4]
+    assert table["test/mAP"].between(0, 1).all()
     assert (folder / "sweep.png").exists()
-    note = dict(database(home, f"select key, value from tags where run_uuid = '{parent}'"))[
-        "mlflow.note.content"
-    ]
-    assert "| tricks.last_stride | backbone.weights |" in note
-    failed = list((home / "mlartifacts").rglob("traceback.txt"))
-    assert len(failed) == 2
-    assert all("weights.pt" in path.read_text() for path in failed)
+    query = "select value from tags where key = 'mlflow.note.content' and value like '%| loss.alpha |%'"
+    assert len(database(home, query)) == 1
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_a_failing_job_is_told_and_the_others_go_on(
+    fail_fast: bool, run_command: Run, tiny: list[str], home: Path
+) -> None:
+    folder = home / f"failing_{fail_fast}"
+    weights = home / "weights.pt"
+    weights.write_bytes(b"nothing")
+    name = f"failing {fail_fast}"
+    done = run_command(
+        "reid.train", "-m", *tiny, f"backbone.weights={weights},none", "epochs=1",
+        f"sweep.fail_fast={fail_fast}",
+        f"tracking.run_name='{name}'", f"hydra.sweep.dir={folder}", home=home,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    status, children = children_of(home, name)
+    assert status == "FAILED"
+    outcomes = [outcome for _, outcome in children]
+    assert outcomes == (["FAILED"] if fail_fast else ["FAILED", "FINISHED"])
+    tracebacks = [path.read_text() for path in (home / "mlartifacts").rglob("traceback.txt")]
+    assert any("WeightsError" in text and "weights.pt" in text for text in tracebacks)
+
+
+def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
+    run_command: Run, tiny: list[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    """Held-out people, cross entropy alone, an unreadable crop left out, tracking sent later."""
+    root = tmp_path / "duke"
+    shutil.copytree(tiny_data / "synthetic" / "day_tiny_0", root)
+    bad = sorted((root / "bounding_box_train").glob("*.jpg"))[5]
+    bad.write_bytes(bad.read_bytes()[:300])
+    own = [word for word in tiny if not word.startswith("dataset")]
+    run = [
+        "dataset=duke", "dataset.official=false", f"dataset.root={root}", *own, "loss=softmax", "epochs=1",
+        "eval.split=val", "eval.val_identities=4",
+    ]  # fmt: skip
+    refused = run_command("reid.train", *run, f"hydra.run.dir={tmp_path}/refused", home=tmp_path)
+    assert refused.returncode == 2
+    assert bad.name in refused.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+
+    folder = tmp_path / "run"
+    run += ["data.on_bad_image=skip", "tracking.uri=http://127.0.0.1:9", f"hydra.run.dir={folder}"]
+    done = run_command("reid.train", *run, home=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 unreadable" in done.stdout
+    assert bad.name in done.stdout + done.stderr
+    assert "withdrawn" in done.stdout
+    scores = json.loads((folder / "status.json").read_text())["scores"]
+    assert set(scores) >= {"val/mAP", "val/rank-1"}
+
+    sent = run_command("reid.sync", "--uri", f"sqlite:///{tmp_path}/mlflow.db", str(folder), home=tmp_path)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert database(tmp_path, "select status from runs") == [("FINISHED",)]
+    assert database(tmp_path, "select value from metrics where key = 'val/mAP'") == [(scores["val/mAP"],)]
+
+    again = run_command(
+        "reid.evaluate", f"checkpoint={folder}", "device=cpu", "data.on_bad_image=skip",
+        f"data.root={tiny_data}", f"hydra.run.dir={tmp_path}/judged", home=tmp_path,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert json.loads((tmp_path / "judged" / "scores.json").read_text())["scores"] == scores
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_crops(
@@ -251,5 +319,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_crops(
     assert "Traceback" not in done.stderr
     crops = (folder / "bad_batch.txt").read_text().split()
     assert len(crops) == 16
+    last = load_checkpoint(folder / "last.pt")
+    assert all(tensor.isfinite().all() for tensor in last.model.values())
     assert all(Path(crop).exists() for crop in crops)
     assert database(home, "select status from runs where name = 'diverged'") == [("FAILED",)]
