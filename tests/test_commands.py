@@ -42,7 +42,7 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "experiment=nowhere", ["experiment=nowhere is no choice", "quickstart"]),
     ("train", "hydra/launcher=slurm", ["hydra/launcher=slurm is no choice", "basic"]),
     ("train", "loss=null", ["loss=null"]),
-    ("train", "precision=fp16", ["precision=fp16", "float32, bf16"]),
+    ("train", "precision=fp16", ["precision=fp16", "float32, tf32, bf16"]),
     ("train", "dataset.name=markt", ["no dataset 'markt'", "Did you mean 'market'?"]),
     ("train", "backbone.name=resnet51", ["backbone.name=resnet51", "Did you mean resnet50?"]),
     # types
