@@ -25,14 +25,7 @@ from rich.markup import escape
 
 from reid.checks import ConfigError
 from reid.compose_errors import explain
-from reid.config import (
-    EvaluateConfig,
-    TrainConfig,
-    config_folder,
-    evaluate_settings,
-    register,
-    train_settings,
-)
+from reid.config import EvaluateConfig, TrainConfig, config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.stop import Stopped, StopSignals
@@ -41,6 +34,7 @@ from reid.home import home
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.retrieval import EvaluationError
+from reid.settings import evaluate_settings, train_settings
 from reid.tracking import Status, TrackingError, default_store
 
 log = logging.getLogger(__name__)

@@ -1,37 +1,20 @@
-"""The typed schema of every run and the checks across its groups.
+"""The typed schema of every command; `reid.settings` checks what was composed from it.
 
 Four groups are open, since a choice may bring keys of its own: what `loss` and `optimizer` hold beyond the
 keys here goes to the class that their `_target_` names, what `dataset` and `backbone` hold beyond `name` to
 the function of that name.  `reid.checks` compares them with its signature.
 """
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
 
-from reid.checks import (
-    ConfigError,
-    above,
-    at_least,
-    between,
-    check_fields,
-    check_options,
-    check_present,
-    check_types,
-    construct,
-    one_of,
-    trusted_target,
-)
-from reid.data import dataset_reader
+from reid.checks import above, at_least, between, one_of
 from reid.home import home
-from reid.models import backbone_function
 
 
 @dataclass
@@ -178,118 +161,3 @@ def config_folder() -> Path:
     package = Path(__file__).resolve().parent
     beside = package.parent / "conf"
     return beside if (beside / "train.yaml").exists() else package / "conf"
-
-
-def train_settings(config: DictConfig) -> TrainConfig:
-    """The composed config as typed values, refused where a value or a combination is wrong.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    settings: TrainConfig = _typed(config)
-    for group, keys in (("loss", LossKeys), ("optimizer", OptimizerKeys)):
-        values, own = getattr(settings, group), keys.__dataclass_fields__
-        check_present(group, values, ("_target_", *own))
-        check_fields(keys(**{key: values[key] for key in own}), group)
-        if values["_target_"] is not None:
-            check_options(group, values, OWN_KEYS[group], trusted_target(group, values["_target_"]))
-    construct("loss", settings.loss, OWN_KEYS["loss"])
-    _check_dataset(settings.dataset)
-    check_present("backbone", settings.backbone, ("name",))
-    if "last_stride" in settings.backbone:
-        raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
-    check_types("backbone", settings.backbone, backbone_function(str(settings.backbone["name"])))
-    _check_across(settings)
-    return settings
-
-
-def evaluate_settings(config: DictConfig) -> EvaluateConfig:
-    """As `train_settings`, for the evaluate command."""
-    settings: EvaluateConfig = _typed(config)
-    if settings.dataset is not None:
-        _check_dataset(settings.dataset)
-    return settings
-
-
-def _typed(config: DictConfig) -> Any:
-    OmegaConf.set_struct(config, False)
-    try:
-        config.data.root = str(Path(config.data.root).expanduser().absolute())
-        settings: Any = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        key = error.full_key or str(error).rpartition(": ")[2]
-        raise ConfigError(f"{key} is not given and has no default: add {key}=… to the command") from error
-    except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{key}{str(error).splitlines()[0]}") from error
-    if settings.dataset and isinstance(settings.dataset.get("root"), str):
-        settings.dataset["root"] = str(Path(settings.dataset["root"]).expanduser().absolute())
-    check_fields(settings)
-    return settings
-
-
-def _check_dataset(dataset: dict[str, Any]) -> None:
-    check_present("dataset", dataset, ("name", "root"))
-    if not isinstance(dataset["root"], str):
-        raise ConfigError(f"dataset.root={dataset['root']} is not allowed: expected a folder")
-    check_options("dataset", dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])))
-
-
-def _check_across(settings: TrainConfig) -> None:
-    batch, loss, milestones = settings.batch, settings.loss, settings.schedule.milestones
-    if batch.size != batch.identities * batch.instances:
-        raise ConfigError(
-            f"batch.size={batch.size} is not batch.identities x batch.instances = {batch.identities} x "
-            f"{batch.instances} = {batch.identities * batch.instances}. Set those two; the size follows."
-        )
-    if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-        raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
-    if settings.clip_norm is not None and settings.clip_norm <= 0:
-        raise ConfigError(
-            f"clip_norm={settings.clip_norm}: expected a number above 0, or null for no clipping"
-        )
-    if loss["metric_weight"] > 0 and loss["_target_"] is None:
-        raise ConfigError(
-            f"loss.metric_weight={loss['metric_weight']} has no metric loss to weigh: this choice is cross "
-            "entropy alone. Choose loss=ranked, or set loss.metric_weight=0"
-        )
-    if loss["id_weight"] == loss["metric_weight"] == 0:
-        raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
-
-
-def config_hash(settings: TrainConfig) -> str:
-    """16 hex digits that tell experiments apart; where things lie and how they are tracked does not count."""
-    told = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "device"):
-        del told[key]
-    told["data"] = {"on_bad_image": settings.data.on_bad_image}
-    told["dataset"].pop("root", None)
-    return _hash(told)
-
-
-def resume_hash(settings: TrainConfig) -> str:
-    """The same for what must stay when a run is resumed: `epochs` and how it is judged may change."""
-    told = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "device", "data", "epochs", "dataset"):
-        del told[key]
-    told["eval"] = {key: told["eval"][key] for key in ("split", "val_identities", "val_seed")}
-    return _hash(told)
-
-
-def _hash(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def flat(settings: object) -> dict[str, Any]:
-    """Every leaf of the config by its dotted name, as the tracker shows it: `loss.alpha`, …"""
-    leaves: dict[str, Any] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), value)
-        else:
-            leaves[prefix] = node
-
-    walk("", asdict(settings))  # type: ignore[call-overload]
-    return leaves

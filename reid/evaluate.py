@@ -13,7 +13,7 @@ import torch
 
 from reid import run_figures
 from reid.command import launch
-from reid.config import EvalConfig, EvaluateConfig, ImageConfig, evaluate_settings
+from reid.config import EvalConfig, EvaluateConfig, ImageConfig
 from reid.console import score_table
 from reid.data import load_dataset
 from reid.data.splits import validation_split
@@ -24,6 +24,7 @@ from reid.engine.prepare import check_judgeable, fingerprint, open_judged_data
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.home import home
 from reid.job import Job
+from reid.settings import evaluate_settings
 from reid.tracking import default_store, fetch_checkpoint
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")

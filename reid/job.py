@@ -10,12 +10,13 @@ from textwrap import shorten
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from reid.config import TrainConfig, flat
+from reid.config import TrainConfig
 from reid.console import ConsoleProgress
 from reid.engine.rundir import STATUS, RunStatus, find_unfinished, run_of
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, source_root
+from reid.settings import flat
 from reid.tracking import Tracker, TrackingError, default_store, environment
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import torch
 from reid import run_figures
 from reid.checks import ConfigError
 from reid.command import launch
-from reid.config import TrainConfig, config_hash, train_settings
+from reid.config import TrainConfig
 from reid.console import score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
@@ -34,6 +34,7 @@ from reid.engine.session import Session
 from reid.engine.stop import Stopped
 from reid.home import home, source_root
 from reid.job import Job
+from reid.settings import config_hash, train_settings
 from reid.tracking import Tracker, default_store
 
 log = logging.getLogger(__name__)

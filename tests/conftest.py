@@ -10,6 +10,9 @@ import pytest
 
 from reid.data import load_dataset
 
+#: The source tree that is tested, whatever is installed.
+ROOT = Path(__file__).resolve().parents[1]
+
 #: Seconds on one core: two epochs of it are a whole run.
 TINY = (
     "dataset=synthetic",
@@ -44,7 +47,8 @@ def command(module: str, *arguments: str) -> list[str]:
 def environment(home: Path) -> dict[str, str]:
     """The environment of a command whose outputs and tracking store go to `home`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REID_"))}
-    return {**kept, "REID_HOME": str(home), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    own = {"REID_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    return {**kept, **own}
 
 
 @pytest.fixture(scope="session")

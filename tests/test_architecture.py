@@ -13,7 +13,8 @@ ROWS = [
     {"checks", "home"},
     {"distance"},
     {"data", "models", "losses", "retrieval"},
-    {"tracking", "figures", "config"},
+    {"config"},
+    {"tracking", "figures", "settings"},
     {"engine"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

@@ -1,34 +1,21 @@
-"""Every choice of conf/ composes and builds; the defaults are the recipe; wrong values are refused."""
+"""Every choice of conf/ composes and builds; the defaults are the recipe; hashes tell experiments apart."""
 
 import copy
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from composing import changed, composed, settings_of
+from omegaconf import DictConfig
 from torch import nn
 
-from reid.checks import ConfigError, check_types, nearest, unknown_key
-from reid.config import (
-    EvaluateConfig,
-    TrainConfig,
-    config_folder,
-    config_hash,
-    evaluate_settings,
-    flat,
-    register,
-    resume_hash,
-    train_settings,
-)
-from reid.data import DatasetError
+from reid.config import config_folder
 from reid.engine.objective import build_metric_loss
 from reid.engine.optimizers import build_optimizer
-from reid.models import BackboneError, build_backbone
+from reid.models import build_backbone
+from reid.settings import config_hash, flat, resume_hash, train_settings
 
 GROUPS = ("dataset", "backbone", "loss", "optimizer", "tricks", "experiment")
 CHOICES = [
@@ -42,30 +29,10 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("REID_DATA", raising=False)
 
 
-def composed(command: str, *overrides: str) -> DictConfig:
-    register()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose(command, overrides=list(overrides))
-
-
-def settings_of(*overrides: str) -> TrainConfig:
-    return train_settings(composed("train", *overrides))
-
-
 @pytest.fixture(scope="module")
 def recipe() -> DictConfig:
     """The config without an override, composed once: most tests change one value of a copy."""
     return composed("train")
-
-
-def changed(recipe: DictConfig, key: str, value: object) -> TrainConfig:
-    config = copy.deepcopy(recipe)
-    OmegaConf.update(config, key, value)
-    return train_settings(config)
-
-
-def judged(*overrides: str) -> EvaluateConfig:
-    return evaluate_settings(composed("evaluate", *overrides))
 
 
 # ---- every choice composes and builds
@@ -270,262 +237,3 @@ def test_where_data_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert settings_of().dataset["root"] == "/mnt/crops/market1501"
     assert settings_of("data.root=here").data.store == f"{os.getcwd()}/here/.store"
     assert settings_of("data.root='~/d'").data.root == str(Path.home() / "d")
-
-
-# ---- what is refused
-
-CHOICE_KEYS = {
-    "data.on_bad_image": ("raise", "skip"),
-    "tricks.erasing_fill": ("published", "zero", "noise"),
-    "tricks.last_stride": (1, 2),
-    "schedule.warmup_method": ("linear", "constant"),
-    "eval.split": ("test", "val"),
-    "eval.protocol": ("cross_camera", "ignore_camera"),
-    "eval.metric": ("euclidean", "cosine"),
-    "eval.neck_feature": ("after", "before"),
-    "loss.neck_feature": ("after", "before"),
-    "precision": ("float32", "tf32", "bf16"),
-}
-
-
-@pytest.mark.parametrize("key", CHOICE_KEYS)
-def test_a_choice_takes_its_choices_and_nothing_else(key: str, recipe: DictConfig) -> None:
-    for choice in CHOICE_KEYS[key]:
-        assert flat(changed(recipe, key, choice))[key] == choice
-    with pytest.raises(ConfigError) as caught:
-        changed(recipe, key, 7)
-    listed = ", ".join(str(choice) for choice in CHOICE_KEYS[key])
-    assert str(caught.value) == f"{key}=7 is not allowed: expected one of {listed}."
-
-
-@pytest.mark.parametrize(
-    ("override", "hint"),
-    [
-        ("precision=float23", "Did you mean 'float32'?"),
-        ("eval.protocol=ignore_cameras", "Did you mean 'ignore_camera'?"),
-        ("tricks.erasing_fill=nois", "Did you mean 'noise'?"),
-    ],
-)
-def test_the_nearest_choice_is_named(override: str, hint: str) -> None:
-    with pytest.raises(ConfigError, match=r"is not allowed: expected one of .*") as caught:
-        settings_of(override)
-    assert hint in str(caught.value)
-
-
-#: key: (the last value that is allowed, a value beyond it)
-BOUNDS = {
-    "image.height": (16, 15),
-    "image.width": (16, 0),
-    "image.padding": (0, -1),
-    "batch.identities": (1, 0),
-    "batch.instances": (1, 0),
-    "tricks.warmup": (0, -1),
-    "tricks.random_erasing": (1.0, 1.01),
-    "tricks.label_smoothing": (0.0, -0.01),
-    "image.flip": (0.0, 1.5),
-    "schedule.gamma": (0.01, 0.0),
-    "schedule.warmup_factor": (0.001, 0.0),
-    "eval.period": (0, -1),
-    "eval.val_identities": (1, 0),
-    "eval.val_seed": (0, -1),
-    "eval.batch": (1, 0),
-    "epochs": (1, 0),
-    "seed": (0, -1),
-    "accumulate": (1, 0),
-    "loss.id_weight": (0, -1),
-    "loss.metric_weight": (0.0, math.nan),
-    "optimizer.lr": (1e-9, 0),
-    "optimizer.weight_decay": (0, -1e-4),
-    "optimizer.bias_lr_factor": (0, -1),
-    "optimizer.bias_weight_decay": (0, math.inf),
-    "clip_norm": (0.1, 0.0),
-}
-
-
-@pytest.mark.parametrize("key", BOUNDS)
-def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
-    allowed, beyond = BOUNDS[key]
-    assert flat(changed(recipe, key, allowed))[key] == allowed
-    with pytest.raises(ConfigError) as caught:
-        changed(recipe, key, beyond)
-    assert str(caught.value).startswith(f"{key}=")
-    assert "expected a number" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "fragments"),
-    [
-        (["batch.size=60"], ["batch.size=60", "16 x 4 = 64", "Set those two"]),
-        (["schedule.milestones=[70,40]"], ["schedule.milestones=[70, 40]", "rising", "[40,70]"]),
-        (["schedule.milestones=[0,40]"], ["schedule.milestones=[0, 40]", "from 1"]),
-        (["loss=softmax", "loss.metric_weight=0.4"], ["loss.metric_weight=0.4", "loss=ranked"]),
-        (["loss.id_weight=0", "loss.metric_weight=0"], ["both 0", "nothing to train for"]),
-        (["loss.metric_weight=true"], ["loss.metric_weight=True", "0.0 or more"]),
-        (["loss.alpha=abc"], ["loss.alpha='abc'", "expected a number"]),
-        (["+loss.alhpa=1"], ["no key loss.alhpa", "Did you mean 'loss.alpha'?", "loss has alpha"]),
-        (["+optimizer.moment=1", "optimizer=sgd"], ["no key optimizer.moment", "'optimizer.momentum'"]),
-        (["optimizer=sgd", "optimizer.momentum=x"], ["optimizer.momentum='x'", "expected a number"]),
-        (["backbone.stem_relu=3"], ["backbone.stem_relu=3", "true or false"]),
-        (["+backbone.last_stride=2"], ["backbone.last_stride", "Set tricks.last_stride"]),
-        (["dataset.official=maybe"], ["dataset.official='maybe'", "true or false"]),
-        (["+dataset.offical=true"], ["no key dataset.offical", "Did you mean 'dataset.official'?"]),
-        (["dataset=folder"], ["dataset.root is not given", "add dataset.root=…"]),
-        (["dataset.root=null"], ["dataset.root=None", "expected a folder"]),
-        (["~dataset.name"], ["dataset.name is not given"]),
-        (["~backbone.name"], ["backbone.name is not given"]),
-        (["~loss.metric_weight"], ["loss.metric_weight is not given"]),
-        (["~optimizer.lr"], ["optimizer.lr is not given"]),
-        (["~loss"], ["loss is not given", "add loss=…"]),
-        (["+foo=1"], ["no key foo", "dataset, backbone, loss"]),
-        (["+ephocs=1"], ["no key ephocs", "Did you mean 'epochs'?"]),
-        (["++batch.sise=1"], ["no key batch.sise", "Did you mean 'batch.size'?", "identities"]),
-        (["batch.identities=${oops}"], ["batch.identities", "'oops' not found"]),
-        (["data.root=${oops}"], ["data.root", "'oops' not found"]),
-    ],
-)  # fmt: skip
-def test_a_wrong_value_or_combination_is_refused_in_words(overrides: list[str], fragments: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        settings_of(*overrides)
-    for fragment in fragments:
-        assert fragment in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_names_that_are_not_there() -> None:
-    with pytest.raises(DatasetError, match=r"no dataset 'markt'.*Did you mean 'market'"):
-        settings_of("dataset.name=markt")
-    with pytest.raises(DatasetError, match="no dataset 'None'"):
-        settings_of("dataset.name=null")
-    with pytest.raises(BackboneError, match=r"backbone.name=resnet51 is no backbone.*resnet50"):
-        settings_of("backbone.name=resnet51")
-
-
-@pytest.mark.parametrize(
-    "override", ["epochs=abc", "epochs=1.5", "epochs=true", "image.height=[1]", "seed=null"]
-)
-def test_a_wrong_type_is_refused_while_composing(override: str) -> None:
-    with pytest.raises(ConfigCompositionException):
-        settings_of(override)
-
-
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        ("os.system", "is refused: a target may come from reid.*"),
-        ("builtins.eval", "is refused"),
-        ("reidentify.Loss", "is refused"),
-        ("torch.load", "is refused"),
-        ("subprocess.Popen", "is refused"),
-        (5, "is refused"),
-        ("reid.losses.NoSuchLoss", "there is no such class or function"),
-        ("reid.nowhere.Loss", "there is no such class or function"),
-    ],
-)
-@pytest.mark.parametrize("group", ["loss", "optimizer"])
-def test_a_target_outside_the_trusted_packages_is_refused(
-    group: str, target: object, said: str, recipe: DictConfig
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        changed(recipe, f"{group}._target_", target)
-    assert f"{group}._target_={target}" in str(caught.value)
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("loss.alpha", 0, "loss.alpha is 0"),
-        ("loss.alpha", -1, "loss.alpha is -1"),
-        ("loss.temperature", 0, "loss.temperature is 0"),
-        ("loss.margin", math.inf, "loss.margin is inf"),
-    ],
-)
-def test_what_the_loss_refuses_is_told_by_its_key(
-    key: str, value: float, said: str, recipe: DictConfig
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        build_metric_loss(changed(recipe, key, value).loss)
-
-
-@pytest.mark.parametrize("alpha", [1.0, 1.2, 1.3])
-def test_an_alpha_up_to_the_margin_is_legal_and_warned_of(alpha: float, recipe: DictConfig) -> None:
-    with pytest.warns(UserWarning, match="every positive is always pulled"):
-        build_metric_loss(changed(recipe, "loss.alpha", alpha).loss)
-
-
-def test_what_the_optimizer_refuses_is_a_config_error() -> None:
-    settings = settings_of("+optimizer.betas=[2.0,0.9]")
-    with pytest.raises(ConfigError, match=r"optimizer: .*beta"):
-        build_optimizer(nn.Linear(2, 2), settings.optimizer)
-
-
-# ---- evaluate
-
-
-def test_evaluate_takes_its_dataset_from_the_checkpoint_unless_one_is_named() -> None:
-    assert judged("checkpoint=a.pt").dataset is None
-    named = judged("checkpoint=a.pt", "dataset=duke").dataset
-    assert named is not None
-    assert named["name"] == "duke"
-
-
-def test_evaluate_judges_as_training_does() -> None:
-    train, evaluate = flat(settings_of()), flat(judged("checkpoint=a.pt"))
-    shared = [key for key in evaluate if key.startswith("eval.")]
-    assert {key: train[key] for key in shared} == {key: evaluate[key] for key in shared}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        ([], "checkpoint is not given and has no default: add checkpoint=…"),
-        (["checkpoint=a", "dataset=folder"], "dataset.root is not given"),
-        (["checkpoint=a", "eval.metric=cosin"], "Did you mean 'cosine'?"),
-        (["checkpoint=a", "+seed=1"], "no key seed"),
-        (["checkpoint=a", "dataset=duke", "+dataset.foo=1"], "no key dataset.foo"),
-    ],
-)
-def test_evaluate_refuses(overrides: list[str], said: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        judged(*overrides)
-    assert said in str(caught.value)
-
-
-# ---- the words themselves
-
-
-def test_nearest() -> None:
-    assert nearest("rankd", ["ranked", "softmax"]) == " Did you mean 'ranked'?"
-    assert nearest("zzz", ["ranked", "softmax"]) == ""
-
-
-@pytest.mark.parametrize(
-    ("key", "said"),
-    [
-        ("sed", "no key sed. Did you mean 'seed'?"),
-        ("alpha", "no key alpha. Did you mean 'loss.alpha'?"),
-        ("loss.alhpa", "no key loss.alhpa. Did you mean 'loss.alpha'? loss has alpha, margin."),
-        ("optimizer.alpha", "no key optimizer.alpha. Did you mean 'loss.alpha'?"),
-        ("loss.zzz", "no key loss.zzz. loss has alpha, margin."),
-        ("zzz", "no key zzz. The keys here: seed, loss."),
-    ],
-)
-def test_an_unknown_key_is_answered_by_what_is_near_and_what_is_beside(key: str, said: str) -> None:
-    known = ["seed", "loss", "loss.alpha", "loss.margin"]
-    assert unknown_key(key, known) == said
-    assert unknown_key(key, known, "train") == f"the train command has {said}"
-
-
-def test_types_are_compared_with_annotations() -> None:
-    def takes(ratio: float, count: int, name: str | None = None, flag: bool = False) -> None: ...
-
-    check_types("g", {"ratio": 1, "count": 2, "name": None, "flag": True}, takes)
-    for key, value, expected in (
-        ("ratio", "x", "a number"),
-        ("ratio", True, "a number"),
-        ("count", 1.5, "a whole number"),
-        ("name", 3, "text or null"),
-        ("flag", 1, "true or false"),
-    ):
-        with pytest.raises(ConfigError, match=f"g.{key}=.* expected {expected}"):
-            check_types("g", {key: value}, takes)

@@ -4,12 +4,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reid.config import TrainConfig, config_hash, flat, resume_hash
+from reid.config import TrainConfig
 from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.engine.prepare import JudgedData, TrainingData, fingerprint
 from reid.models import ReidModel, build_backbone
+from reid.settings import config_hash, flat, resume_hash
 
 
 def build_model(settings: TrainConfig, num_classes: int) -> ReidModel:

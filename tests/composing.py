@@ -1,0 +1,29 @@
+"""How the tests compose a command's config: as Hydra does, without running the command."""
+
+import copy
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from reid.config import EvaluateConfig, TrainConfig, config_folder, register
+from reid.settings import evaluate_settings, train_settings
+
+
+def composed(command: str, *overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose(command, overrides=list(overrides))
+
+
+def settings_of(*overrides: str) -> TrainConfig:
+    return train_settings(composed("train", *overrides))
+
+
+def changed(recipe: DictConfig, key: str, value: object) -> TrainConfig:
+    config = copy.deepcopy(recipe)
+    OmegaConf.update(config, key, value)
+    return train_settings(config)
+
+
+def judged(*overrides: str) -> EvaluateConfig:
+    return evaluate_settings(composed("evaluate", *overrides))
