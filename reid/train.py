@@ -50,11 +50,12 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     set_up_backend(device, settings.precision)
     seed_everything(settings.seed)
 
+    metric_loss = build_metric_loss(settings.loss)
     objective = Objective(
         settings.loss["id_weight"],
         settings.loss["metric_weight"],
         settings.tricks.label_smoothing,
-        build_metric_loss(settings.loss),
+        metric_loss.to(device) if metric_loss is not None else None,
     )
     dataset, all_training_crops = read_dataset(settings, job.progress)
     identities = len({crop.pid for crop in dataset.train})

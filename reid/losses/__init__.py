@@ -1,6 +1,8 @@
 """Losses on the embeddings of a batch, one file each; the file is the formula."""
 
+from reid.losses.clustered_ranked import ClusteredRankedListLoss
 from reid.losses.pairs import pair_statistics
 from reid.losses.ranked import RankedListLoss
+from reid.losses.triplet import TripletLoss
 
-__all__ = ["RankedListLoss", "pair_statistics"]
+__all__ = ["ClusteredRankedListLoss", "RankedListLoss", "TripletLoss", "pair_statistics"]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-
 import torch
 from torch import Tensor, nn
 
 from reid.distance import euclidean, normalise
 from reid.losses.pairs import check_batch, pair_masks
-
-EPSILON = 1e-5
+from reid.losses.ranked_terms import checked_radius, pull, push
 
 
 class RankedListLoss(nn.Module):
@@ -48,37 +44,15 @@ class RankedListLoss(nn.Module):
         positive_radius: float | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("alpha", alpha), ("temperature", temperature)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} is {value}; a finite number greater than 0 is expected")
+        self.positive_radius = checked_radius(alpha, margin, temperature, positive_radius)
         self.alpha, self.temperature = alpha, temperature
-        self.positive_radius = alpha - margin if positive_radius is None else positive_radius
         self.margin = alpha - self.positive_radius
-        if not math.isfinite(self.positive_radius):
-            raise ValueError(
-                f"margin is {margin}, positive_radius {positive_radius}; finite numbers are expected"
-            )
-        if self.positive_radius <= 0:
-            warnings.warn(
-                f"the positive radius alpha - margin is {self.positive_radius:g} (alpha {alpha:g}, margin "
-                f"{self.margin:g}): every positive is always pulled, however near. For a radius above 0 "
-                "lower margin, or set positive_radius.",
-                stacklevel=2,
-            )
 
     def forward(self, features: Tensor, pids: Tensor) -> Tensor:
         distance, positive, near_negative = self._pairs(features, pids)
-        violation = torch.where(positive, distance - self.positive_radius, 0).clamp(min=0)
-        pull = violation.sum(dim=1) / (positive.sum(dim=1, dtype=distance.dtype) + EPSILON)
-
-        # exp overflows float32 from 88 on. Both sides of the fraction are divided by the largest
-        # weight, which changes neither its value nor its gradient.
-        exponent = torch.where(near_negative, self.temperature * (self.alpha - distance), -torch.inf)
-        largest = exponent.detach().amax(dim=1, keepdim=True).clamp(min=0)
-        weight = torch.exp(exponent - largest)
-        norm = weight.sum(dim=1) + EPSILON * torch.exp(-largest.squeeze(1))
-        push = (weight * (self.alpha - distance)).sum(dim=1) / norm
-        return (pull + push).mean()
+        pulled = pull(distance, positive, self.positive_radius)
+        pushed = push(distance, near_negative, self.alpha, self.temperature)
+        return (pulled + pushed).mean()
 
     @torch.no_grad()
     def active_fraction(self, features: Tensor, pids: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""Clustered ranked list loss: negatives are pushed within the k-means clusters of the batch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from reid.distance import SMALLEST_SQUARED_DISTANCE, euclidean, normalise
+from reid.losses.kmeans import kmeans
+from reid.losses.pairs import check_batch, pair_masks
+from reid.losses.ranked_terms import checked_radius, pull, push
+
+SMALLEST_CLUSTER = 4  # the published code skips clusters of 3 members or fewer
+SEED_TRIALS = 4  # of k-means++
+
+
+class ClusteredRankedListLoss(nn.Module):
+    r"""Ranked list loss whose negatives are those of the anchor's cluster; see `RankedListLoss`.
+
+    d is the Euclidean distance of L2-normalised features; k-means parts these, detached, into clusters. For
+    anchor i of pid p and cluster c, P holds all images of p, i itself included at distance 1e-6, and N* the
+    images of other pids in c with d < alpha, strictly:
+
+        L_P(i) = sum_P max(0, d - (alpha - margin)) / (|P| + 1e-5)
+        L_N(i) = sum_N* w (alpha - d) / (sum_N* w + 1e-5),    w = exp(temperature (alpha - d))
+        loss   = sum over pids of mean_{i in p} L_P(i)
+               + sum over clusters of more than 3 members of mean_{i in c} L_N(i)
+
+    Source: the published re-ID implementation (its `cranked_loss`). Being a sum over pids and clusters, it
+    is several times larger than the plain loss, so one metric_weight does not mean the same for both;
+    `reduction="mean"` takes means over pids and over those clusters instead.
+
+    Args:
+        alpha, margin, temperature, positive_radius: as for `RankedListLoss`.
+        clusters: how many, k; fewer where the batch has fewer distinct points.
+        restarts: how many times k-means starts; the tightest clustering counts.
+        reduction: `sum`, as published, or `mean`.
+        seed: of the k-means. The loss depends on the batch and the seed alone, on no earlier call.
+
+    Shapes: features (N, D), pids (N,) integers, assignment (N,) integers or None, in place of k-means
+    -> scalar. Raises ValueError: as `RankedListLoss`; clusters or restarts below 1; another reduction.
+    """
+
+    draws: Tensor
+
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        margin: float = 1.3,
+        temperature: float = 1.0,
+        clusters: int = 8,
+        restarts: int = 10,
+        reduction: Literal["sum", "mean"] = "sum",
+        seed: int = 0,
+        positive_radius: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.positive_radius = checked_radius(alpha, margin, temperature, positive_radius)
+        self.alpha, self.temperature, self.reduction = alpha, temperature, reduction
+        if clusters < 1 or restarts < 1:
+            raise ValueError(f"clusters is {clusters}, restarts {restarts}; 1 or more are expected")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction is {reduction!r}; sum or mean is expected")
+        draws = torch.rand(restarts, clusters, SEED_TRIALS, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("draws", draws, persistent=False)
+
+    def forward(self, features: Tensor, pids: Tensor, assignment: Tensor | None = None) -> Tensor:
+        distance, positive, near_negative, cluster_size = self._pairs(features, pids, assignment)
+        itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
+        distance = distance.masked_fill(itself, SMALLEST_SQUARED_DISTANCE**0.5)
+        same = positive | itself
+        # The sum of 1 / size over the members of a group is 1: this sums the means of the groups.
+        per_pid = 1 / same.sum(dim=1, dtype=distance.dtype)
+        per_cluster = (cluster_size >= SMALLEST_CLUSTER) / cluster_size
+        pulled = per_pid @ pull(distance, same, self.positive_radius)
+        pushed = per_cluster @ push(distance, near_negative, self.alpha, self.temperature)
+        if self.reduction == "mean":
+            pulled, pushed = pulled / per_pid.sum(), pushed / per_cluster.sum().clamp(min=1)
+        return pulled + pushed
+
+    @torch.no_grad()
+    def active_fraction(self, features: Tensor, pids: Tensor, assignment: Tensor | None = None) -> Tensor:
+        """Fraction of the N (N - 1) ordered pairs that it still moves."""
+        distance, positive, near_negative, cluster_size = self._pairs(features, pids, assignment)
+        pushed = near_negative & (cluster_size >= SMALLEST_CLUSTER)[:, None]
+        return ((positive & (distance > self.positive_radius)) | pushed).sum() / max(
+            1, len(pids) * (len(pids) - 1)
+        )
+
+    def _pairs(self, features: Tensor, pids: Tensor, assignment: Tensor | None) -> tuple[Tensor, ...]:
+        check_batch(features, pids)
+        embeddings = normalise(features)
+        distance = euclidean(embeddings, embeddings)
+        if assignment is None:
+            assignment = kmeans(distance.detach().square(), self.draws.to(distance.device))
+        together = assignment[:, None] == assignment[None, :]
+        positive, negative = pair_masks(pids)
+        near_negative = negative & together & (distance < self.alpha)
+        return distance, positive, near_negative, together.sum(dim=1, dtype=distance.dtype)
