@@ -52,6 +52,13 @@ def squared_euclidean(a: Tensor, b: Tensor, b_squared_norms: Tensor | None = Non
         return torch.addmm(b_squared_norms, a, b.t(), alpha=-2).add_(squared_norms(a)[:, None])
 
 
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distance of each row of `a` (N, D) to the same row of `b`: (N,), exact near 0."""
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        difference = _at_least_float32(a) - _at_least_float32(b)
+        return torch.einsum("nd,nd->n", difference, difference)
+
+
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distance of each row of `a` to each row of `b`.
 

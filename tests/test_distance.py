@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reid.distance import euclidean, normalise, squared_euclidean, squared_norms
+from reid.distance import euclidean, normalise, squared_distances, squared_euclidean, squared_norms
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -64,3 +64,10 @@ def test_gradcheck() -> None:
     a, b = random(3, 4).requires_grad_(), random(5, 4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(euclidean, (a, b))
     assert torch.autograd.gradcheck(squared_euclidean, (a, b))
+
+
+def test_squared_distances_of_pairs_are_the_diagonal_and_exact_near_zero() -> None:
+    a, b = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(squared_distances(a, b), squared_euclidean(a, b).diagonal())
+    near = torch.full((1, 2), 1000.0)
+    assert squared_distances(near, near + 2**-10).item() == 2 * 2**-20

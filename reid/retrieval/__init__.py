@@ -3,6 +3,7 @@
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
 from reid.retrieval.protocol import EvaluationError, MatchCounts, count_matches, require_matches
+from reid.retrieval.rerank import rerank, rerank_bytes
 
 __all__ = [
     "Embeddings",
@@ -12,4 +13,6 @@ __all__ = [
     "count_matches",
     "evaluate",
     "require_matches",
+    "rerank",
+    "rerank_bytes",
 ]
