@@ -1,6 +1,7 @@
 """Market-1501's layout on disk, which most later datasets took over: three folders, names that label."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from reid.data.crops import Crop, DatasetError, ReidDataset
@@ -18,12 +19,13 @@ def read_market_layout(
     name: str,
     root: Path,
     *,
+    folders: tuple[str, str, str] = FOLDERS,
     pattern: re.Pattern[str] = MARKET_NAME,
     example: str = "0002_c1s1_000451_03.jpg",
     where_to_get: str = "",
     notice: str = "",
 ) -> ReidDataset:
-    """Read `root/{bounding_box_train,query,bounding_box_test}`.
+    """Read `root/{bounding_box_train,query,bounding_box_test}`, or the three `folders` named otherwise.
 
     Crops come sorted by file name.  Junk (pid -1) is counted and left out, as the published code does;
     distractors (pid 0) stay.  Files that are no images, or hidden (`._0002_c1….jpg`), are counted as strays.
@@ -31,17 +33,17 @@ def read_market_layout(
     Raises:
         DatasetError: a folder is missing, or an image's name does not start with pid and camera.
     """
-    missing = [folder for folder in FOLDERS if not (root / folder).is_dir()]
+    missing = [root / folder for folder in folders if not (root / folder).is_dir()]
     if missing:
-        raise DatasetError(missing_message(name, root, missing, example, where_to_get))
+        layout = [f"{root / folder}/{example}" for folder in folders]
+        raise DatasetError(missing_message(name, missing, layout, where_to_get))
     strays = junk = 0
     splits: list[tuple[Crop, ...]] = []
-    for folder in FOLDERS:
+    for folder in folders:
         crops: list[Crop] = []
-        for path in sorted((root / folder).iterdir(), key=lambda p: p.name):
-            if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir():
-                strays += 1
-                continue
+        images, others = images_in(root / folder)
+        strays += others
+        for path in images:
             match = pattern.match(path.name)
             if match is None:
                 raise DatasetError(
@@ -59,43 +61,68 @@ def read_market_layout(
                 crops.append(Crop(path, pid, camera - 1))
         splits.append(tuple(crops))
     train, query, gallery = splits
-    empty = [f for f, s in zip(FOLDERS, splits, strict=True) if not s]
+    empty = [f for f, s in zip(folders, splits, strict=True) if not s]
     if empty:
         raise DatasetError(f"{name}: no crops in {', '.join(str(root / f) for f in empty)}. {NO_DATA_NEEDED}")
     shared = {c.pid for c in train} & {c.pid for c in query}
     if shared:
         raise DatasetError(
-            f"{name}: {len(shared)} identities are both in {FOLDERS[0]} and in {FOLDERS[1]} (for example "
+            f"{name}: {len(shared)} identities are both in {folders[0]} and in {folders[1]} (for example "
             f"{min(shared)}). The people who are tested must not be trained on: split them by identity."
         )
     return ReidDataset(name, root, train, query, gallery, strays, junk, notice)
 
 
-def missing_message(name: str, root: Path, missing: list[str], example: str, where_to_get: str) -> str:
+def images_in(folder: Path) -> tuple[list[Path], int]:
+    """The images of `folder` sorted by name, and the number of strays: hidden files, folders, no images."""
+    entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    images = [
+        path
+        for path in entries
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    ]
+    return images, len(entries) - len(images)
+
+
+def missing_message(
+    name: str,
+    missing: Iterable[Path],
+    layout: Iterable[str],
+    where_to_get: str = "",
+    reading: str = "identity, then camera",
+) -> str:
     """What a user reads who has no data yet: what was looked for, the layout, where to ask."""
     lines = [
-        f"dataset {name!r} is not there: looked for {', '.join(str(root / folder) for folder in missing)}.",
+        f"dataset {name!r} is not there: looked for {', '.join(map(str, missing))}.",
         "Expected layout:",
-        *(f"    {root / folder}/{example}" for folder in FOLDERS),
-        "(identity, then camera; set dataset.root=… if it lies elsewhere, or data.root=… for all datasets)",
+        *(f"    {line}" for line in layout),
+        f"({reading}; set dataset.root=… if it lies elsewhere, or data.root=… for all datasets)",
     ]
     if where_to_get:
         lines.append(where_to_get)
     return "\n".join([*lines, NO_DATA_NEEDED])
 
 
-def check_counts(dataset: ReidDataset, expected: tuple[int, int, int], official: str) -> None:
+def check_counts(
+    dataset: ReidDataset, expected: tuple[int, int, int], official: str, market_layout: bool = True
+) -> None:
     """Refuse a set that bears an official name with another number of images than the official one.
+
+    What to do with a set of one's own depends on whether it lies in Market's layout.
 
     Raises:
         DatasetError: with both counts, since a score on a part of the set is not a score on the set.
     """
     found = tuple(len(split) for split in (dataset.train, dataset.query, dataset.gallery))
     if found != expected:
+        own = (
+            f"a set of your own in this layout is `dataset=folder dataset.root={dataset.root}`"
+            if market_layout
+            else f"dataset.official=false takes it as it is, but its scores are not those of {official}"
+        )
         raise DatasetError(
             f"{dataset.root} is not {official}: expected {_counts(expected)} images "
-            f"(train / query / gallery), found {_counts(found)}. A copy may be incomplete; a set of your own "
-            f"in this layout is `dataset=folder dataset.root={dataset.root}`."
+            f"(train / query / gallery), found {_counts(found)}. A copy may be incomplete; {own}."
         )
 
 
