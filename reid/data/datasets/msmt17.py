@@ -27,9 +27,9 @@ NAMED = 5
 WHERE = "MSMT17 is given by its authors (Wei et al., CVPR 2018) on request and under an agreement: ask there."
 NOTICES = {
     "V1": "MSMT17 V1: people filmed on a campus, for academic research only, under a signed agreement; do "
-    "not redistribute the images. The later release V2, with the faces masked, is kinder to them.",
+    "not redistribute the images. V2, the later release, has the faces masked: prefer it for new work.",
     "V2": "MSMT17 V2: people filmed on a campus, their faces masked, for academic research only, under a "
-    "signed agreement; do not redistribute the images. Say V2 beside a score: most published ones are V1's.",
+    "signed agreement; do not redistribute the images. Say V2 beside a score: many published ones are V1's.",
 }
 
 
