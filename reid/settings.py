@@ -20,7 +20,7 @@ from reid.checks import (
 )
 from reid.config import OWN_KEYS, EvaluateConfig, LossKeys, OptimizerKeys, TrainConfig
 from reid.data import dataset_reader
-from reid.models import backbone_function
+from reid.models import SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 
 def train_settings(config: DictConfig) -> TrainConfig:
@@ -42,6 +42,7 @@ def train_settings(config: DictConfig) -> TrainConfig:
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
     check_types("backbone", settings.backbone, backbone_function(str(settings.backbone["name"])))
+    check_types("backbone", settings.backbone, build_backbone)
     _check_across(settings)
     return settings
 
@@ -87,6 +88,11 @@ def _check_across(settings: TrainConfig) -> None:
         )
     if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
+    if settings.backbone.get("stn") and min(settings.image.height, settings.image.width) < SMALLEST_STN_IMAGE:
+        raise ConfigError(
+            f"backbone.stn=True does not fit image.height={settings.image.height} image.width="
+            f"{settings.image.width}: it takes {SMALLEST_STN_IMAGE} x {SMALLEST_STN_IMAGE} pixels or more"
+        )
     if settings.clip_norm is not None and settings.clip_norm <= 0:
         raise ConfigError(
             f"clip_norm={settings.clip_norm}: expected a number above 0, or null for no clipping"

@@ -3,10 +3,12 @@
 from reid.models.build import backbone_function, backbone_names, build_backbone
 from reid.models.matching import WeightReport
 from reid.models.neck import ReidModel
+from reid.models.spatial import SMALLEST_STN_IMAGE
 from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
 from reid.models.weights import WeightsError, load_weights
 
 __all__ = [
+    "SMALLEST_STN_IMAGE",
     "Backbone",
     "BackboneError",
     "ImagenetFile",

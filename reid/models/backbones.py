@@ -16,14 +16,21 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from reid.models.ibn import use_ibn_a
 from reid.models.trunk import Backbone, ImagenetFile, as_backbone, set_last_stride
 
-_TIMM_RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/download"
-# Timm itself does not check these two against the digits in their names, so those are not taken for a hash.
-_SE_RESNET50 = ImagenetFile(f"{_TIMM_RELEASES}/v0.1-cadene/se_resnet50-ce0d4300.pth")
-_SE_RESNEXT50 = ImagenetFile(f"{_TIMM_RELEASES}/v0.1-weights/legacy_se_resnext50_32x4d-f3651bad.pth")
+# Timm itself does not check its files against the digits in their names, so those are not taken for a hash.
+_TIMM_FILES = "https://github.com/rwightman/pytorch-image-models/releases/download"
+_SE_RESNET50 = ImagenetFile(f"{_TIMM_FILES}/v0.1-cadene/se_resnet50-ce0d4300.pth")
+_SE_RESNET101 = ImagenetFile(f"{_TIMM_FILES}/v0.1-cadene/se_resnet101-7e38fcc6.pth")
+_SE_RESNET152 = ImagenetFile(f"{_TIMM_FILES}/v0.1-cadene/se_resnet152-d17c99b7.pth")
+_SE_RESNEXT50 = ImagenetFile(f"{_TIMM_FILES}/v0.1-weights/legacy_se_resnext50_32x4d-f3651bad.pth")
+_SE_RESNEXT101 = ImagenetFile(f"{_TIMM_FILES}/v0.1-weights/legacy_se_resnext101_32x4d-37725eac.pth")
+_SENET154 = ImagenetFile(f"{_TIMM_FILES}/v0.1-weights/legacy_senet154-e9eb9fe6.pth")
+
+_IBN_FILES = "https://github.com/XingangPan/IBN-Net/releases/download/v1.0"
 _RESNET50_IBN_A = ImagenetFile(
-    "https://github.com/XingangPan/IBN-Net/releases/download/v1.0/resnet50_ibn_a-d9d0bb7b.pth",
+    f"{_IBN_FILES}/resnet50_ibn_a-d9d0bb7b.pth",
     sha256="d9d0bb7b2ba34d7e6e12c4616c9d233914762e49fbb9fcb49d7f4d65da6f759c",
 )
+_RESNET101_IBN_A = ImagenetFile(f"{_IBN_FILES}/resnet101_ibn_a-59ea0ac6.pth", sha256="59ea0ac6")
 
 
 def resnet18(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
@@ -44,9 +51,31 @@ def resnet50(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
     return as_backbone(net, "resnet50", 2048, _torchvision_file(tv.ResNet50_Weights.IMAGENET1K_V1))
 
 
+def resnet101(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
+    """ResNet-101 with the stride on conv2 of a bottleneck, 2048 channels."""
+    net = _ResNet(Bottleneck, (3, 4, 23, 3), last_stride, stem_relu)
+    return as_backbone(net, "resnet101", 2048, _torchvision_file(tv.ResNet101_Weights.IMAGENET1K_V1))
+
+
+def resnet152(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
+    """ResNet-152 with the stride on conv2 of a bottleneck, 2048 channels."""
+    net = _ResNet(Bottleneck, (3, 8, 36, 3), last_stride, stem_relu)
+    return as_backbone(net, "resnet152", 2048, _torchvision_file(tv.ResNet152_Weights.IMAGENET1K_V1))
+
+
 def se_resnet50(last_stride: int = 1) -> Backbone:
     """SE-ResNet-50 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
     return as_backbone(_senet("legacy_seresnet50", last_stride), "se_resnet50", 2048, _SE_RESNET50)
+
+
+def se_resnet101(last_stride: int = 1) -> Backbone:
+    """SE-ResNet-101 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
+    return as_backbone(_senet("legacy_seresnet101", last_stride), "se_resnet101", 2048, _SE_RESNET101)
+
+
+def se_resnet152(last_stride: int = 1) -> Backbone:
+    """SE-ResNet-152 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
+    return as_backbone(_senet("legacy_seresnet152", last_stride), "se_resnet152", 2048, _SE_RESNET152)
 
 
 def se_resnext50(last_stride: int = 1) -> Backbone:
@@ -55,19 +84,43 @@ def se_resnext50(last_stride: int = 1) -> Backbone:
     return as_backbone(net, "se_resnext50", 2048, _SE_RESNEXT50)
 
 
+def se_resnext101(last_stride: int = 1) -> Backbone:
+    """SE-ResNeXt-101 32x4d, with the stride on conv2 of a bottleneck, 2048 channels."""
+    net = _senet("legacy_seresnext101_32x4d", last_stride)
+    return as_backbone(net, "se_resnext101", 2048, _SE_RESNEXT101)
+
+
+def senet154(last_stride: int = 1) -> Backbone:
+    """SENet-154: 64 groups, three 3x3 convolutions as its stem, stride on conv2; 2048 channels."""
+    return as_backbone(_senet("legacy_senet154", last_stride), "senet154", 2048, _SENET154)
+
+
 def resnet50_ibn_a(last_stride: int = 1) -> Backbone:
     """ResNet-50 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
-    net = _ResNet(Bottleneck, (3, 4, 6, 3), last_stride, stem_relu=True)
-    for stage in (net.layer1, net.layer2, net.layer3):
-        use_ibn_a(stage)
-    return as_backbone(net, "resnet50_ibn_a", 2048, _RESNET50_IBN_A)
+    return as_backbone(_ibn_a((3, 4, 6, 3), last_stride), "resnet50_ibn_a", 2048, _RESNET50_IBN_A)
+
+
+def resnet101_ibn_a(last_stride: int = 1) -> Backbone:
+    """ResNet-101 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
+    return as_backbone(_ibn_a((3, 4, 23, 3), last_stride), "resnet101_ibn_a", 2048, _RESNET101_IBN_A)
 
 
 def mobilenet_v2(last_stride: int = 1) -> Backbone:
     """MobileNetV2 at width 1.0, 1280 channels. Its last stage opens with `features.14`."""
-    net = _MobileNetV2()
+    net = _MobileNet(tv.mobilenet_v2(weights=None))
     set_last_stride(net.features[14], last_stride)
     return as_backbone(net, "mobilenet_v2", 1280, _torchvision_file(tv.MobileNet_V2_Weights.IMAGENET1K_V1))
+
+
+def mobilenet_v3_large(last_stride: int = 1) -> Backbone:
+    """MobileNetV3-Large at width 1.0, 960 channels. Its last stage opens with `features.13`.
+
+    It is torchvision's. The published suite's own variant had no weight file and ignored the last stride.
+    """
+    net = _MobileNet(tv.mobilenet_v3_large(weights=None))
+    set_last_stride(net.features[13], last_stride)
+    file = _torchvision_file(tv.MobileNet_V3_Large_Weights.IMAGENET1K_V1)
+    return as_backbone(net, "mobilenet_v3_large", 960, file)
 
 
 class _ResNet(tv.ResNet):
@@ -93,19 +146,26 @@ class _ResNet(tv.ResNet):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
-class _MobileNetV2(tv.MobileNetV2):
-    """Torchvision's MobileNetV2 up to its feature map."""
+class _MobileNet(nn.Module):
+    """A torchvision MobileNet up to its feature map, the names of its tensors kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: tv.MobileNetV2 | tv.MobileNetV3) -> None:
         super().__init__()
-        del self.classifier
+        self.features = net.features
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images)
 
 
+def _ibn_a(blocks: tuple[int, ...], last_stride: int) -> nn.Module:
+    net = _ResNet(Bottleneck, blocks, last_stride, stem_relu=True)
+    for stage in (net.layer1, net.layer2, net.layer3):
+        use_ibn_a(stage)
+    return net
+
+
 def _senet(timm_name: str, last_stride: int) -> nn.Module:
-    import timm  # Here and not above: it would delay every start by a second, and two networks need it.
+    import timm  # Here and not above: it would delay every start by a second, and few networks need it.
 
     net: Any = timm.create_model(timm_name, pretrained=False, num_classes=0, global_pool="", drop_rate=0.0)
     set_last_stride(net.layer4[0], last_stride)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from reid.models import backbones
+from reid.models.spatial import add_spatial_transformer
 from reid.models.trunk import Backbone, BackboneError
 from reid.models.weights import load_weights
 
@@ -16,15 +17,18 @@ def backbone_names() -> tuple[str, ...]:
     return tuple(_builders())
 
 
-def build_backbone(name: str, last_stride: int = 1, weights: str = "none", **options: object) -> Backbone:
+def build_backbone(
+    name: str, last_stride: int = 1, weights: str = "none", stn: bool | None = None, **options: object
+) -> Backbone:
     """Build the backbone of that name, (N, 3, H, W) -> (N, channels, h, w).
 
     last_stride: of the last stage: 1 (as published: the map is H/16 x W/16) or 2 (H/32 x W/32).
     weights: `none` (random), `imagenet` or the path of a weight file, as `load_weights` takes them.
+    stn: a spatial transformer before the network, see `add_spatial_transformer`; None stands for False.
     options: of that network alone; None stands for its own default. Plain ResNets have `stem_relu`.
 
     The result has `.name`, `.channels` and the state-dict keys of the published weight files (without
-    a classifier).
+    a classifier); beside them those of the spatial transformer, which starts as the identity.
 
     Raises BackboneError for an unknown name, a last stride that is not 1 or 2, or an option that the
     network does not have; WeightsError when the weights cannot be had or do not fit.
@@ -36,6 +40,8 @@ def build_backbone(name: str, last_stride: int = 1, weights: str = "none", **opt
     for key, value in given.items():
         _check_option(name, key, value)
     backbone = builder(last_stride=last_stride, **given)
+    if stn:
+        add_spatial_transformer(backbone)
     load_weights(backbone, weights)
     return backbone
 

@@ -12,6 +12,7 @@ LEAST_FRACTION = 0.9
 
 _PREFIXES = ("module.", "backbone.", "base.")
 _CLASSIFIERS = ("fc.", "last_linear.", "classifier.")
+_SPATIAL_TRANSFORMER = ("localization.", "fc_loc.")
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 
 
@@ -96,8 +97,14 @@ def compare(
     sha256: str = "",
     dropped: tuple[str, ...] = (),
 ) -> WeightReport:
-    """Report which of the tensors `own` of a backbone the tensors `given` serve, in name and shape."""
-    names = [name for name in own if is_counted(name)]
+    """Report which of the tensors `own` of a backbone the tensors `given` serve, in name and shape.
+
+    A spatial transformer counts only where both sides have one: no ImageNet file does, and it is an option.
+    """
+    counted = [name for name in own if is_counted(name)]
+    names = [name for name in counted if name in given or not name.startswith(_SPATIAL_TRANSFORMER)]
+    unknown = [name for name in given if name not in own]
+    optional = [name for name in unknown if name.startswith(_SPATIAL_TRANSFORMER)]
     common = [name for name in names if name in given]
     mismatched = tuple(
         f"{name} (file {tuple(given[name].shape)}, backbone {tuple(own[name].shape)})"
@@ -110,9 +117,9 @@ def compare(
         matched=len(common) - len(mismatched),
         total=len(names),
         missing=tuple(name for name in names if name not in given),
-        unexpected=tuple(name for name in given if name not in own),
+        unexpected=tuple(name for name in unknown if name not in optional),
         mismatched=mismatched,
-        dropped=dropped,
+        dropped=(*dropped, *optional),
     )
 
 

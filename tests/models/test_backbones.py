@@ -19,10 +19,18 @@ CHANNELS = {
     "resnet18": 512,
     "resnet34": 512,
     "resnet50": 2048,
+    "resnet101": 2048,
+    "resnet152": 2048,
     "se_resnet50": 2048,
+    "se_resnet101": 2048,
+    "se_resnet152": 2048,
     "se_resnext50": 2048,
+    "se_resnext101": 2048,
+    "senet154": 2048,
     "resnet50_ibn_a": 2048,
+    "resnet101_ibn_a": 2048,
     "mobilenet_v2": 1280,
+    "mobilenet_v3_large": 960,
 }
 PUBLISHED = ("resnet34", "resnet50", "se_resnet50", "se_resnext50", "resnet50_ibn_a")
 
