@@ -94,9 +94,7 @@ def test_the_names_are_the_functions_of_the_file() -> None:
     assert backbone_names() == tuple(CHANNELS)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CHANNELS if name not in LARGE and name != "resnet101_ibn_a"]
-)
+@pytest.mark.parametrize("name", [name for name in CHANNELS if name not in (*LARGE, "resnet101_ibn_a")])
 def test_map_shape_and_last_stride(name: str) -> None:
     with torch.device("meta"):  # shapes without arithmetic
         one, two = build_backbone(name, last_stride=1).eval(), build_backbone(name, last_stride=2).eval()
