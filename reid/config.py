@@ -6,11 +6,14 @@ the function of that name.  `reid.checks` compares them with its signature.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import MISSING, OmegaConf
 
 from reid.checks import above, at_least, between, one_of
@@ -69,6 +72,13 @@ class EvalConfig:
     metric: str = one_of("euclidean", "cosine")
     neck_feature: str = one_of("after", "before")
     batch: int = at_least(1, 128)
+    flip: bool = False  # the mean of the features of each image and its mirror image
+    query_expansion: int = at_least(0, 0)  # gallery images that each query is averaged with; 0 is off
+    rerank: bool = False
+    rerank_k1: int = at_least(1, 20)
+    rerank_k2: int = at_least(1, 6)
+    rerank_lambda: float = between(0, 1, 0.3)
+    datasets: list[Any] = field(default_factory=list)  # of reid.evaluate: choices, or {name: choice, …}
 
 
 @dataclass
@@ -154,6 +164,30 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("reid.home", lambda: str(home()), replace=True)
+
+
+def dataset_choices() -> list[str]:
+    """The choices of the group `dataset`."""
+    return sorted(file.stem for file in (config_folder() / "dataset").glob("*.yaml"))
+
+
+def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """What `dataset=<choice>` gives, one of `dataset_choices`, with `changes` to its keys.
+
+    A key without a value is left out.
+    """
+    # A command that runs has its folders open already; a library call and a test have not.
+    running = GlobalHydra.instance().is_initialized()
+    with nullcontext() if running else initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("evaluate", overrides=[f"dataset={choice}"])
+    config.data.root = data_root
+    for key, value in changes.items():
+        OmegaConf.update(config, f"dataset.{key}", value, force_add=True)
+    return {
+        str(key): config.dataset[key]
+        for key in config.dataset
+        if not OmegaConf.is_missing(config.dataset, key)
+    }
 
 
 def config_folder() -> Path:

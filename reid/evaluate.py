@@ -1,12 +1,14 @@
 """Judge a trained model on any dataset: `python -m reid.evaluate checkpoint=… [dataset=…]`.
 
+`eval.datasets=[market,duke,…]` judges it on many and compares; each run is tracked like a training.
+
 `checkpoint` is a file (last.pt or model.pt of a run), a run's folder, or an MLflow run id.
 """
 
-import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -15,56 +17,98 @@ from reid import run_figures
 from reid.command import launch
 from reid.config import EvalConfig, EvaluateConfig, ImageConfig
 from reid.console import score_table
-from reid.data import load_dataset
-from reid.data.splits import validation_split
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.describe import rebuild_model
-from reid.engine.judge import describe, judge, score_values
-from reid.engine.prepare import check_judgeable, fingerprint, open_judged_data
+from reid.engine.domains import Domain, read_domains, read_judged, same_domain
+from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_values
+from reid.engine.prepare import fingerprint, open_judged_data
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.home import home
-from reid.job import Job
+from reid.job import NAME_LENGTH, Job
+from reid.retrieval import Scores
 from reid.settings import evaluate_settings
-from reid.tracking import default_store, fetch_checkpoint
+from reid.tracking import default_store, fetch_checkpoint, hide_home
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
-    """Scores (fractions) of a checkpoint on a dataset; draws figures and writes scores.json."""
+    """Scores (fractions) of a checkpoint on one dataset or on many; tracked, drawn, and in scores.json."""
     device = choose_device(settings.device)
     set_up_backend(device, settings.precision)
     checkpoint = load_checkpoint(find_checkpoint(settings))
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
+    trained_on = checkpoint.meta["dataset"]
+    if evaluation.datasets:
+        domains = read_domains(evaluation.datasets, trained_on, evaluation, job.progress)
+    else:
+        keys = settings.dataset or trained_on
+        dataset = read_judged(keys, evaluation, job.progress)
+        domains = [Domain(dataset.name, same_domain(keys, trained_on), dataset)]
     model = rebuild_model(checkpoint).to(device)
     model.to(memory_format=torch.channels_last)
-
-    dataset = load_dataset(**(settings.dataset or checkpoint.meta["dataset"]), progress=job.progress)
-    if evaluation.split == "val":
-        dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
-    check_judgeable(dataset, evaluation)
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
-    judged = open_judged_data(dataset, image, settings.data, job.progress)
-    judgement = judge(
-        model, judged.query, judged.gallery, evaluation, device, settings.precision, job.progress
-    )
 
-    trained_on = checkpoint.meta["dataset"]["name"]
-    title = f"{trained_on} -> {dataset.name}"
-    values = score_values(evaluation.split, judgement.scores)
-    told = {
-        "checkpoint": settings.checkpoint,
-        "config_hash": checkpoint.meta["config_hash"],
-        "trained_on": trained_on,
-        "dataset": dataset.name,
-        "data_fingerprint": fingerprint(judged.fingerprint),
-        "eval": asdict(evaluation),
-        "scores": values,
+    home_of_model = next((domain.label for domain in domains if domain.own), trained_on["name"])
+    title = f"{home_of_model} -> {', '.join(domain.label for domain in domains)}"
+    job.name = settings.tracking.run_name or shorten(title, NAME_LENGTH, placeholder=" …")
+    facts = {
+        "reid.kind": "evaluation",
+        "reid.checkpoint": hide_home(settings.checkpoint),
+        "reid.checkpoint.run_id": checkpoint.meta.get("run_id"),
+        "reid.config_hash": checkpoint.meta["config_hash"],
+        "reid.trained_on": home_of_model,
+        "reid.score_split": evaluation.split,
     }
-    (job.folder / "scores.json").write_text(json.dumps(told, indent=2) + "\n")
-    run_figures.draw_judgement(job.folder / "figures", judgement, judged, title, evaluation.protocol)
-    job.console.print(score_table({title: judgement.scores}, describe(evaluation, dataset.name)))
+    with job.track(replace(settings, eval=evaluation), facts) as tracker:
+        results: dict[str, Judgement] = {}
+        fingerprints: dict[str, str] = {}
+        for domain in domains:
+            judged = open_judged_data(domain.dataset, image, settings.data, job.progress)
+            judgement = judge(
+                model, judged.query, judged.gallery, evaluation, device, settings.precision, job.progress
+            )
+            label = domain.label
+            results[label], fingerprints[label] = judgement, fingerprint(judged.fingerprint)
+            folder = job.folder / "figures" / (label if evaluation.datasets else "")
+            drawn = run_figures.draw_judgement(
+                folder, judgement, judged, f"{home_of_model} -> {label}", evaluation.protocol
+            )
+            for path, shows_people in drawn:
+                if settings.tracking.images or not shows_people:
+                    tracker.artifact(path, str(folder.relative_to(job.folder)))
+        values = {
+            name: value
+            for label, judgement in results.items()
+            for name, value in judged_values(
+                label if evaluation.datasets else evaluation.split, judgement
+            ).items()
+        }
+        tracker.metrics(values, 0)
+        tracker.tags({f"reid.data.fingerprint/{label}": told for label, told in fingerprints.items()})
+        tracker.json(
+            {
+                "checkpoint": settings.checkpoint,
+                "config_hash": checkpoint.meta["config_hash"],
+                "trained_on": home_of_model,
+                "datasets": {
+                    domain.label: {"own": domain.own, "data_fingerprint": fingerprints[domain.label]}
+                    for domain in domains
+                },
+                "eval": asdict(evaluation),
+                "scores": values,
+            },
+            "scores.json",
+        )
+        if evaluation.datasets:
+            bars = run_figures.draw_domains(job.folder / "figures", results, home_of_model)
+            tracker.artifact(bars, "figures")
+    rows: dict[str, Scores] = {}
+    for domain in domains:
+        marked = " (trained here)" if domain.own and evaluation.datasets else ""
+        rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
+    job.console.print(score_table(rows, describe(evaluation, ", ".join(results))))
     job.console.print(f"scores.json and figures/ are in {job.folder}", highlight=False)
     return values
 

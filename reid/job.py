@@ -10,7 +10,7 @@ from textwrap import shorten
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from reid.config import TrainConfig
+from reid.config import EvaluateConfig, TrainConfig
 from reid.console import ConsoleProgress
 from reid.engine.rundir import STATUS, RunStatus, find_unfinished, run_of
 from reid.engine.stop import StopSignals
@@ -79,7 +79,7 @@ class Job:
             return
         self.folder, self.resuming = found, True
 
-    def track(self, settings: TrainConfig, facts: Mapping[str, object]) -> Tracker:
+    def track(self, settings: TrainConfig | EvaluateConfig, facts: Mapping[str, object]) -> Tracker:
         """Open the tracked run of this job, as a child where it belongs to a sweep.
 
         From here on the run's folder is this job's: another process that holds it makes this raise.

@@ -13,7 +13,16 @@ from reid.data.store import ImageStore
 from reid.distance import squared_euclidean
 from reid.engine.judge import Judgement
 from reid.engine.prepare import JudgedData
-from reid.figures import Hit, RankedList, cmc_curves, contact_sheet, ranked_lists, save, training_curves
+from reid.figures import (
+    Hit,
+    RankedList,
+    cmc_curves,
+    contact_sheet,
+    domain_bars,
+    ranked_lists,
+    save,
+    training_curves,
+)
 
 #: Rows and columns of a picture of ranked lists.
 QUERIES, HITS = 6, 8
@@ -42,7 +51,11 @@ def draw_judgement(
 ) -> list[tuple[Path, bool]]:
     """The CMC curve and the ranked lists of one judgement."""
     scores = judgement.scores
-    curve = cmc_curves({title: scores.cmc.tolist()}, mean_ap={title: scores.mAP})
+    shown = {title: scores} | ({"re-ranked": judgement.reranked} if judgement.reranked else {})
+    curve = cmc_curves(
+        {name: one.cmc.tolist() for name, one in shown.items()},
+        mean_ap={name: one.mAP for name, one in shown.items()},
+    )
     written = [(save(curve, figures / "cmc.png"), False)]
     for order in ("worst", "best", "random"):
         entries = [
@@ -52,6 +65,18 @@ def draw_judgement(
         path = figures / f"ranked_{order}.png"
         written.append((save(ranked_lists(entries, order, title=title), path), True))
     return written
+
+
+def draw_domains(figures: Path, results: dict[str, Judgement], trained_on: str) -> Path:
+    """mAP and rank-1 of one model on each dataset, plain and re-ranked."""
+    scores: dict[str, dict[str, float]] = {}
+    for label, judgement in results.items():
+        plain, reranked = judgement.scores, judgement.reranked
+        scores[label] = {"mAP": plain.mAP, "rank-1": plain.rank(1)}
+        if reranked is not None:
+            scores[label] |= {"mAP re-ranked": reranked.mAP, "rank-1 re-ranked": reranked.rank(1)}
+    own = trained_on if trained_on in scores else None
+    return save(domain_bars(scores, own, title=f"Trained on {trained_on}"), figures / "domains.png")
 
 
 def pick_queries(average_precision: torch.Tensor, order: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,18 @@ from reid.checks import (
     check_present,
     check_types,
     construct,
+    nearest,
     trusted_target,
 )
-from reid.config import OWN_KEYS, EvaluateConfig, LossKeys, OptimizerKeys, TrainConfig
+from reid.config import (
+    OWN_KEYS,
+    EvaluateConfig,
+    LossKeys,
+    OptimizerKeys,
+    TrainConfig,
+    compose_dataset,
+    dataset_choices,
+)
 from reid.data import dataset_reader
 from reid.models import SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
@@ -52,7 +62,39 @@ def evaluate_settings(config: DictConfig) -> EvaluateConfig:
     settings: EvaluateConfig = _typed(config)
     if settings.dataset is not None:
         _check_dataset(settings.dataset)
+        if settings.eval.datasets:
+            raise ConfigError("dataset and eval.datasets both say what to judge on: give one of them")
+    settings.eval.datasets = _domains(settings.eval.datasets, settings.data.root)
     return settings
+
+
+def _domains(entries: list[Any], data_root: str) -> list[dict[str, Any]]:
+    """Each entry of eval.datasets as the keys of its dataset and `label`, its name in tables and metrics."""
+    domains: list[dict[str, Any]] = []
+    choices = dataset_choices()
+    for entry in entries:
+        changes = dict(entry) if isinstance(entry, dict) else {"name": entry}
+        choice = changes.pop("name", None)
+        label = str(changes.pop("label", choice))
+        if choice not in choices:
+            raise ConfigError(
+                f"eval.datasets: no dataset {choice!r} in {entry!r}. Expected one of {', '.join(choices)}, "
+                f"or with its keys as in {{name: folder, root: /crops}}.{nearest(str(choice), choices)}"
+            )
+        dataset = compose_dataset(choice, data_root, changes)
+        if "root" not in dataset:
+            raise ConfigError(
+                f"eval.datasets: {choice} has no folder of its own. Write {{name: {choice}, root: /crops}}"
+            )
+        dataset["root"] = str(Path(dataset["root"]).expanduser().absolute())
+        _check_dataset(dataset)
+        if not re.fullmatch(r"[\w.-]*\w", label) or label in [domain["label"] for domain in domains]:
+            raise ConfigError(
+                f"eval.datasets: {label!r} cannot name a row. Give each entry a label of letters, digits, _ "
+                f"and - that no other has, as in {{name: {choice}, label: site_a, root: /crops}}"
+            )
+        domains.append({"label": label, **dataset})
+    return domains
 
 
 def _typed(config: DictConfig) -> Any:
@@ -101,6 +143,11 @@ def _check_across(settings: TrainConfig) -> None:
         raise ConfigError(
             f"loss.metric_weight={loss['metric_weight']} has no metric loss to weigh: this choice is cross "
             "entropy alone. Choose loss=ranked, or set loss.metric_weight=0"
+        )
+    if settings.eval.datasets:
+        raise ConfigError(
+            "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
+            "Training judges on the dataset that it trains on"
         )
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")

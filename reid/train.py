@@ -18,7 +18,7 @@ from reid.data.batches import TrainingBatches
 from reid.engine import learning_rate
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.finite import NonFiniteError
-from reid.engine.judge import Judgement, describe, judge, score_values
+from reid.engine.judge import Judgement, check_memory, describe, judge, judged_rows, judged_values
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
 from reid.engine.optimizers import build_optimizer, set_learning_rate
@@ -67,6 +67,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     data = open_training_data(dataset, settings, job.progress, all_training_crops)
     judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
     show.print(describe_data(dataset, data, judged), highlight=False)
+    check_memory(len(judged.query), len(judged.gallery), model.backbone.channels, settings.eval, device)
     model.to(device)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -104,9 +105,10 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         for path, shows_people in drawn:
             if settings.tracking.images or not shows_people:
                 tracker.artifact(path, "figures")
-        scores = score_values(settings.eval.split, last.scores)
+        scores = judged_values(settings.eval.split, last)
         tracker.description(run_figures.summary(job.name, settings, scores))
-    show.print(score_table({"last epoch": last.scores}, describe(settings.eval, dataset.name)))
+    rows = judged_rows("last epoch", last, settings.eval)
+    show.print(score_table(rows, describe(settings.eval, dataset.name)))
     _say_where(job, settings, session.history, tracker)
     return scores
 
@@ -164,7 +166,7 @@ def _epochs(
             settings.precision,
             job.progress,
         )
-        values = score_values(settings.eval.split, judgement.scores)
+        values = judged_values(settings.eval.split, judgement)
         session.record(epoch, values)
         tracker.metrics(values, epoch)
         session.judged = True

@@ -116,6 +116,10 @@ PUBLISHED: dict[str, Any] = {
     "eval.feature_norm": True,
     "eval.metric": "euclidean",
     "eval.neck_feature": "after",
+    "eval.rerank": False,
+    "eval.rerank_k1": 20,
+    "eval.rerank_k2": 6,
+    "eval.rerank_lambda": 0.3,
 }
 #: Leaves that the recipe says nothing of: where things lie, how they are tracked, our own options.
 OURS = {
@@ -129,6 +133,9 @@ OURS = {
     "eval.val_seed",
     "eval.at_start",
     "eval.batch",
+    "eval.flip",
+    "eval.query_expansion",
+    "eval.datasets",
 }
 
 

@@ -235,6 +235,28 @@ def test_evaluate_judges_as_training_does() -> None:
     assert {key: train[key] for key in shared} == {key: evaluate[key] for key in shared}
 
 
+def test_datasets_are_choices_with_changes() -> None:
+    entries = "[market,{name:synthetic_night,preset:tiny},{name:folder,root:/crops,label:site_a}]"
+    datasets = judged("checkpoint=a.pt", f"eval.datasets={entries}", "data.root=/d").eval.datasets
+    assert datasets == [
+        {"label": "market", "name": "market", "root": "/d/market1501", "official": True},
+        {
+            "label": "synthetic_night",
+            "name": "synthetic",
+            "root": "/d/synthetic/night_tiny_0",
+            "preset": "tiny",
+            "domain": "night",
+            "seed": 0,
+        },
+        {"label": "site_a", "name": "folder", "root": "/crops"},
+    ]
+
+
+def test_training_judges_on_its_own_dataset_alone() -> None:
+    with pytest.raises(ConfigError, match=r"python -m reid\.evaluate"):
+        settings_of("eval.datasets=[duke]")
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -243,6 +265,12 @@ def test_evaluate_judges_as_training_does() -> None:
         (["checkpoint=a", "eval.metric=cosin"], "Did you mean 'cosine'?"),
         (["checkpoint=a", "+seed=1"], "no key seed"),
         (["checkpoint=a", "dataset=duke", "+dataset.foo=1"], "no key dataset.foo"),
+        (["checkpoint=a", "dataset=duke", "eval.datasets=[market]"], "give one of them"),
+        (["checkpoint=a", "eval.datasets=[markt]"], "Did you mean 'market'?"),
+        (["checkpoint=a", "eval.datasets=[folder]"], "{name: folder, root: /crops}"),
+        (["checkpoint=a", "eval.datasets=[market,market]"], "'market' cannot name a row"),
+        (["checkpoint=a", "eval.datasets=[{name:market,label:a/b}]"], "'a/b' cannot name a row"),
+        (["checkpoint=a", "eval.datasets=[{name:market,offical:true}]"], "no key dataset.offical"),
     ],
 )
 def test_evaluate_refuses(overrides: list[str], said: str) -> None:

@@ -208,6 +208,42 @@ def test_evaluate_gives_the_score_of_the_run(
         assert (folder / "figures" / "ranked_worst.png").exists()
 
 
+def test_one_model_on_two_datasets(whole: Path, run_command: Run, tiny_data: Path, home: Path) -> None:
+    folder = home / "evaluate_two"
+    done = run_command(
+        "reid.evaluate",
+        f"checkpoint={whole}",
+        f"data.root={tiny_data}",
+        "device=cpu",
+        "eval.rerank=true",
+        "eval.flip=true",
+        "eval.datasets=[{name:synthetic_night,preset:tiny},{name:synthetic,preset:tiny}]",
+        f"hydra.run.dir={folder}",
+        home=home,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mean with the mirror image" in done.stdout
+    assert "synthetic -> synthetic (trained here), re-ranked (k1 20, k2 6, lambda 0.3)" in done.stdout
+    told = json.loads((folder / "scores.json").read_text())
+    assert {label: told["datasets"][label]["own"] for label in told["datasets"]} == {
+        "synthetic_night": False,
+        "synthetic": True,
+    }
+    assert (folder / "figures" / "domains.png").exists()
+
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "FINISHED"
+    run = f"where run_uuid = '{status['run_id']}'"
+    metrics = dict(database(home, f"select key, value from latest_metrics {run}"))
+    assert metrics == told["scores"] == status["scores"]
+    assert {"synthetic_night/mAP", "synthetic/rerank/rank-1"} <= set(metrics)
+    tags = dict(database(home, f"select key, value from tags {run}"))
+    assert (tags["reid.kind"], tags["reid.trained_on"]) == ("evaluation", "synthetic")
+    assert tags["reid.checkpoint.run_id"] == json.loads((whole / "status.json").read_text())["run_id"]
+    assert tags["reid.data.fingerprint/synthetic"] != tags["reid.data.fingerprint/synthetic_night"]
+    assert ("True",) in database(home, f"select value from params {run} and key = 'eval.flip'")
+
+
 def children_of(home: Path, name: str) -> tuple[str, list[tuple[str, str]]]:
     """Status of the sweep's parent run, and (name, status) of its children in order of start."""
     ((parent, status),) = database(home, f"select run_uuid, status from runs where name = '{name}'")

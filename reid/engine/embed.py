@@ -17,6 +17,7 @@ def embed(
     device: torch.device,
     *,
     normalise: bool,
+    flip: bool = False,
     batch: int = 128,
     precision: str = "float32",
     progress: Progress = silent,
@@ -25,7 +26,8 @@ def embed(
     """The embeddings (N, C) of every image of `store`, float32 on `device`; the model's mode is restored.
 
     `normalise` divides each by its L2 norm; then the squared Euclidean distance that `evaluate` ranks by
-    orders as the cosine does.
+    orders as the cosine does.  `flip` takes the mean of the features of each image and its mirror image
+    before that.
     """
     training = model.training
     model.eval()
@@ -33,8 +35,10 @@ def embed(
     count = -(-len(store) // batch)
     for images in progress(plain_batches(store, batch, device), count, f"embedding {what}"):
         with autocast(device, precision):
-            features = model(images)
-        parts.append(features.float())
+            features = model(images).float()
+            if flip:
+                features = (features + model(images.flip(3)).float()) / 2
+        parts.append(features)
     model.train(training)
     embeddings = Embeddings(torch.cat(parts), store.pids.to(device), store.camids.to(device))
     return embeddings.normalised() if normalise else embeddings

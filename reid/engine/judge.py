@@ -1,6 +1,6 @@
 """A model judged on a query and a gallery, as the evaluation settings ask."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -8,17 +8,27 @@ from reid.config import EvalConfig
 from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
 from reid.engine.embed import embed
+from reid.engine.runtime import free_bytes
 from reid.models import ReidModel
-from reid.retrieval import Embeddings, Scores, evaluate
+from reid.retrieval import (
+    Embeddings,
+    EvaluationError,
+    Scores,
+    evaluate,
+    expand_queries,
+    rerank,
+    rerank_bytes,
+)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The scores and the embeddings that gave them."""
+    """The scores and the embeddings that gave them; `reranked` are the scores after re-ranking, if asked."""
 
     scores: Scores
     query: Embeddings
     gallery: Embeddings
+    reranked: Scores | None = None
 
 
 def judge(
@@ -33,22 +43,83 @@ def judge(
     """Embed both, rank, score.
 
     Raises:
-        EvaluationError: no query has a match under the protocol.
+        EvaluationError: no query has a match under the protocol, or re-ranking would not fit the memory.
     """
-    before = model.eval_feature
-    model.eval_feature = settings.neck_feature
+    check_memory(len(query), len(gallery), model.backbone.channels, settings, device)
     normalise = settings.feature_norm or settings.metric == "cosine"
 
     def embeddings(store: ImageStore, what: str) -> Embeddings:
         return embed(
-            model, store, device, normalise=normalise, batch=settings.batch, precision=precision,
-            progress=progress, what=what,
+            model, store, device, normalise=normalise, flip=settings.flip, batch=settings.batch,
+            precision=precision, progress=progress, what=what,
         )  # fmt: skip
 
-    judged_query, judged_gallery = embeddings(query, "query"), embeddings(gallery, "gallery")
-    model.eval_feature = before
-    scores = evaluate(judged_query, judged_gallery, protocol=settings.protocol)
-    return Judgement(scores, judged_query, judged_gallery)
+    before = model.eval_feature
+    model.eval_feature = settings.neck_feature
+    try:
+        judged_query, judged_gallery = embeddings(query, "query"), embeddings(gallery, "gallery")
+    finally:
+        model.eval_feature = before
+    return rank(judged_query, judged_gallery, settings)
+
+
+def rank(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judgement:
+    """Scores of embeddings as the settings ask: queries expanded, re-ranked beside the plain ranking.
+
+    Raises:
+        EvaluationError: no query has a match under the protocol.
+    """
+    if settings.query_expansion:
+        expanded = expand_queries(query.features, gallery.features, settings.query_expansion)
+        query = replace(query, features=expanded)
+        if settings.feature_norm or settings.metric == "cosine":
+            query = query.normalised()
+    scores = evaluate(query, gallery, protocol=settings.protocol)
+    if not settings.rerank:
+        return Judgement(scores, query, gallery)
+    distance = rerank(
+        query.features, gallery.features, settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
+    )
+    reranked = evaluate(query, gallery, distance=distance, protocol=settings.protocol)
+    return Judgement(scores, query, gallery, reranked)
+
+
+def check_memory(
+    queries: int, gallery: int, dimensions: int, settings: EvalConfig, device: torch.device
+) -> None:
+    """Refuse a re-ranking that cannot fit, before anything is computed for it.
+
+    Raises:
+        EvaluationError: with what it needs, what is free, and what to lower.
+    """
+    if not settings.rerank:
+        return
+    needed = rerank_bytes(queries, gallery, dimensions, settings.rerank_k1, settings.rerank_k2)
+    free = free_bytes(device)
+    if needed > free:
+        raise EvaluationError(
+            f"eval.rerank needs about {needed / 2**30:.1f} GiB for {queries:,} queries in a gallery of "
+            f"{gallery:,}, {queries * gallery * 4 / 2**30:.1f} of them for the distances; {device} has "
+            f"{free / 2**30:.1f} free. Set eval.rerank=false, lower eval.rerank_k1="
+            f"{settings.rerank_k1}, or take a device with more memory"
+        )
+
+
+def judged_values(name: str, judgement: Judgement) -> dict[str, float]:
+    """All scores of a judgement; the re-ranked ones as `<name>/rerank/mAP`, … beside `<name>/mAP`, …"""
+    values = score_values(name, judgement.scores)
+    if judgement.reranked is not None:
+        values |= score_values(f"{name}/rerank", judgement.reranked)
+    return values
+
+
+def judged_rows(name: str, judgement: Judgement, settings: EvalConfig) -> dict[str, Scores]:
+    """The rows of a score table for one judgement."""
+    rows = {name: judgement.scores}
+    if judgement.reranked is not None:
+        how = f"k1 {settings.rerank_k1}, k2 {settings.rerank_k2}, lambda {settings.rerank_lambda:g}"
+        rows[f"{name}, re-ranked ({how})"] = judgement.reranked
+    return rows
 
 
 def score_values(split: str, scores: Scores) -> dict[str, float]:
@@ -65,7 +136,11 @@ def score_values(split: str, scores: Scores) -> dict[str, float]:
 def describe(settings: EvalConfig, dataset: str) -> str:
     """How a score was computed, for the head of its table."""
     norm = "L2-normalised" if settings.feature_norm or settings.metric == "cosine" else "raw"
+    mirrored = ", mean with the mirror image" if settings.flip else ""
+    expanded = (
+        f", queries expanded by their {settings.query_expansion} nearest" if settings.query_expansion else ""
+    )
     return (
-        f"{dataset}, {settings.split} split: feature {settings.neck_feature} the neck, {norm}, "
-        f"{settings.metric} distance, {settings.protocol} protocol"
+        f"{dataset}, {settings.split} split: feature {settings.neck_feature} the neck{mirrored}, {norm}"
+        f"{expanded}, {settings.metric} distance, {settings.protocol} protocol"
     )

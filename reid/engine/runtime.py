@@ -6,6 +6,7 @@ import random
 import sys
 
 import numpy as np
+import psutil
 import torch
 
 from reid.checks import ConfigError
@@ -34,6 +35,13 @@ def choose_device(name: str) -> torch.device:
             "install a CUDA build of torch."
         )
     return device
+
+
+def free_bytes(device: torch.device) -> int:
+    """The memory that a process can still get there."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def seed_everything(seed: int) -> None:

@@ -1,6 +1,7 @@
 """All that draws: plain data in, a matplotlib `Figure` out; nothing here reads a run or shows a window."""
 
 from reid.figures.curves import cmc_curves, training_curves
+from reid.figures.domains import domain_bars
 from reid.figures.pictures import Picture
 from reid.figures.rankings import Hit, RankedList, ranked_lists
 from reid.figures.sheets import contact_sheet
@@ -13,6 +14,7 @@ __all__ = [
     "RankedList",
     "cmc_curves",
     "contact_sheet",
+    "domain_bars",
     "ranked_lists",
     "save",
     "sweep_figure",

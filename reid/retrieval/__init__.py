@@ -2,6 +2,7 @@
 
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
+from reid.retrieval.expansion import expand_queries
 from reid.retrieval.protocol import EvaluationError, MatchCounts, count_matches, require_matches
 from reid.retrieval.rerank import rerank, rerank_bytes
 
@@ -12,6 +13,7 @@ __all__ = [
     "Scores",
     "count_matches",
     "evaluate",
+    "expand_queries",
     "require_matches",
     "rerank",
     "rerank_bytes",

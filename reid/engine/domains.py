@@ -1,0 +1,71 @@
+"""The datasets that one model is judged on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reid.config import EvalConfig
+from reid.data import DatasetError, ReidDataset, load_dataset
+from reid.data.crops import Progress
+from reid.data.splits import validation_split
+from reid.engine.prepare import check_judgeable
+from reid.retrieval import EvaluationError
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A dataset to judge on: `label` names it in tables and metrics, `own` is the one trained on."""
+
+    label: str
+    own: bool
+    dataset: ReidDataset
+
+
+def read_domains(
+    entries: Sequence[dict[str, Any]], trained_on: dict[str, Any], settings: EvalConfig, progress: Progress
+) -> list[Domain]:
+    """Read every dataset of `entries` (its keys, and `label`), in their order, before any is judged on.
+
+    Raises:
+        DatasetError: one list of all that are missing or cannot be judged on, and why.
+    """
+    found: dict[str, Domain] = {}
+    wrong: dict[str, str] = {}
+    # What has to be drawn comes last: nothing is drawn in vain.
+    for entry in sorted(entries, key=lambda entry: bool(entry["name"] == "synthetic")):
+        label, keys = entry["label"], {key: value for key, value in entry.items() if key != "label"}
+        if wrong and entry["name"] == "synthetic":
+            continue
+        try:
+            found[label] = Domain(label, same_domain(keys, trained_on), read_judged(keys, settings, progress))
+        except (DatasetError, EvaluationError) as error:
+            wrong[label] = str(error)
+    if wrong:
+        listed = "\n\n".join(f"{label}: {said}" for label, said in wrong.items())
+        raise DatasetError(
+            f"{len(wrong)} of the {len(entries)} eval.datasets cannot be judged on.\n\n{listed}"
+        )
+    return [found[entry["label"]] for entry in entries]
+
+
+def read_judged(keys: dict[str, Any], settings: EvalConfig, progress: Progress) -> ReidDataset:
+    """One dataset, split as `eval.split` asks.
+
+    Raises:
+        DatasetError, EvaluationError: it is not there, or no query has a match.
+    """
+    dataset = load_dataset(**keys, progress=progress)
+    if settings.split == "val":
+        dataset = validation_split(dataset, settings.val_identities, settings.val_seed)
+    check_judgeable(dataset, settings)
+    return dataset
+
+
+def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
+    """Whether two datasets are the same one, wherever it lies: name, options, name of the folder."""
+
+    def told(dataset: dict[str, Any]) -> dict[str, Any]:
+        return {**dataset, "root": Path(dataset["root"]).name if dataset.get("root") else None}
+
+    return told(keys) == told(trained_on)
