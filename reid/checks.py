@@ -5,13 +5,16 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
-#: `_target_` may name nothing outside these: a config is data, and instantiating is running code.
-TRUSTED = ("reid.", "torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_metric_learning.")
+#: The `_target_` of a group may name nothing outside these: a config is data, instantiating is running code.
+TRUSTED = {
+    "loss": ("reid.losses.", "pytorch_metric_learning.losses."),
+    "optimizer": ("torch.optim.",),
+}
 
 
 class ConfigError(ValueError):
@@ -95,23 +98,39 @@ def _passes(test: Callable[[Any], bool], value: Any) -> bool:
 
 
 def check_options(
-    group: str, values: dict[str, Any], own: frozenset[str], target: Callable[..., Any]
+    group: str,
+    values: dict[str, Any],
+    own: frozenset[str],
+    target: Callable[..., Any],
+    given: frozenset[str] = frozenset(),
 ) -> None:
     """Compare the keys of an open group, less the suite's `own`, with the parameters of what they go to.
+
+    What is `given` to it by the suite is no key.
 
     Raises:
         ConfigError: an unknown key (with the nearest one), a wrong type, or a missing value.
     """
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    known = [f"{group}.{key}" for key in sorted(set(parameters) | own) if key != "_target_"]
+    parameters = parameter_names(target) - given
+    known = [f"{group}.{key}" for key in sorted(parameters | own) if key != "_target_"]
     for key in values:
         if key not in own and key not in parameters:
             raise ConfigError(unknown_key(f"{group}.{key}", known))
     check_types(group, {key: value for key, value in values.items() if key not in own}, target)
+
+
+def parameter_names(target: Callable[..., Any]) -> set[str]:
+    """What `target` takes by name; where a class passes **options on, also what its base classes take."""
+    functions = [target]
+    if inspect.isclass(target):
+        functions = [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
+    names: set[str] = set()
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self"}
 
 
 def check_present(group: str, values: dict[str, Any], keys: Iterable[str]) -> None:
@@ -143,10 +162,10 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
     Raises:
         ConfigError: it does not, or there is no such thing.
     """
-    if not str(path).startswith(TRUSTED):
+    if not str(path).startswith(TRUSTED[group]):
         raise ConfigError(
-            f"{group}._target_={path} is refused: a target may come from "
-            f"{', '.join(t + '*' for t in TRUSTED)} alone."
+            f"{group}._target_={path} is refused: this one may come from "
+            f"{', '.join(t + '*' for t in TRUSTED[group])} alone."
         )
     module, _, name = path.rpartition(".")
     try:
@@ -158,8 +177,12 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
     return target
 
 
-def construct(group: str, values: dict[str, Any], own: frozenset[str]) -> Any:
+def construct(
+    group: str, values: dict[str, Any], own: frozenset[str], given: Mapping[str, Any] | None = None
+) -> Any:
     """What `_target_` names, called with the values that are not the suite's `own`; None for no target.
+
+    Of what is `given` it gets what it asks for.
 
     Raises:
         ConfigError: it is not trusted, or refuses a value.
@@ -167,8 +190,10 @@ def construct(group: str, values: dict[str, Any], own: frozenset[str]) -> Any:
     if values["_target_"] is None:
         return None
     arguments = {key: value for key, value in values.items() if key not in own}
+    target = trusted_target(group, values["_target_"])
+    asked = parameter_names(target)
     try:
-        return trusted_target(group, values["_target_"])(**arguments)
+        return target(**arguments, **{key: value for key, value in (given or {}).items() if key in asked})
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -103,6 +103,13 @@ OWN_KEYS: dict[str, frozenset[str]] = {
 }
 
 
+#: Parameters of the classes of those groups that the suite fills in: no key sets them.
+GIVEN: dict[str, frozenset[str]] = {
+    "loss": frozenset({"num_classes", "embedding_size"}),
+    "optimizer": frozenset({"params"}),
+}
+
+
 @dataclass
 class LossKeys:
     id_weight: float = at_least(0.0, 1.0)

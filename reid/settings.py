@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -21,6 +22,7 @@ from reid.checks import (
     trusted_target,
 )
 from reid.config import (
+    GIVEN,
     OWN_KEYS,
     EvaluateConfig,
     LossKeys,
@@ -45,8 +47,9 @@ def train_settings(config: DictConfig) -> TrainConfig:
         check_present(group, values, ("_target_", *own))
         check_fields(keys(**{key: values[key] for key in own}), group)
         if values["_target_"] is not None:
-            check_options(group, values, OWN_KEYS[group], trusted_target(group, values["_target_"]))
-    construct("loss", settings.loss, OWN_KEYS["loss"])
+            target = trusted_target(group, values["_target_"])
+            check_options(group, values, OWN_KEYS[group], target, GIVEN[group])
+    _try_loss(settings.loss)
     _check_dataset(settings.dataset)
     check_present("backbone", settings.backbone, ("name",))
     if "last_stride" in settings.backbone:
@@ -112,6 +115,27 @@ def _typed(config: DictConfig) -> Any:
         settings.dataset["root"] = str(Path(settings.dataset["root"]).expanduser().absolute())
     check_fields(settings)
     return settings
+
+
+def _try_loss(options: dict[str, Any]) -> None:
+    """Build the metric loss for two identities and call it once: a library may not check what it is given."""
+    loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(GIVEN["loss"], 2))
+    if loss is None:
+        return
+    features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+    try:
+        value = loss(features, torch.tensor([0, 0, 1, 1]))
+    except Exception as error:  # whatever a library trips over
+        value, said = torch.tensor(torch.nan), f" ({type(error).__name__}: {str(error).splitlines()[0]})"
+    else:
+        said = ""
+    if not torch.isfinite(value):
+        keys = ", ".join(
+            f"loss.{key}={value}" for key, value in options.items() if key not in OWN_KEYS["loss"]
+        )
+        raise ConfigError(
+            f"{options['_target_']} gives no finite number on a batch of four{said}: check {keys}"
+        )
 
 
 def _check_dataset(dataset: dict[str, Any]) -> None:

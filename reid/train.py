@@ -21,7 +21,7 @@ from reid.engine.finite import NonFiniteError
 from reid.engine.judge import Judgement, check_memory, describe, judge, judged_rows, judged_values
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
-from reid.engine.optimizers import build_optimizer, set_learning_rate
+from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_learning_rate
 from reid.engine.prepare import (
     JudgedData,
     TrainingData,
@@ -50,17 +50,14 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     set_up_backend(device, settings.precision)
     seed_everything(settings.seed)
 
-    metric_loss = build_metric_loss(settings.loss)
-    objective = Objective(
-        settings.loss["id_weight"],
-        settings.loss["metric_weight"],
-        settings.tricks.label_smoothing,
-        metric_loss.to(device) if metric_loss is not None else None,
-    )
     dataset, all_training_crops = read_dataset(settings, job.progress)
     identities = len({crop.pid for crop in dataset.train})
     model = build_model(settings, identities)
-    optimizer = build_optimizer(model, settings.optimizer)
+    metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
+    optimizer = build_optimizer(model, settings.optimizer, metric_loss)
+    loss_optimizer = build_loss_optimizer(metric_loss)
+    id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
+    objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
     show.print(f"[bold]{job.name}[/] on {device}, {settings.precision}; run folder {job.folder}")
     show.print(f"weights: {model.backbone.weight_report.describe()}", highlight=False)
 
@@ -69,10 +66,13 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     show.print(describe_data(dataset, data, judged), highlight=False)
     check_memory(len(judged.query), len(judged.gallery), model.backbone.channels, settings.eval, device)
     model.to(device)
+    if metric_loss is not None:
+        metric_loss.to(device)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
 
-    session = Session(job.folder, model, optimizer, device, checkpoint_meta(settings, data, model))
+    meta = checkpoint_meta(settings, data, model)
+    session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer)
     if job.resuming:
         session.resume()
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
@@ -215,6 +215,7 @@ def _epochs(
                 channels_last=settings.channels_last,
                 clip_norm=settings.clip_norm,
                 accumulate=settings.accumulate,
+                loss_optimizer=session.loss_optimizer,
             )
         except Stopped as stopped:
             # Between two steps everything is consistent, but gradients half accumulated would be lost.

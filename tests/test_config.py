@@ -56,7 +56,7 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
         assert backbone.name == settings.backbone["name"]
         assert group == "experiment" or backbone.name == choice
     if group in ("loss", "experiment"):
-        loss = build_metric_loss(settings.loss)
+        loss = build_metric_loss(settings.loss, num_classes=4, embedding_size=8)
         assert (loss is None) == (settings.loss["metric_weight"] == 0)
     if group in ("optimizer", "experiment"):
         optimizer = build_optimizer(nn.Linear(3, 2), settings.optimizer)

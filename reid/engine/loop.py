@@ -66,11 +66,13 @@ def train_epoch(
     channels_last: bool = True,
     clip_norm: float | None = None,
     accumulate: int = 1,
+    loss_optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Run the steps of `batches`, adding to `totals`; SIGTERM and Ctrl-C wait for the end of a step.
 
     With `accumulate` > 1 the optimizer moves once every so many batches, by the mean of their gradients;
-    each batch is a P x K of its own for the metric loss.
+    each batch is a P x K of its own for the metric loss.  `loss_optimizer` moves with it, where the metric
+    loss brings one for parameters of its own.
 
     Raises:
         NonFiniteError: before the optimizer moved on the CPU, within a few steps on a GPU.
@@ -78,7 +80,8 @@ def train_epoch(
     """
     model.train()
     guard = FiniteGuard()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizers = [optimizer] if loss_optimizer is None else [optimizer, loss_optimizer]
+    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     iterator = iter(batches)
     try:
@@ -99,8 +102,9 @@ def train_epoch(
                 if (totals.steps + 1) % accumulate == 0:
                     if clip_norm is not None:
                         torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                    for each in optimizers:
+                        each.step()
+                        each.zero_grad(set_to_none=True)
                 watched = objective.watch(features, logits, batch.labels)
                 totals.add({**losses, **watched, "grad_norm": norm}, len(batch.labels))
                 totals.seconds += time.perf_counter() - began
@@ -109,4 +113,5 @@ def train_epoch(
         # Also when asked to stop: what is saved then must be finite too.
         guard.flush()
     # What an epoch's last, incomplete accumulation gathered must not leak into the next one.
-    optimizer.zero_grad(set_to_none=True)
+    for each in optimizers:
+        each.zero_grad(set_to_none=True)

@@ -41,19 +41,24 @@ class Objective:
         self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """What tells a healthy batch from a sick one: accuracy and the state of the pairs, as scalars."""
-        told = {"accuracy": (logits.argmax(1) == labels).float().mean()}
-        told |= pair_statistics(features.float(), labels)
+        told = pair_statistics(features.float(), labels)
+        if self.id_weight > 0:  # else nobody trains the classifier
+            told["accuracy"] = (logits.argmax(1) == labels).float().mean()
         active = getattr(self.metric_loss, "active_fraction", None)
         if active is not None:
             told["active_fraction"] = active(features.float(), labels)
         return told
 
 
-def build_metric_loss(options: dict[str, Any]) -> nn.Module | None:
+def build_metric_loss(options: dict[str, Any], num_classes: int, embedding_size: int) -> nn.Module | None:
     """The metric loss of a config's loss group; None for cross entropy alone.
+
+    One that learns something of each identity, such as a centre, is told how many there are and the size of
+    the features.
 
     Raises:
         ConfigError: its class refuses a value.
     """
-    loss: nn.Module | None = construct("loss", options, OWN_KEYS["loss"])
+    given = {"num_classes": num_classes, "embedding_size": embedding_size}
+    loss: nn.Module | None = construct("loss", options, OWN_KEYS["loss"], given)
     return loss

@@ -8,9 +8,12 @@ from torch import nn
 from reid.checks import ConfigError, trusted_target
 
 
-def build_optimizer(model: nn.Module, options: dict[str, Any]) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, options: dict[str, Any], metric_loss: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """An optimizer of the class `_target_` names, biases in a group of their own.
 
+    Parameters of the metric loss train as the model's weights do, unless it brings an optimizer for them.
     Each group keeps its `lr_factor`, so that `set_learning_rate` can move them together.
 
     Raises:
@@ -23,6 +26,8 @@ def build_optimizer(model: nn.Module, options: dict[str, Any]) -> torch.optim.Op
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     weights = [p for name, p in trained if not name.endswith("bias")]
     biases = [p for name, p in trained if name.endswith("bias")]
+    if metric_loss is not None and not hasattr(metric_loss, "own_optimizer"):
+        weights += metric_loss.parameters()
     groups = [
         {"params": weights, "lr": lr, "weight_decay": decay, "lr_factor": 1.0},
         {"params": biases, "lr": lr * bias_factor, "weight_decay": bias_decay, "lr_factor": bias_factor},
@@ -34,6 +39,13 @@ def build_optimizer(model: nn.Module, options: dict[str, Any]) -> torch.optim.Op
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {error}") from error
     assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
+
+
+def build_loss_optimizer(metric_loss: nn.Module | None) -> torch.optim.Optimizer | None:
+    """The optimizer that a loss brings for its own parameters (its `own_optimizer()`); most bring none."""
+    bring = getattr(metric_loss, "own_optimizer", None)
+    optimizer: torch.optim.Optimizer | None = bring() if bring is not None else None
     return optimizer
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from reid.engine.checkpoint import (
     Checkpoint,
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """Model, optimizer, how far training is, and the history of what was measured.
+    """Model, metric loss, optimizers, how far training is, and the history of what was measured.
 
     `epoch` counts the complete epochs, `totals` belongs to the one after them, which may be under way.
     `judged` says whether the score that was due after `epoch` is in the history.
@@ -36,12 +37,16 @@ class Session:
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         meta: dict[str, Any],
+        metric_loss: nn.Module | None = None,
+        loss_optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         self.folder = folder
         self.model = model
         self.optimizer = optimizer
         self.device = device
         self.meta = meta
+        self.metric_loss = metric_loss
+        self.loss_optimizer = loss_optimizer
         self.epoch = 0
         self.judged = False
         self.totals = EpochTotals()
@@ -70,6 +75,8 @@ class Session:
             "optimizer": self.optimizer.state_dict(),
             "rng": rng_state(self.device),
             "totals": self.totals.state(),
+            "metric_loss": self.metric_loss.state_dict() if self.metric_loss is not None else {},
+            "loss_optimizer": self.loss_optimizer.state_dict() if self.loss_optimizer is not None else {},
         }
         checkpoint = Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, training)
         try:
@@ -108,6 +115,10 @@ class Session:
             )
         self.model.load_state_dict(dict(checkpoint.model))
         self.optimizer.load_state_dict(checkpoint.training["optimizer"])
+        if self.metric_loss is not None:
+            self.metric_loss.load_state_dict(checkpoint.training.get("metric_loss", {}))
+        if self.loss_optimizer is not None:
+            self.loss_optimizer.load_state_dict(checkpoint.training["loss_optimizer"])
         restore_rng(checkpoint.training["rng"], self.device)
         self.totals = EpochTotals.from_state(checkpoint.training["totals"], self.device)
         progress = checkpoint.meta["progress"]

@@ -12,7 +12,7 @@ from reid.losses.kmeans import kmeans
 from reid.losses.pairs import check_batch, pair_masks
 from reid.losses.ranked_terms import checked_radius, pull, push
 
-SMALLEST_CLUSTER = 4  # the published code skips clusters of 3 members or fewer
+SMALLEST_CLUSTER = 4
 SEED_TRIALS = 4  # of k-means++
 
 
@@ -28,9 +28,8 @@ class ClusteredRankedListLoss(nn.Module):
         loss   = sum over pids of mean_{i in p} L_P(i)
                + sum over clusters of more than 3 members of mean_{i in c} L_N(i)
 
-    Source: the published re-ID implementation (its `cranked_loss`). Being a sum over pids and clusters, it
-    is several times larger than the plain loss, so one metric_weight does not mean the same for both;
-    `reduction="mean"` takes means over pids and over those clusters instead.
+    Source: the published re-ID implementation (`cranked_loss`). Being a sum, it is several times the plain
+    loss, so that one metric_weight means more here; `reduction="mean"` takes means over pids and clusters.
 
     Args:
         alpha, margin, temperature, positive_radius: as for `RankedListLoss`.
@@ -74,8 +73,8 @@ class ClusteredRankedListLoss(nn.Module):
         # The sum of 1 / size over the members of a group is 1: this sums the means of the groups.
         per_pid = 1 / same.sum(dim=1, dtype=distance.dtype)
         per_cluster = (cluster_size >= SMALLEST_CLUSTER) / cluster_size
-        pulled = per_pid @ pull(distance, same, self.positive_radius)
-        pushed = per_cluster @ push(distance, near_negative, self.alpha, self.temperature)
+        pulled = (per_pid * pull(distance, same, self.positive_radius)).sum()
+        pushed = (per_cluster * push(distance, near_negative, self.alpha, self.temperature)).sum()
         if self.reduction == "mean":
             pulled, pushed = pulled / per_pid.sum(), pushed / per_cluster.sum().clamp(min=1)
         return pulled + pushed
@@ -85,9 +84,8 @@ class ClusteredRankedListLoss(nn.Module):
         """Fraction of the N (N - 1) ordered pairs that it still moves."""
         distance, positive, near_negative, cluster_size = self._pairs(features, pids, assignment)
         pushed = near_negative & (cluster_size >= SMALLEST_CLUSTER)[:, None]
-        return ((positive & (distance > self.positive_radius)) | pushed).sum() / max(
-            1, len(pids) * (len(pids) - 1)
-        )
+        active = (positive & (distance > self.positive_radius)) | pushed
+        return active.sum() / max(1, len(pids) * (len(pids) - 1))
 
     def _pairs(self, features: Tensor, pids: Tensor, assignment: Tensor | None) -> tuple[Tensor, ...]:
         check_batch(features, pids)

@@ -174,3 +174,12 @@ def test_refuses_settings(setting: dict[str, Any], message: str) -> None:
 def test_refuses_shapes() -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 8\) and pids \(3,\)"):
         ClusteredRankedListLoss()(torch.zeros(4, 8), torch.zeros(3, dtype=torch.int64))
+
+
+def test_autocast_computes_in_float32() -> None:
+    features, pids = batch(PIDS, dim=64)
+    loss, single = ClusteredRankedListLoss(clusters=2), features.float()
+    expected = loss(single, pids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(single, pids), expected)
+        assert loss(single.bfloat16(), pids).dtype == torch.float32

@@ -1,0 +1,174 @@
+"""Every choice of conf/loss trains as any other: it overfits one batch; what it learns survives a resume."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from composing import settings_of
+from torch import nn
+
+from reid.config import TrainConfig, config_folder
+from reid.data.batches import Batch
+from reid.engine.describe import build_model
+from reid.engine.finite import NonFiniteError
+from reid.engine.loop import train_epoch
+from reid.engine.objective import Objective, build_metric_loss
+from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_learning_rate
+from reid.engine.session import Session
+from reid.engine.stop import StopSignals
+from reid.losses import TripletLoss
+from reid.models import ReidModel
+from reid.models.trunk import as_backbone
+
+CPU = torch.device("cpu")
+LOSSES = sorted(file.stem for file in (config_folder() / "loss").glob("*.yaml"))
+#: Those with parameters of their own, and where these stand.
+LEARNING = {"arcface": "W", "cosface": "W", "triplet_center": "centers"}
+
+
+def batches(count: int, seed: int = 0) -> Iterator[Batch]:
+    """Noise: nothing but remembering each image tells the four identities apart."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        images = torch.randn(16, 3, 8, 4, generator=generator)
+        yield Batch(images, torch.arange(4).repeat_interleave(4), torch.arange(16))
+
+
+def settings_for(loss: str, *overrides: str) -> TrainConfig:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Values of Tp or Tn")
+        return settings_of(f"loss={loss}", "optimizer.lr=1e-2", "optimizer.weight_decay=0", *overrides)
+
+
+def open_session(settings: TrainConfig, folder: Path, seed: int = 0) -> tuple[Session, Objective]:
+    """What reid.train builds, around a network small enough to overfit in a second."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 64, (8, 4)), nn.ReLU(), nn.Conv2d(64, 32, 1))
+    backbone = as_backbone(net, "tiny", channels=32)
+    model = ReidModel(backbone, 4, train_feature=settings.loss["neck_feature"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Values of Tp or Tn")
+        metric_loss = build_metric_loss(settings.loss, num_classes=4, embedding_size=32)
+    optimizer = build_optimizer(model, settings.optimizer, metric_loss)
+    meta = {"resume_hash": "r", "train_fingerprint": "t"}
+    session = Session(folder, model, optimizer, CPU, meta, metric_loss, build_loss_optimizer(metric_loss))
+    objective = Objective(settings.loss["id_weight"], settings.loss["metric_weight"], 0.0, metric_loss)
+    return session, objective
+
+
+def run_epoch(session: Session, objective: Objective, steps: Iterator[Batch]) -> dict[str, float]:
+    train_epoch(
+        session.model,
+        session.optimizer,
+        objective,
+        steps,
+        session.totals,
+        StopSignals(),
+        device=CPU,
+        channels_last=False,
+        loss_optimizer=session.loss_optimizer,
+    )
+    told = session.totals.means()
+    session.end_epoch()
+    return told
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_overfits_one_batch(loss: str, tmp_path: Path) -> None:
+    session, objective = open_session(settings_for(loss), tmp_path)
+    (batch,) = batches(1)
+    first = run_epoch(session, objective, iter([batch]))
+    run_epoch(session, objective, (batch for _ in range(100)))
+    last = run_epoch(session, objective, iter([batch]))
+    assert last["loss"] < first["loss"]
+    features, _ = session.model(batch.images)
+    # Perfect retrieval: whatever the loss, each image is nearer to all of its own than to any other.
+    assert TripletLoss(margin=0.0, normalise=True)(features, batch.labels).item() == 0
+    if loss != "softmax":
+        assert last["metric_loss"] < 0.5 * first["metric_loss"]
+    assert ("accuracy" in last) == (loss not in ("arcface", "cosface"))
+    assert last.get("accuracy", 1.0) == 1.0
+
+
+@pytest.mark.parametrize("loss", ["clustered_ranked", *LEARNING])
+def test_resumed_after_two_epochs_it_is_the_run_of_four(loss: str, tmp_path: Path) -> None:
+    settings = settings_for(loss)
+
+    def train(session: Session, objective: Objective, epochs: range) -> None:
+        for epoch in epochs:
+            set_learning_rate(session.optimizer, 1e-3 / epoch)
+            run_epoch(session, objective, batches(3, seed=epoch))
+
+    whole, objective = open_session(settings, tmp_path)
+    train(whole, objective, range(1, 5))
+    killed, objective = open_session(settings, tmp_path)
+    train(killed, objective, range(1, 3))
+    killed.save()
+    resumed, objective = open_session(settings, tmp_path, seed=1)
+    resumed.resume()
+    train(resumed, objective, range(3, 5))
+
+    for module, other in ((resumed.model, whole.model), (resumed.metric_loss, whole.metric_loss)):
+        assert module is not None
+        assert other is not None
+        for (name, mine), theirs in zip(
+            module.state_dict().items(), other.state_dict().values(), strict=True
+        ):
+            assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize(("loss", "name"), LEARNING.items())
+def test_what_the_loss_learns_moves(loss: str, name: str, tmp_path: Path) -> None:
+    session, objective = open_session(settings_for(loss), tmp_path)
+    assert objective.metric_loss is not None
+    before = objective.metric_loss.state_dict()[name].clone()
+    run_epoch(session, objective, batches(2))
+    assert (objective.metric_loss.state_dict()[name] != before).all()
+
+
+def test_centres_keep_their_rate_and_proxies_follow_the_schedule(tmp_path: Path) -> None:
+    session, _ = open_session(settings_for("triplet_center"), tmp_path)
+    set_learning_rate(session.optimizer, 1e-5)
+    assert session.loss_optimizer is not None
+    assert [group["lr"] for group in session.loss_optimizer.param_groups] == [0.5]
+    session, objective = open_session(settings_for("arcface"), tmp_path)
+    set_learning_rate(session.optimizer, 1e-5)
+    assert objective.metric_loss is not None
+    (proxies,) = objective.metric_loss.parameters()
+    (group,) = (g for g in session.optimizer.param_groups if any(p is proxies for p in g["params"]))
+    assert group["lr"] == 1e-5
+    assert session.loss_optimizer is None
+
+
+def test_a_centre_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    session, objective = open_session(settings_for("triplet_center"), tmp_path)
+    assert objective.metric_loss is not None
+    with torch.no_grad():
+        objective.metric_loss.centers[2] = torch.nan  # type: ignore[operator]
+    with pytest.raises(NonFiniteError):
+        run_epoch(session, objective, batches(1))
+
+
+@pytest.mark.parametrize("trained", ["after", "before"])
+@pytest.mark.parametrize("judged", ["after", "before"])
+def test_the_features_trained_and_judged_on_are_chosen_apart(trained: str, judged: str) -> None:
+    settings = settings_of(
+        f"loss.neck_feature={trained}",
+        f"eval.neck_feature={judged}",
+        "backbone=resnet18",
+        "backbone.weights=none",
+    )
+    torch.manual_seed(0)
+    model = build_model(settings, num_classes=4)
+    seen: dict[str, torch.Tensor] = {}
+    model.bottleneck.register_forward_hook(
+        lambda _, before, after: seen.update(before=before[0], after=after)
+    )
+    images = torch.randn(8, 3, 32, 16)
+    features, logits = model(images)
+    assert torch.equal(features, seen[trained])
+    assert torch.equal(logits, model.classifier(seen["after"]))
+    assert torch.equal(model.eval()(images), seen[judged])
+    assert not torch.equal(seen["before"], seen["after"])
