@@ -25,7 +25,7 @@ from rich.markup import escape
 
 from reid.checks import ConfigError
 from reid.compose_errors import explain
-from reid.config import EvaluateConfig, TrainConfig, config_folder, register
+from reid.config import EvaluateConfig, ThresholdConfig, TrainConfig, config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.stop import Stopped, StopSignals
@@ -34,7 +34,7 @@ from reid.home import home
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.retrieval import EvaluationError
-from reid.settings import evaluate_settings, train_settings
+from reid.settings import evaluate_settings, threshold_settings, train_settings
 from reid.tracking import Status, TrackingError, default_store
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ FINAL: dict[str, Status] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}
 CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
     TrainConfig: train_settings,
     EvaluateConfig: evaluate_settings,
+    ThresholdConfig: threshold_settings,
 }
 
 

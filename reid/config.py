@@ -6,6 +6,7 @@ the function of that name.  `reid.checks` compares them with its signature.
 """
 
 import math
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from omegaconf import MISSING, OmegaConf
 
 from reid.checks import above, at_least, between, one_of
 from reid.home import home
+
+#: What MLflow calls a run.
+RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -164,11 +168,31 @@ class EvaluateConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+@dataclass
+class ThresholdConfig:
+    """What `reid.threshold` needs: the rest it reads from the checkpoint."""
+
+    checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id
+    dataset: dict[str, Any] | None = None  # the one that it was trained on: its query and gallery
+    target: str = one_of("far_1e-3", "far_1e-2", "far_1e-4", "eer", "f1")
+    output: str | None = None  # a file; the checkpoint itself
+    replicates: int = at_least(1, 1000)  # of the bootstrap
+    seed: int = at_least(0, 0)
+    batches: int = at_least(1, 100)  # of the figure of hardest pairs
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    device: str = "auto"
+    precision: str = one_of("float32", "tf32", "bf16")
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
 def register() -> None:
     """Make the schemas and resolvers known to Hydra; safe to call again."""
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="threshold_schema", node=ThresholdConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("reid.home", lambda: str(home()), replace=True)
 

@@ -7,6 +7,8 @@ them. float64 input stays float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -74,6 +76,32 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
         (N, M), float32 or the float64 of the input, at least 1e-6.
     """
     return squared_euclidean(a, b).clamp(min=SMALLEST_SQUARED_DISTANCE).sqrt()
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine distance, 1 - cos, of each row of `a` to each row of `b`.
+
+    Args:
+        a: (N, D) floats, of any length; a row of zeros is at distance 1 from everything.
+        b: (M, D) floats.
+
+    Returns:
+        (N, M), float32 or the float64 of the input, in [0, 2].
+    """
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        return (1 - normalise(a) @ normalise(b).t()).clamp_(0, 2)
+
+
+def distance_function(metric: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """`euclidean` or `cosine`, by the name that `eval.metric` takes.
+
+    Raises:
+        ValueError: another name.
+    """
+    functions = {"euclidean": euclidean, "cosine": cosine}
+    if metric not in functions:
+        raise ValueError(f"metric is {metric!r}; allowed: {', '.join(functions)}")
+    return functions[metric]
 
 
 def _at_least_float32(features: Tensor) -> Tensor:

@@ -5,38 +5,34 @@
 `checkpoint` is a file (last.pt or model.pt of a run), a run's folder, or an MLflow run id.
 """
 
-import re
 from dataclasses import asdict, replace
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
 
 from reid import run_figures
+from reid.checkpoints import find_checkpoint
 from reid.command import launch
 from reid.config import EvalConfig, EvaluateConfig, ImageConfig
 from reid.console import score_table
-from reid.engine.checkpoint import CheckpointError, load_checkpoint
+from reid.engine.checkpoint import load_checkpoint
 from reid.engine.describe import rebuild_model
 from reid.engine.domains import Domain, read_domains, read_judged, same_domain
 from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.engine.prepare import fingerprint, open_judged_data
 from reid.engine.runtime import choose_device, set_up_backend
-from reid.home import home
 from reid.job import NAME_LENGTH, Job
 from reid.retrieval import Scores
 from reid.settings import evaluate_settings
-from reid.tracking import default_store, fetch_checkpoint, hide_home
-
-RUN_ID = re.compile(r"[0-9a-f]{32}")
+from reid.tracking import hide_home
 
 
 def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     """Scores (fractions) of a checkpoint on one dataset or on many; tracked, drawn, and in scores.json."""
     device = choose_device(settings.device)
     set_up_backend(device, settings.precision)
-    checkpoint = load_checkpoint(find_checkpoint(settings))
+    checkpoint = load_checkpoint(find_checkpoint(settings.checkpoint, settings.tracking.uri))
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
     trained_on = checkpoint.meta["dataset"]
     if evaluation.datasets:
@@ -118,24 +114,6 @@ def as_trained(typed: EvalConfig, trained: dict[str, Any], overrides: list[str])
     named = {word.lstrip("+").partition("=")[0].removeprefix("eval.") for word in overrides}
     kept = {key: value for key, value in trained.items() if key not in named and hasattr(typed, key)}
     return replace(typed, **kept)
-
-
-def find_checkpoint(settings: EvaluateConfig) -> Path:
-    """The file that `checkpoint` names.
-
-    Raises:
-        CheckpointError, TrackingError: there is none.
-    """
-    name = settings.checkpoint
-    if RUN_ID.fullmatch(name) and not Path(name).exists():
-        return fetch_checkpoint(default_store(home(), settings.tracking.uri), name)
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        return path
-    for candidate in ("model.pt", "last.pt"):
-        if (path / candidate).is_file():
-            return path / candidate
-    raise CheckpointError(f"checkpoint={name}: the folder holds neither model.pt nor last.pt")
 
 
 def main() -> None:

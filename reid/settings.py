@@ -27,6 +27,7 @@ from reid.config import (
     EvaluateConfig,
     LossKeys,
     OptimizerKeys,
+    ThresholdConfig,
     TrainConfig,
     compose_dataset,
     dataset_choices,
@@ -98,6 +99,22 @@ def _domains(entries: list[Any], data_root: str) -> list[dict[str, Any]]:
             )
         domains.append({"label": label, **dataset})
     return domains
+
+
+def threshold_settings(config: DictConfig) -> ThresholdConfig:
+    """As `train_settings`, for the threshold command."""
+    settings: ThresholdConfig = _typed(config)
+    if settings.dataset is not None:
+        _check_dataset(settings.dataset)
+    if settings.output is not None:
+        output = Path(settings.output).expanduser().absolute()
+        if output.suffix != ".pt" or not output.parent.is_dir():
+            raise ConfigError(
+                f"output={settings.output} is not allowed: expected a file whose name ends in .pt, in a "
+                "folder that is there"
+            )
+        settings.output = str(output)
+    return settings
 
 
 def _typed(config: DictConfig) -> Any:

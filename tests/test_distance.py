@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reid.distance import euclidean, normalise, squared_distances, squared_euclidean, squared_norms
+from reid.distance import (
+    cosine,
+    distance_function,
+    euclidean,
+    normalise,
+    squared_distances,
+    squared_euclidean,
+    squared_norms,
+)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
@@ -71,3 +79,16 @@ def test_squared_distances_of_pairs_are_the_diagonal_and_exact_near_zero() -> No
     torch.testing.assert_close(squared_distances(a, b), squared_euclidean(a, b).diagonal())
     near = torch.full((1, 2), 1000.0)
     assert squared_distances(near, near + 2**-10).item() == 2 * 2**-20
+
+
+def test_cosine_distances_by_hand() -> None:
+    a = torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    b = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    assert cosine(a, b)[0].tolist() == pytest.approx([0, 1, 2, 1 - 0.5**0.5])
+    assert cosine(a, b)[1].tolist() == [1, 1, 1, 1]
+
+
+def test_a_metric_is_found_by_its_name() -> None:
+    assert distance_function("euclidean") is euclidean
+    with pytest.raises(ValueError, match="metric is 'l1'; allowed: euclidean, cosine"):
+        distance_function("l1")

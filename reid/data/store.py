@@ -139,7 +139,7 @@ def _build(
         content = hashlib.sha256()
 
         def decode(row: int) -> tuple[bytes, str | None]:
-            image, file_hash, reason = _decode(crops[row].path, height, width)
+            image, file_hash, reason = decode_file(crops[row].path, height, width)
             if image is not None:
                 pixels[row] = image
             return file_hash, reason
@@ -178,8 +178,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode(path: Path, height: int, width: int) -> tuple[np.ndarray | None, bytes, str | None]:
-    """(pixels (H, W, 3), hash of the file, None), or (None, hash, what is wrong with it)."""
+def decode_file(path: Path, height: int, width: int) -> tuple[np.ndarray | None, bytes, str | None]:
+    """(pixels (H, W, 3) uint8 RGB, hash of the file, None), or (None, hash, what is wrong with it).
+
+    Raises:
+        OSError: the disk or the server failed, which says nothing of the image.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,5 +1,6 @@
 """All that draws: plain data in, a matplotlib `Figure` out; nothing here reads a run or shows a window."""
 
+from reid.figures.comparison import Pair, compared_pairs
 from reid.figures.curves import cmc_curves, training_curves
 from reid.figures.domains import domain_bars
 from reid.figures.pictures import Picture
@@ -7,16 +8,23 @@ from reid.figures.rankings import Hit, RankedList, ranked_lists
 from reid.figures.sheets import contact_sheet
 from reid.figures.style import save
 from reid.figures.sweeps import sweep_figure
+from reid.figures.verification import Rate, hardest_bands, pair_distances, verification_roc
 
 __all__ = [
     "Hit",
+    "Pair",
     "Picture",
     "RankedList",
+    "Rate",
     "cmc_curves",
+    "compared_pairs",
     "contact_sheet",
     "domain_bars",
+    "hardest_bands",
+    "pair_distances",
     "ranked_lists",
     "save",
     "sweep_figure",
     "training_curves",
+    "verification_roc",
 ]

@@ -1,20 +1,43 @@
-"""Judging embeddings: ranking and its scores, as pure functions on tensors."""
+"""Judging embeddings: rankings and same-or-different, with their scores, as pure functions on tensors."""
 
+from reid.retrieval.bootstrap import Interval, Intervals, bootstrap
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
 from reid.retrieval.expansion import expand_queries
+from reid.retrieval.pairs import PairCounts, count_pairs, hardest_pairs, pair_totals
 from reid.retrieval.protocol import EvaluationError, MatchCounts, count_matches, require_matches
 from reid.retrieval.rerank import rerank, rerank_bytes
+from reid.retrieval.verify import (
+    TARGETS,
+    OperatingPoint,
+    Verification,
+    require_pairs,
+    verify,
+    verify_counts,
+)
 
 __all__ = [
+    "TARGETS",
     "Embeddings",
     "EvaluationError",
+    "Interval",
+    "Intervals",
     "MatchCounts",
+    "OperatingPoint",
+    "PairCounts",
     "Scores",
+    "Verification",
+    "bootstrap",
     "count_matches",
+    "count_pairs",
     "evaluate",
     "expand_queries",
+    "hardest_pairs",
+    "pair_totals",
     "require_matches",
+    "require_pairs",
     "rerank",
     "rerank_bytes",
+    "verify",
+    "verify_counts",
 ]

@@ -4,6 +4,7 @@
 Importing this package does not import mlflow; the first use of a store does.
 """
 
+from reid.tracking.attach import attach
 from reid.tracking.deliver import Delivery
 from reid.tracking.errors import TrackingError
 from reid.tracking.journal import JOURNAL
@@ -30,6 +31,7 @@ __all__ = [
     "Store",
     "Tracker",
     "TrackingError",
+    "attach",
     "children",
     "default_store",
     "environment",

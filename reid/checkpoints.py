@@ -1,0 +1,51 @@
+"""Which checkpoint a key of a command names, and the data that a checkpoint was trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from reid.config import RUN_ID
+from reid.engine.checkpoint import Checkpoint, CheckpointError
+from reid.home import home
+from reid.tracking import default_store, fetch_checkpoint
+
+
+def find_checkpoint(name: str, tracking_uri: str | None = None, key: str = "checkpoint") -> Path:
+    """The checkpoint file that `name` stands for: a file, a run's folder, or an MLflow run id.
+
+    tracking_uri: the store that knows the run; None stands for the default one.
+    key: what the user typed it under, for messages.
+
+    A file is not opened here, a run's is fetched.
+
+    Raises:
+        CheckpointError, TrackingError: there is none.
+    """
+    if RUN_ID.fullmatch(name) and not Path(name).exists():
+        return fetch_checkpoint(default_store(home(), tracking_uri), name)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{key}={name}: no such file or folder ({path.absolute()}). Expected a checkpoint that "
+            "reid.train wrote, a run's folder, or an MLflow run id of 32 digits"
+        )
+    for candidate in ("model.pt", "last.pt"):
+        if (path / candidate).is_file():
+            return path / candidate
+    raise CheckpointError(f"{key}={name}: the folder holds neither model.pt nor last.pt")
+
+
+def trained_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The dataset that the model was trained on, as `load_dataset` takes it.
+
+    Raises:
+        CheckpointError: the file does not say: it comes from `reid.convert`.
+    """
+    dataset: dict[str, Any] = checkpoint.meta["dataset"]
+    if "root" not in dataset:
+        raise CheckpointError(
+            "this checkpoint was converted from another project's file, which does not say what it was "
+            "trained on: name the data, such as dataset=market"
+        )
+    return dataset

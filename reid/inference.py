@@ -1,0 +1,186 @@
+"""A trained model, ready to use from Python: images in, features and verdicts out.
+
+from reid.inference import load_model
+
+model = load_model("outputs/<run>/model.pt")
+features = model.embed(["a.jpg", "b.jpg"])          # (2, C) float32, as the evaluation uses them
+model.distances(features)                           # (2, 2); at most model.threshold.value: one person
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reid.checkpoints import find_checkpoint
+from reid.data import DatasetError, Progress, silent
+from reid.data.augment import normalise_pixels
+from reid.data.batches import prepared_ahead, to_device
+from reid.data.store import NAMED, decode_file
+from reid.distance import distance_function, normalise
+from reid.engine.checkpoint import CheckpointError, load_checkpoint
+from reid.engine.describe import rebuild_model
+from reid.engine.runtime import choose_device, set_up_backend
+from reid.engine.threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
+from reid.home import home
+from reid.models import ReidModel
+
+#: A crop smaller than this, in pixels (height, width), shows nobody that one could tell apart.
+SMALLEST = (32, 16)
+#: How far from the model's height : width an image may be, as a factor.
+MOST_STRETCH = 1.6
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A model with what a checkpoint says of its use.
+
+    Attributes:
+        model: in evaluation mode, on `device`.
+        height, width: in pixels, of the images that the model sees.
+        space: which feature is taken, whether it is normalised, and the metric.
+        threshold: what `reid.threshold` measured, or None. Call its `check(space)` before applying it.
+        meta: everything that the checkpoint says of itself.
+        path: the checkpoint's file.
+    """
+
+    model: ReidModel
+    device: torch.device
+    height: int
+    width: int
+    space: FeatureSpace
+    threshold: StoredThreshold | None
+    meta: dict[str, Any]
+    path: Path
+
+    @torch.inference_mode()
+    def embed(
+        self, images: Iterable[str | PathLike[str]], batch: int = 128, progress: Progress = silent
+    ) -> Tensor:
+        """The features (N, C) of image files in their order, float32 on the CPU, as the evaluation uses them.
+
+        Raises:
+            DatasetError: an image cannot be read; the message names those of its batch.
+        """
+        paths = [Path(image) for image in images]
+        steps = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+
+        def prepare(step: int) -> Tensor:
+            return normalise_pixels(to_device(self._pixels(steps[step]), self.device))
+
+        parts = [torch.empty(0, self.model.backbone.channels)]
+        batches = prepared_ahead(prepare, range(len(steps)), self.device)
+        for pixels in progress(batches, len(steps), "embedding batches of images"):
+            features = self.model(pixels).float()
+            if self.space.flip:
+                features = (features + self.model(pixels.flip(3)).float()) / 2
+            features = features.cpu()
+            parts.append(normalise(features) if self.space.feature_norm else features)
+        return torch.cat(parts)
+
+    def distances(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+        """Distances (N, M) between features (N, C) and (M, C), in float64; among `first` without `second`."""
+        other = first if second is None else second
+        return distance_function(self.space.metric)(first.double(), other.double())
+
+    def _pixels(self, paths: Sequence[Path]) -> Tensor:
+        with ThreadPoolExecutor() as pool:
+            decoded = list(pool.map(lambda path: decode_file(path, self.height, self.width), paths))
+        bad = {
+            path: reason for path, (_, _, reason) in zip(paths, decoded, strict=True) if reason is not None
+        }
+        if bad:
+            raise DatasetError(name_unreadable(bad))
+        images = np.stack([image for image, _, _ in decoded if image is not None])
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def load_model(
+    checkpoint: str | PathLike[str],
+    device: str = "auto",
+    *,
+    metric: str | None = None,
+    feature_norm: bool | None = None,
+    neck_feature: str | None = None,
+) -> TrainedModel:
+    """The model of a checkpoint: a file, a run's folder or an MLflow run id.
+
+    What is not given of the last three is as the checkpoint was evaluated.
+
+    Raises:
+        CheckpointError, TrackingError: there is none, or it cannot be read.
+        ConfigError: no such device.
+        ValueError: no such metric.
+    """
+    path = find_checkpoint(str(checkpoint))
+    loaded = load_checkpoint(path)
+    chosen = choose_device(device)
+    set_up_backend(chosen)
+    asked = {"metric": metric, "feature_norm": feature_norm, "neck_feature": neck_feature}
+    given = {key: value for key, value in asked.items() if value is not None}
+    space = feature_space({**loaded.meta["eval"], **given})
+    distance_function(space.metric)
+    model = rebuild_model(loaded).to(chosen)
+    model.to(memory_format=torch.channels_last)
+    model.eval()
+    model.eval_feature = space.neck_feature
+    size = loaded.meta["preprocessing"]
+    stored = stored_threshold(loaded.meta)
+    return TrainedModel(model, chosen, size["height"], size["width"], space, stored, loaded.meta, path)
+
+
+def newest_model() -> Path:
+    """The `model.pt` of the newest finished run under outputs/, for commands that were given no checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = sorted((home() / "outputs").glob("*/model.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise CheckpointError(
+            f"no --checkpoint is given, and no run under {home() / 'outputs'} has a model.pt: give a file, a "
+            "run's folder or an MLflow run id, or train one with python -m reid.train"
+        )
+    return found[-1]
+
+
+def unreadable(paths: Sequence[Path], progress: Progress = silent) -> dict[Path, str]:
+    """The images that cannot be read, each with what is wrong; all are decoded, as `embed` will do."""
+    with ThreadPoolExecutor() as pool:
+        reasons = pool.map(lambda path: decode_file(path, 1, 1)[2], paths)
+        checked = zip(paths, progress(reasons, len(paths), "checking images"), strict=True)
+        return {path: reason for path, reason in checked if reason is not None}
+
+
+def name_unreadable(bad: dict[Path, str]) -> str:
+    """The message that names them."""
+    shown = [f"    {path}: {reason}" for path, reason in list(bad.items())[:NAMED]]
+    more = [f"    … and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
+    images = "1 image" if len(bad) == 1 else f"{len(bad)} images"
+    return "\n".join([f"{images} cannot be read:", *shown, *more])
+
+
+def shape_problem(path: Path, height: int, width: int) -> str | None:
+    """Why an image is no crop of one person as a `height` x `width` model knows them; None if it may be."""
+    with Image.open(path) as image:
+        wide, high = image.size
+    size = f"{path} is {wide} x {high} pixels (width x height)"
+    if high < SMALLEST[0] or wide < SMALLEST[1]:
+        return f"{size}: too small to tell anybody apart"
+    stretch = (high / wide) / (height / width)
+    if 1 / MOST_STRETCH <= stretch <= MOST_STRETCH:
+        return None
+    shape = (
+        "wider than high" if wide > high else "nearly square" if high < 1.25 * wide else "of another shape"
+    )
+    return (
+        f"{size}, {shape}: the model knows crops of one person, about {width} : {height}, and squeezes it "
+        "into that. Cut the person out first; a distance from the whole scene means little"
+    )

@@ -1,0 +1,233 @@
+"""Same person or another, measured: `python -m reid.threshold checkpoint=… [target=far_1e-3]`.
+
+On people that were not trained on and without augmentation: all pairs of the query and the gallery are
+counted, three figures drawn, and the threshold for `target` is written into the checkpoint, for
+`reid.compare` and whoever else applies it.
+"""
+
+import json
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reid import threshold_report
+from reid.checkpoints import find_checkpoint, trained_dataset
+from reid.checks import ConfigError
+from reid.command import launch
+from reid.config import RUN_ID, ImageConfig, ThresholdConfig
+from reid.data import Crop, IdentitySampler, ReidDataset, load_dataset
+from reid.data.splits import validation_split
+from reid.engine.checkpoint import CheckpointError, load_checkpoint
+from reid.engine.describe import rebuild_model
+from reid.engine.embed import embed
+from reid.engine.judge import describe
+from reid.engine.prepare import fingerprint, open_judged_data
+from reid.engine.rundir import LAST
+from reid.engine.runtime import choose_device, set_up_backend
+from reid.engine.threshold import chosen_threshold, feature_space, store_threshold
+from reid.evaluate import as_trained
+from reid.home import home
+from reid.job import Job
+from reid.retrieval import (
+    Embeddings,
+    bootstrap,
+    count_pairs,
+    hardest_pairs,
+    pair_totals,
+    require_pairs,
+    verify_counts,
+)
+from reid.settings import threshold_settings
+from reid.tracking import TrackingError, attach, default_store
+from reid.tracking.journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
+    """Rates (fractions) of a checkpoint on a dataset; writes figures, threshold.json and the checkpoint."""
+    device = choose_device(settings.device)
+    set_up_backend(device, settings.precision)
+    source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
+    checkpoint = load_checkpoint(source)
+    target = destination(settings, source, job.folder)
+    evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
+    # Both belong to a ranking; a pair has none.
+    evaluation = replace(evaluation, query_expansion=0, rerank=False)
+    spec = settings.dataset or trained_dataset(checkpoint)
+    dataset = load_dataset(**spec, progress=job.progress)
+    if evaluation.split == "val":
+        dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
+    check_not_trained_on(dataset, spec, checkpoint.meta)
+    crops = dataset.query + dataset.gallery
+    require_pairs(*pair_totals(*ids(crops), evaluation.protocol), settings.target)
+    model = rebuild_model(checkpoint).to(device)
+    model.to(memory_format=torch.channels_last)
+    model.eval_feature = evaluation.neck_feature
+
+    size = checkpoint.meta["preprocessing"]
+    image = ImageConfig(height=size["height"], width=size["width"])
+    judged = open_judged_data(dataset, image, settings.data, job.progress)
+    space = feature_space(evaluation)
+    parts = [
+        embed(
+            model, store, device, normalise=space.feature_norm, flip=space.flip, batch=evaluation.batch,
+            precision=settings.precision, progress=job.progress, what=what,
+        )
+        for store, what in ((judged.query, "query"), (judged.gallery, "gallery"))
+    ]  # fmt: skip
+    images = joined(parts)
+
+    counts = count_pairs(images, space.metric, evaluation.protocol)
+    require_pairs(int(counts.genuine[-1]), int(counts.impostor[-1]), settings.target)
+    measured = verify_counts(counts.thresholds, counts.genuine, counts.impostor, settings.target)
+    sure = bootstrap(images, measured, space.metric, evaluation.protocol, settings.replicates, settings.seed)
+    measured_on = data_name(spec)
+    people = int((images.pids.unique() > 0).sum())
+    data_fingerprint = fingerprint(judged.fingerprint)
+    chosen = chosen_threshold(measured, sure, evaluation, measured_on, data_fingerprint, people)
+
+    header = (
+        f"{describe(evaluation, measured_on)}: {measured.genuine:,} genuine and {measured.impostor:,} "
+        f"impostor pairs of {len(images):,} images of {people:,} people"
+    )
+    hardest = hardest_by_batch(images, space.metric, settings)
+    title = f"{data_name(checkpoint.meta['dataset'])} -> {measured_on}"
+    figures = threshold_report.draw(job.folder / "figures", counts, measured, sure, hardest, space, title)
+    told = {
+        "checkpoint": settings.checkpoint,
+        "config_hash": checkpoint.meta["config_hash"],
+        "header": header,
+        "eval": asdict(evaluation),
+        "threshold": asdict(chosen),
+        **threshold_report.as_json(measured, sure),
+    }
+    (job.folder / "threshold.json").write_text(json.dumps(told, indent=2) + "\n")
+    store_threshold(source, target, chosen)
+
+    job.console.print(threshold_report.table(measured, sure, header))
+    for line in (
+        threshold_report.verdict(chosen),
+        f"written into {target}{logged(settings, target)}",
+        f"threshold.json and {', '.join(path.name for path in figures)} are in {job.folder}",
+    ):
+        job.console.print(line, highlight=False, soft_wrap=True)
+    return {f"{evaluation.split}/{name}": value for name, value in threshold_report.values(measured).items()}
+
+
+def destination(settings: ThresholdConfig, source: Path, folder: Path) -> Path:
+    """Where the result goes: to `output`, for a run id into the job's folder, else into the file itself.
+
+    Raises:
+        CheckpointError: the file is still being trained, so the next epoch would overwrite it.
+    """
+    if settings.output is not None:
+        return Path(settings.output)
+    if is_run_id(settings.checkpoint):
+        return folder / source.name
+    if source.name == LAST and under_way(source.parent):
+        raise CheckpointError(
+            f"{source} belongs to a run that is under way, whose next epoch replaces it: wait for its end, "
+            "or write a copy with output=other.pt"
+        )
+    return source
+
+
+def is_run_id(checkpoint: str) -> bool:
+    """Whether `checkpoint` names an MLflow run, as `find_checkpoint` reads it."""
+    return bool(RUN_ID.fullmatch(checkpoint)) and not Path(checkpoint).exists()
+
+
+def under_way(folder: Path) -> bool:
+    """Whether a process trains in this folder."""
+    journal = Journal(folder)
+    return journal.path.exists() and journal.in_use()
+
+
+def logged(settings: ThresholdConfig, target: Path) -> str:
+    """Put the new checkpoint into the MLflow run that it came from; the words that say what became of it."""
+    if settings.output is not None or not is_run_id(settings.checkpoint):
+        return ""
+    try:
+        attach(default_store(home(), settings.tracking.uri), settings.checkpoint, target, "checkpoints")
+    except TrackingError as error:
+        log.warning("%s. The threshold is in %s alone", error, target)
+        return ""
+    return f", and as checkpoints/{target.name} into run {settings.checkpoint}"
+
+
+def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Refuse the people that the model was trained on: their distances are better than anybody else's.
+
+    Raises:
+        ConfigError: the data are those of the training, and people of the training are to be measured.
+    """
+    people = {crop.pid for crop in dataset.query + dataset.gallery if crop.pid > 0}
+    known = people & set(meta["pids"])
+    trained = meta["dataset"]
+    if not known or spec["name"] != trained["name"]:
+        return
+    told = f"{len(known)} of the {len(people)} people of {dataset.name} bear pids that were trained on"
+    if spec.get("root") == trained.get("root"):
+        raise ConfigError(
+            f"{told} (for example {min(known)}), in the same data: a threshold from them would promise too "
+            "much. Take people that it never saw: eval.split=test, or another dataset=…"
+        )
+    log.warning(
+        "%s. If these are the same people as in %s, the rates promise too much", told, trained.get("root")
+    )
+
+
+def data_name(spec: dict[str, Any]) -> str:
+    """What data are called in words: the reader's name, with the folder's where that says more."""
+    folder = Path(spec.get("root", "")).name
+    return spec["name"] if spec["name"] in folder or not folder else f"{spec['name']} {folder}"
+
+
+def ids(crops: tuple[Crop, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """pids and camids, int64 (N,) each."""
+    return torch.tensor([crop.pid for crop in crops]), torch.tensor([crop.camid for crop in crops])
+
+
+def joined(parts: list[Embeddings]) -> Embeddings:
+    """One set of all images."""
+    return Embeddings(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.pids for part in parts]),
+        torch.cat([part.camids for part in parts]),
+    )
+
+
+def hardest_by_batch(
+    images: Embeddings, metric: str, settings: ThresholdConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hardest positive and negative of each anchor, (batches, P x K) each on the CPU.
+
+    The batches are those that training would draw from these people, as many epochs of them as it takes; with
+    fewer people than `batch.identities` all of them are in each. Distractors are in none.
+    """
+    known = (images.pids > 0).nonzero().flatten()
+    people = images.select(known)
+    identities = min(settings.batch.identities, len(people.pids.unique()))
+    generator = torch.Generator().manual_seed(settings.seed)
+    sampler = IdentitySampler(people.pids.tolist(), identities, settings.batch.instances, generator)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    while len(found) < settings.batches:
+        for indices in sampler:
+            found.append(hardest_pairs(people.select(indices.to(people.pids.device)), metric))
+            if len(found) == settings.batches:
+                break
+    positive, negative = (torch.stack(kind).cpu() for kind in zip(*found, strict=True))
+    return positive, negative
+
+
+def main() -> None:
+    """The command `python -m reid.threshold` and `reid-threshold`."""
+    launch("threshold", lambda job: threshold(job, threshold_settings(job.config)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""A file added to a run that has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reid.tracking.errors import TrackingError
+from reid.tracking.store import Store
+
+
+def attach(store: Store, run_id: str, path: Path, folder: str) -> None:
+    """Put the file `path` into the artifact folder `folder` of a run; one of that name is replaced.
+
+    Raises TrackingError when the store does not answer, or has no such run.
+    """
+    try:
+        store.client.log_artifact(run_id, str(path), folder)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrackingError(f"{path.name} could not be added to run {run_id}: {reason}") from error
