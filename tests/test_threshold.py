@@ -37,8 +37,8 @@ from reid.threshold import check_not_trained_on, hardest_by_batch, under_way
 from reid.tracking.journal import Journal
 
 STORED = StoredThreshold(
-    0.9, "far_1e-2", "euclidean", True, "after", False, "cross_camera", "market", "test", "0" * 16, 200, 1000, 90000,
-    0.0099, (0.008, 0.012), 0.85, (0.8, 0.9),
+    0.9, "far_1e-2", "euclidean", True, "after", False, "cross_camera", "market", "test", "0" * 16, 200, 1000,
+    90000, 0.0099, (0.008, 0.012), 0.85, (0.8, 0.9),
 )  # fmt: skip
 
 
