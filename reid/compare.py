@@ -119,7 +119,8 @@ def as_json(model: TrainedModel, comparison: Comparison, warnings: list[str]) ->
 def show(console: Console, model: TrainedModel, comparison: Comparison) -> None:
     """The distance matrix and the verdicts."""
     names = [f"{number}: {Path(image).name}" for number, image in enumerate(comparison.images, 1)]
-    table = Table(title=model.space.describe(), title_justify="left", title_style="dim")
+    console.print(model.space.describe(), highlight=False, soft_wrap=True)
+    table = Table()
     table.add_column("")
     for number in range(1, len(names) + 1):
         table.add_column(str(number), justify="right")

@@ -470,7 +470,7 @@ import pandas as pd
 from reid.inference import load_model
 
 model = load_model("model.pt")
-images = sorted(Path("crops").rglob("*.jpg"))
+images = sorted(Path("crops").rglob("[!.]*.jpg"))
 features = model.embed(images)
 table = pd.DataFrame({"path": [str(image.relative_to("crops")) for image in images]})
 table["feature"] = list(features.numpy())

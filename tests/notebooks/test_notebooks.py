@@ -32,9 +32,7 @@ def test_a_notebook_runs(
     client.execute()  # raises CellExecutionError with the cell and its traceback
 
     pictures = sum(
-        "image/png" in output.get("data", {})
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
+        "image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])
     )
     stored = sum(
         "image/png" in output.get("data", {})
