@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from reid.figures.pictures import CROP_ASPECT, Picture, place
 from reid.figures.style import MUTED, RIGHT, SMALL, WIDTH, WRONG, inch_axes, new_figure, styled
 
-_MARGIN, _HEADER, _CAPTION, _GAP, _BETWEEN, _CROP = 0.2, 0.85, 0.62, 0.3, 0.06, 0.95
+_MARGIN, _HEADER, _CAPTION, _GAP, _BETWEEN, _CROP = 0.2, 0.85, 0.42, 0.3, 0.06, 0.92
 _COLUMNS = int((WIDTH - 2 * _MARGIN + _GAP) / (2 * _CROP + _BETWEEN + _GAP))
 
 
@@ -49,7 +49,7 @@ def compared_pairs(pairs: Sequence[Pair], *, title: str = "Same person or anothe
     cell_width = 2 * _CROP + _BETWEEN
     cell_height = CROP_ASPECT * _CROP + _CAPTION + _GAP
     note = "\n".join(line for part in note.splitlines() for line in textwrap.wrap(part, 115))
-    header = _HEADER + 0.16 * note.count("\n")
+    header = _HEADER + 0.15 * note.count("\n")
     figure = new_figure(header + rows * cell_height, width=WIDTH, layout=None)
     axes = inch_axes(figure)
     axes.text(_MARGIN, 0.3, title, fontsize=13, weight="bold", va="center")
@@ -70,11 +70,11 @@ def _draw(axes: Axes, pair: Pair, left: float, top: float) -> None:
     middle = left + _CROP + _BETWEEN
     for picture, label, x in ((pair.first, pair.first_label, left), (pair.second, pair.second_label, middle)):
         place(axes, picture, x, top, _CROP)
-        name = label if len(label) <= 16 else f"…{label[-15:]}"
-        axes.text(x + _CROP / 2, top + height + 0.07, name, fontsize=7.5, color=MUTED, ha="center", va="top")
+        name = label if len(label) <= 15 else f"…{label[-14:]}"
+        axes.text(x + _CROP / 2, top + height + 0.07, name, fontsize=7, color=MUTED, ha="center", va="top")
     frame = Rectangle((left, top), width, height, fill=False, edgecolor=colour, linewidth=2.6)
     axes.add_patch(frame)
     axes.text(
         left + width / 2, top + height + 0.24, f"{verdict}: d = {pair.distance:.3f}",
-        fontsize=9.5, color=colour, weight="bold", ha="center", va="top",
+        fontsize=9, color=colour, weight="bold", ha="center", va="top",
     )  # fmt: skip

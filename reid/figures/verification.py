@@ -88,7 +88,7 @@ def hardest_bands(
         x = side.get_xlim()[1] * (0.88 if colour == BLUE else 0.97)
         side.plot([x, x], [low, high], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot([], [], color=colour, linewidth=3, label=f"{label}: about {low:g} to {high:g} (bar)")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, borderaxespad=0)
+    figure.legend(loc="outside lower left", ncols=2)
     headline(figure, title)
     return figure
 
