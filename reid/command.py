@@ -23,9 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
+from reid.checkpoints import find_checkpoint
 from reid.checks import ConfigError
 from reid.compose_errors import explain
-from reid.config import EvaluateConfig, ThresholdConfig, TrainConfig, config_folder, register
+from reid.config import RUN_ID, EvaluateConfig, ThresholdConfig, TrainConfig, config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.stop import Stopped, StopSignals
@@ -47,9 +48,18 @@ ASKED_WRONGLY = (
 #: What the tracker says of a job that ended with this status; anything else was stopped.
 FINAL: dict[str, Status] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}
 
+
+def check_train(config: DictConfig) -> None:
+    """Check a training config, and that the file that it starts from is there (a tracked run comes later)."""
+    settings = train_settings(config)
+    start = settings.init_from
+    if start is not None and settings.resume is None and not RUN_ID.fullmatch(start):
+        find_checkpoint(start, key="init_from")
+
+
 #: How the config of each schema is checked.
 CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
-    TrainConfig: train_settings,
+    TrainConfig: check_train,
     EvaluateConfig: evaluate_settings,
     ThresholdConfig: threshold_settings,
 }

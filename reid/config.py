@@ -146,6 +146,7 @@ class TrainConfig:
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
     resume: str | None = None  # auto | a checkpoint
+    init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
     batch: BatchConfig = field(default_factory=BatchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -159,7 +160,7 @@ class TrainConfig:
 class EvaluateConfig:
     """What `reid.evaluate` needs: the rest it reads from the checkpoint."""
 
-    checkpoint: str = MISSING  # a file or an MLflow run id
+    checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id
     dataset: dict[str, Any] | None = None  # the one that it was trained on
     device: str = "auto"
     precision: str = one_of("float32", "tf32", "bf16")

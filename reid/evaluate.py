@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from reid import run_figures
-from reid.checkpoints import find_checkpoint
+from reid.checkpoints import find_checkpoint, trained_dataset
 from reid.command import launch
 from reid.config import EvalConfig, EvaluateConfig, ImageConfig
 from reid.console import score_table
@@ -38,7 +38,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     if evaluation.datasets:
         domains = read_domains(evaluation.datasets, trained_on, evaluation, job.progress)
     else:
-        keys = settings.dataset or trained_on
+        keys = settings.dataset or trained_dataset(checkpoint)
         dataset = read_judged(keys, evaluation, job.progress)
         domains = [Domain(dataset.name, same_domain(keys, trained_on), dataset)]
     model = rebuild_model(checkpoint).to(device)

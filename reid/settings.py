@@ -24,6 +24,7 @@ from reid.checks import (
 from reid.config import (
     GIVEN,
     OWN_KEYS,
+    RUN_ID,
     EvaluateConfig,
     LossKeys,
     OptimizerKeys,
@@ -57,6 +58,9 @@ def train_settings(config: DictConfig) -> TrainConfig:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
     check_types("backbone", settings.backbone, backbone_function(str(settings.backbone["name"])))
     check_types("backbone", settings.backbone, build_backbone)
+    if settings.init_from is not None:
+        settings.init_from = _absolute_checkpoint(settings.init_from)
+        settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
     _check_across(settings)
     return settings
 
@@ -155,6 +159,10 @@ def _try_loss(options: dict[str, Any]) -> None:
         )
 
 
+def _absolute_checkpoint(name: str) -> str:
+    return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
+
+
 def _check_dataset(dataset: dict[str, Any]) -> None:
     check_present("dataset", dataset, ("name", "root"))
     if not isinstance(dataset["root"], str):
@@ -205,10 +213,14 @@ def config_hash(settings: TrainConfig) -> str:
 
 
 def resume_hash(settings: TrainConfig) -> str:
-    """The same for what must stay when a run is resumed: `epochs` and how it is judged may change."""
+    """The same for what must stay when a run is resumed.
+
+    `epochs` and how it is judged may change; what it began with lies behind it.
+    """
     told = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "device", "data", "epochs", "dataset"):
+    for key in ("tracking", "sweep", "resume", "init_from", "device", "data", "epochs", "dataset"):
         del told[key]
+    told["backbone"].pop("weights", None)
     told["eval"] = {key: told["eval"][key] for key in ("split", "val_identities", "val_seed")}
     return _hash(told)
 

@@ -9,6 +9,7 @@ import math
 import torch
 
 from reid import run_figures
+from reid.checkpoints import find_checkpoint
 from reid.checks import ConfigError
 from reid.command import launch
 from reid.config import TrainConfig
@@ -31,6 +32,7 @@ from reid.engine.prepare import (
 )
 from reid.engine.runtime import choose_device, seed_everything, set_up_backend
 from reid.engine.session import Session
+from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
 from reid.home import home, source_root
 from reid.job import Job
@@ -46,20 +48,26 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     """One run from config to scores (fractions, by the names that the tracker shows)."""
     show = job.console
     job.resume(settings.resume, config_hash(settings), str(settings.dataset["root"]))
+    start = None
+    if settings.init_from is not None and not job.resuming:
+        start = open_start(find_checkpoint(settings.init_from, settings.tracking.uri, "init_from"), settings)
     device = choose_device(settings.device)
     set_up_backend(device, settings.precision)
     seed_everything(settings.seed)
 
     dataset, all_training_crops = read_dataset(settings, job.progress)
     identities = len({crop.pid for crop in dataset.train})
-    model = build_model(settings, identities)
+    model = build_model(settings, identities, job.resuming)
     metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
     optimizer = build_optimizer(model, settings.optimizer, metric_loss)
     loss_optimizer = build_loss_optimizer(metric_loss)
     id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
     objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
     show.print(f"[bold]{job.name}[/] on {device}, {settings.precision}; run folder {job.folder}")
-    show.print(f"weights: {model.backbone.weight_report.describe()}", highlight=False)
+    begun: dict[str, object] = {}  # a resumed run began with what its tags say already
+    if not job.resuming:
+        told, begun = begin(model, start)
+        show.print(told, highlight=False)
 
     data = open_training_data(dataset, settings, job.progress, all_training_crops)
     judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
@@ -77,7 +85,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         session.resume()
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
 
-    with job.track(settings, run_facts(settings, dataset, data, judged, model)) as tracker:
+    with job.track(settings, run_facts(settings, dataset, data, judged) | begun) as tracker:
         session.meta |= {"run_id": tracker.run_id, "run_key": tracker.run_key}
         # What a kill kept from the tracker; what it has already is not sent again.
         for row in session.history:
@@ -173,7 +181,7 @@ def _epochs(
         scores = judgement.scores
         job.console.print(
             f"epoch {epoch:3d}  [bold]mAP {100 * scores.mAP:.1f}[/]  rank-1 {100 * scores.rank(1):.1f} "
-            f"on {settings.eval.split}" + ("  (untrained)" if epoch == 0 else "")
+            f"on {settings.eval.split}" + ("  (before training)" if epoch == 0 else "")
         )
         return judgement
 

@@ -128,6 +128,7 @@ OURS = {
     "device",
     "channels_last",
     "resume",
+    "init_from",
     "eval.period",
     "eval.val_identities",
     "eval.val_seed",
@@ -206,6 +207,7 @@ def test_the_hash_tells_experiments_apart_and_nothing_else(recipe: DictConfig) -
         "tricks.warmup": 0,
         "eval.split": "val",
         "data.on_bad_image": "skip",
+        "init_from": "other/model.pt",
     }.items():
         assert config_hash(changed(recipe, other, value)) != plain, other
 
@@ -218,6 +220,8 @@ def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig
         "eval.protocol": "ignore_camera",
         "device": "cpu",
         "data.root": "/elsewhere",
+        "init_from": "other/model.pt",
+        "backbone.weights": "none",
     }.items():
         assert resume_hash(changed(recipe, same, value)) == plain, same
     for other, value in {

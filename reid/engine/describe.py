@@ -1,10 +1,9 @@
 """What a run says of its data and its model, and the model rebuilt from that: data in, no code run."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from reid.config import TrainConfig
+from reid.config import ImageConfig, TrainConfig
 from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.engine.checkpoint import Checkpoint, CheckpointError
@@ -13,13 +12,14 @@ from reid.models import ReidModel, build_backbone
 from reid.settings import config_hash, flat, resume_hash
 
 
-def build_model(settings: TrainConfig, num_classes: int) -> ReidModel:
-    """The model that a config asks for, with the weights that it names.
+def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False) -> ReidModel:
+    """The model that a config asks for, with the weights that it names unless a checkpoint will bring them.
 
     Raises:
         BackboneError, WeightsError: the network or its weights cannot be had as asked.
     """
-    backbone = build_backbone(last_stride=settings.tricks.last_stride, **settings.backbone)
+    options = {**settings.backbone, "weights": "none"} if resuming else settings.backbone
+    backbone = build_backbone(last_stride=settings.tricks.last_stride, **options)
     neck = "bnneck" if settings.tricks.bnneck else "none"
     return ReidModel(backbone, num_classes, neck, settings.loss["neck_feature"], settings.eval.neck_feature)
 
@@ -35,11 +35,11 @@ def model_spec(settings: TrainConfig, num_classes: int) -> dict[str, Any]:
     }
 
 
-def preprocessing(settings: TrainConfig) -> dict[str, Any]:
+def preprocessing(image: ImageConfig) -> dict[str, Any]:
     """What an image has to go through before the model sees it."""
     return {
-        "height": settings.image.height,
-        "width": settings.image.width,
+        "height": image.height,
+        "width": image.width,
         "colour": "RGB",
         "resize": "bilinear (PIL)",
         "mean": list(IMAGENET_MEAN),
@@ -82,7 +82,7 @@ def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel)
     """What a checkpoint says of itself: plain JSON data."""
     return {
         "model": model_spec(settings, model.classifier.out_features),
-        "preprocessing": preprocessing(settings),
+        "preprocessing": preprocessing(settings.image),
         "dataset": settings.dataset,
         "pids": list(data.pids),
         "eval": asdict(settings.eval),
@@ -94,10 +94,9 @@ def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel)
 
 
 def run_facts(
-    settings: TrainConfig, dataset: ReidDataset, data: TrainingData, judged: JudgedData, model: ReidModel
+    settings: TrainConfig, dataset: ReidDataset, data: TrainingData, judged: JudgedData
 ) -> dict[str, object]:
     """What the tracker shows of a run beside its config and its machine."""
-    weights = model.backbone.weight_report
     return {
         "reid.config_hash": config_hash(settings),
         "reid.data.fingerprint": fingerprint(data.fingerprint, judged.fingerprint),
@@ -107,9 +106,6 @@ def run_facts(
         "reid.data.unreadable": len(data.store.bad) + len(judged.query.bad),
         "reid.data.strays": dataset.strays,
         "reid.data.junk": dataset.junk,
-        "reid.weights.source": Path(weights.source).name if weights.source != "none" else "none",
-        "reid.weights.matched_percent": f"{100 * weights.fraction:.1f}",
-        "reid.weights.sha256": weights.sha256,
         "reid.score_split": settings.eval.split,
         "reid.selection": "last epoch; nothing was chosen on any split",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,6 +27,7 @@ class WeightReport:
     unexpected: tensors of the file that the backbone lacks.
     mismatched: tensors of another shape, with both shapes in words.
     dropped: what the file holds outside the backbone (classifier, neck), not asked for.
+    part: what was loaded, in words.
     """
 
     source: str
@@ -37,6 +38,7 @@ class WeightReport:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     dropped: tuple[str, ...]
+    part: str = "backbone"
 
     @property
     def fraction(self) -> float:
@@ -59,11 +61,11 @@ class WeightReport:
         if self.source == "none":
             return f"random weights: none of the backbone's {self.total} tensors was loaded"
         parts = [
-            f"{self.source}: {self.matched} of {self.total} backbone tensors loaded ({self.fraction:.1%})",
-            _listed("missing", self.missing),
-            _listed("unexpected", self.unexpected),
-            _listed("of another shape", self.mismatched),
-            _listed("dropped", self.dropped),
+            f"{self.source}: {self.matched} of {self.total} {self.part} tensors loaded ({self.fraction:.1%})",
+            summarise("missing", self.missing),
+            summarise("unexpected", self.unexpected),
+            summarise("of another shape", self.mismatched),
+            summarise("dropped", self.dropped),
             f"sha256 {self.sha256[:12]}",
         ]
         return "; ".join(part for part in parts if part)
@@ -74,20 +76,20 @@ def is_counted(name: str) -> bool:
     return not name.endswith("num_batches_tracked")
 
 
-def backbone_tensors(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The stored tensors under the names of a bare backbone, and the names of those that were dropped.
+def backbone_tensors(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The stored tensors under the names of a bare backbone, and those of other parts.
 
     Prefixes of wrappers (`module.`) and of whole models (`backbone.`, `base.`) are stripped; where some
-    names have such a prefix, those without belong to other parts and are dropped, as classifiers are.
+    names have such a prefix, those without belong to other parts, as classifiers do.
     """
     kept = {name: tensor for name, tensor in stored.items() if is_counted(name)}
-    dropped: list[str] = []
+    rest: dict[str, Tensor] = {}
     while prefix := next((p for p in _PREFIXES if any(name.startswith(p) for name in kept)), None):
-        dropped += [name for name in kept if not name.startswith(prefix)]
+        rest |= {name: tensor for name, tensor in kept.items() if not name.startswith(prefix)}
         kept = {name.removeprefix(prefix): t for name, t in kept.items() if name.startswith(prefix)}
-    dropped += [name for name in kept if name.startswith(_CLASSIFIERS)]
+    rest |= {name: tensor for name, tensor in kept.items() if name.startswith(_CLASSIFIERS)}
     kept = {name: tensor for name, tensor in kept.items() if not name.startswith(_CLASSIFIERS)}
-    return kept, tuple(dropped)
+    return kept, rest
 
 
 def compare(
@@ -95,9 +97,10 @@ def compare(
     given: Mapping[str, Tensor],
     source: str,
     sha256: str = "",
-    dropped: tuple[str, ...] = (),
+    dropped: Iterable[str] = (),
+    part: str = "backbone",
 ) -> WeightReport:
-    """Report which of the tensors `own` of a backbone the tensors `given` serve, in name and shape.
+    """Report which of the tensors `own` the tensors `given` serve, in name and shape.
 
     A spatial transformer counts only where both sides have one: no ImageNet file does, and it is an option.
     """
@@ -107,7 +110,7 @@ def compare(
     optional = [name for name in unknown if name.startswith(_SPATIAL_TRANSFORMER)]
     common = [name for name in names if name in given]
     mismatched = tuple(
-        f"{name} (file {tuple(given[name].shape)}, backbone {tuple(own[name].shape)})"
+        f"{name} (file {tuple(given[name].shape)}, {part} {tuple(own[name].shape)})"
         for name in common
         if given[name].shape != own[name].shape
     )
@@ -120,6 +123,7 @@ def compare(
         unexpected=tuple(name for name in unknown if name not in optional),
         mismatched=mismatched,
         dropped=(*dropped, *optional),
+        part=part,
     )
 
 
@@ -162,7 +166,8 @@ def _layout(names: Iterable[str]) -> str:
     return f"{family} with {depths} {kind} blocks"
 
 
-def _listed(label: str, names: tuple[str, ...], most: int = 3) -> str:
+def summarise(label: str, names: Sequence[str], most: int = 3) -> str:
+    """`2 missing: a, b`: how many, and the first of them; nothing where there are none."""
     if not names:
         return ""
     rest = ", …" if len(names) > most else ""

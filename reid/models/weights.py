@@ -30,6 +30,10 @@ class WeightsError(ValueError):
     """Weights could not be had, could not be read safely, or belong to another network."""
 
 
+class UnsafeFileError(WeightsError):
+    """Reading the file would run code that it names: it pickles more than tensors and plain values."""
+
+
 def load_weights(backbone: Backbone, weights: str) -> WeightReport:
     """Load weights into a backbone, in place, and report what matched; also kept as `.weight_report`.
 
@@ -54,8 +58,8 @@ def load_weights(backbone: Backbone, weights: str) -> WeightReport:
     stored, sha256 = read_tensors(path)
     if weights == "imagenet":
         _check_hash(path, sha256, _imagenet_file(backbone).sha256)
-    given, dropped = backbone_tensors(stored)
-    report = compare(own, given, source, sha256, dropped)
+    given, rest = backbone_tensors(stored)
+    report = compare(own, given, source, sha256, dropped=rest)
     if not report.fits:
         raise WeightsError(explain_misfit(report, backbone.name, own, given))
     fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
@@ -78,10 +82,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
             f"backbone.weights={path}: there is no such file. Give the path of a weight file, "
             f"`imagenet` or `none`."
         )
+    sha256 = file_sha256(path)
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        content = _parse(path, file)
+        return named_tensors(_parse(path, file), path), sha256
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, bare or under `state_dict` or `model`, or one under the other.
+
+    Raises WeightsError, naming the file, where there are none.
+    """
     content = _unwrap(_unwrap(content))
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}; expected a dict from names to tensors.")
@@ -92,7 +108,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
             f"{path} holds no named tensor (it holds {keys}); expected a state dict, bare or under "
             f"`state_dict` or `model`."
         )
-    return tensors, sha256
+    return tensors
 
 
 def _parse(path: Path, file: BinaryIO) -> object:
@@ -103,10 +119,10 @@ def _parse(path: Path, file: BinaryIO) -> object:
     except Exception as error:  # Damaged or hostile bytes: the parsers raise whatever they stumble upon.
         asked = _ASKED_FOR.search(str(error))
         if asked:
-            raise WeightsError(
+            raise UnsafeFileError(
                 f"{path} was refused: reading it would call {asked[1]}, and only tensors and plain values "
-                f"are read from weight files. Save the network's state_dict() alone, on a machine that "
-                f"trusts the file, and give that."
+                f"are read from weight files. Save the network's state_dict() alone and give that, or, where "
+                f"the file is trusted, make a safe one by `python -m reid.convert {path} -o OUT --trust`."
             ) from None
         raise WeightsError(
             f"{path} cannot be read as a weight file of torch or safetensors: it is damaged, of another "

@@ -1,0 +1,218 @@
+"""Make a checkpoint of this suite from a trained one of Ranked_Person_ReID or reid-strong-baseline.
+
+`python -m reid.convert FILE -o OUT` reads state dicts with `base.*`, `bottleneck.*` and `classifier.*`, bare
+or under `state_dict` or `model`, with or without `module.`; `--trust` also pickled networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reid.config import EvalConfig, ImageConfig
+from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from reid.engine.describe import preprocessing
+from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone
+from reid.models.matching import backbone_tensors, compare, summarise
+from reid.models.recognise import recognise
+from reid.models.weights import UnsafeFileError, file_sha256, read_tensors
+from reid.unpickle import read_trusted
+
+_NECK = "bottleneck."
+_CLASSIFIER = "classifier.weight"
+#: What both projects save of a spatial transformer, which stands before the network only where asked for.
+_TRANSFORMER = ("localization.", "fc_loc.")
+
+
+def convert(
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    sha256: str,
+    image: ImageConfig,
+    backbone: str | None = None,
+    last_stride: int = 1,
+    stem_relu: bool | None = None,
+    stn: bool = False,
+) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint that holds these tensors of a trained model, and what was kept, left out and assumed.
+
+    backbone: its name; None: told by the names and shapes of the tensors.
+    stem_relu: of plain ResNets; None stands for false, which is how both projects run theirs.
+    stn: whether the spatial transformer that both projects save beside the network was part of it.
+
+    Raises WeightsError, BackboneError: what is wrong with the file, or does not fit it.
+    """
+    given, rest = backbone_tensors(tensors)
+    name = backbone or recognise(given)
+    options: dict[str, Any] = {}
+    if stem_relu is not None or "stem_relu" in inspect.signature(backbone_function(name)).parameters:
+        options["stem_relu"] = bool(stem_relu)
+    if stn:
+        options["stn"] = True
+        given |= {key: tensor for key, tensor in rest.items() if key.startswith(_TRANSFORMER)}
+    network = build_backbone(name, last_stride=last_stride, **options)
+    report = compare(network.state_dict(), given, str(source), sha256)
+    if report.missing or report.mismatched:
+        raise WeightsError(f"the file is no {name}: {report.describe()}")
+
+    neck = {key: tensor for key, tensor in rest.items() if key.startswith(_NECK)}
+    # Retrieval needs no classifier: where a file has none, one class of zeros stands in.
+    classifier = rest.get(_CLASSIFIER, torch.zeros(1, network.channels))
+    classes = max(1, len(classifier))
+    model = ReidModel(network, classes, "bnneck" if neck else "none")
+    kept = {f"backbone.{key}": tensor for key, tensor in given.items()} | neck | {_CLASSIFIER: classifier}
+    whole = compare(model.state_dict(), kept, str(source), sha256, part="model")
+    if whole.fraction < 1:
+        raise WeightsError(
+            f"its neck, classifier or spatial transformer does not fit a {name}: {whole.describe()}"
+        )
+    own = model.state_dict()
+    model.load_state_dict({key: tensor for key, tensor in kept.items() if key in own}, strict=False)
+
+    meta = {
+        "model": {
+            "backbone": {"name": name, "weights": "none", **options},
+            "last_stride": last_stride,
+            "neck": "bnneck" if neck else "none",
+            "num_classes": classes,
+            "eval_feature": "after",
+        },
+        "preprocessing": preprocessing(image),
+        "dataset": {"name": "unknown"},
+        "pids": [],
+        "eval": asdict(EvalConfig()),
+        "config": {},
+        "config_hash": "converted",
+        "converted": {"file": source.name, "sha256": sha256},
+    }
+    told = [
+        f"network: {name}, {'as given' if backbone else 'told by names and shapes'}; "
+        f"{report.matched} of {report.total} tensors",
+        f"neck: {'batch norm (bottleneck) kept' if neck else 'none in the file'}",
+        "classifier: "
+        + (f"{classes} identities kept" if _CLASSIFIER in rest else "none in the file, zeros stand in"),
+        _left_out([key for key in (*rest, *report.unexpected) if key not in kept and key not in given]),
+        "assumed, since no such file says it: "
+        + "".join(f"{key}={str(value).lower()}, " for key, value in options.items())
+        + f"last stride {last_stride}, images of {image.height} x {image.width}",
+    ]
+    return Checkpoint(model.state_dict(), meta, {}), told
+
+
+def _left_out(names: list[str]) -> str:
+    unused = [name for name in names if name.startswith(_TRANSFORMER)]
+    others = [name for name in names if not name.startswith(_TRANSFORMER)]
+    parts = [
+        f"{len(unused)} tensors of a spatial transformer that was not used (--stn keeps them)"
+        if unused
+        else "",
+        summarise("other tensors", others),
+    ]
+    return f"left out: {'; '.join(part for part in parts if part) or 'nothing'}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: written; 1: it could not be written; 2: asked wrongly, or a file of another kind."""
+    options = _parser().parse_args(arguments)
+    source, target = options.file.expanduser(), options.output.expanduser()
+    try:
+        _check_paths(source, target)
+        try:
+            tensors, sha256 = read_tensors(source)
+        except UnsafeFileError:
+            if not options.trust:
+                raise
+            tensors, sha256 = read_trusted(source), file_sha256(source)
+        _refuse_own(tensors, source)
+        image = ImageConfig(height=options.height, width=options.width)
+        checkpoint, told = convert(
+            tensors,
+            source,
+            sha256,
+            image,
+            options.backbone,
+            options.last_stride,
+            options.stem_relu,
+            options.stn,
+        )
+    except (WeightsError, BackboneError) as error:
+        print(f"reid.convert: {error}", file=sys.stderr)
+        return 2
+    try:
+        save_checkpoint(target, checkpoint)
+    except OSError as error:
+        print(f"reid.convert: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(told))
+    print(f"written: {target}. It does not know its data, so name them where it is judged:")
+    print(f"  python -m reid.evaluate checkpoint={target} dataset=market")
+    return 0
+
+
+def _check_paths(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise WeightsError(f"{source.absolute()}: there is no such file")
+    if target.exists():
+        raise WeightsError(f"{target} is there already: give another --output, or remove it")
+    if not target.absolute().parent.is_dir():
+        raise WeightsError(f"{target.absolute().parent} is no folder: make it first")
+
+
+def _refuse_own(tensors: Mapping[str, Tensor], source: Path) -> None:
+    if any(name.startswith("backbone.") for name in tensors):
+        with suppress(CheckpointError):
+            load_checkpoint(source)
+            raise WeightsError(f"{source} is a checkpoint of this suite already: use it as it is")
+
+
+def _size(text: str) -> int:
+    if not text.isdigit() or int(text) < 16:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed: expected 16 or more pixels")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reid.convert",
+        description="Make a checkpoint of this suite from a trained one of Ranked_Person_ReID or "
+        "reid-strong-baseline. Tensors are kept as they are; nothing is trained or downloaded.",
+    )
+    parser.add_argument("file", type=Path, help="the trained checkpoint (.pth, .pt, .safetensors)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the checkpoint to write")
+    parser.add_argument("--backbone", help="the network, where its tensors do not tell it")
+    parser.add_argument(
+        "--stem-relu",
+        action=argparse.BooleanOptionalAction,
+        help="whether a plain ResNet has a ReLU after its first batch norm (default: it has none, as in both "
+        "projects)",
+    )
+    parser.add_argument(
+        "--stn",
+        action="store_true",
+        help="the spatial transformer in the file (localization, fc_loc) was part of the network",
+    )
+    parser.add_argument(
+        "--last-stride", type=int, choices=(1, 2), default=1, help="of the last stage (default: 1)"
+    )
+    parser.add_argument("--height", type=_size, default=256, help="of the images, in pixels (default: 256)")
+    parser.add_argument("--width", type=_size, default=128, help="of the images, in pixels (default: 128)")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a file that pickles a whole network too: in a process of its own, which takes the tensors "
+        "and runs none of the file's code",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""What a new run begins with: the weights of its backbone, or the trained model that `init_from` names."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from reid.config import TrainConfig
+from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from reid.engine.describe import model_spec
+from reid.models import ReidModel, WeightReport
+from reid.models.matching import compare, is_counted
+from reid.models.weights import file_sha256
+
+log = logging.getLogger(__name__)
+
+_CLASSIFIER = "classifier."
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that `init_from` names; `path` is its file, `sha256` that of the file's bytes."""
+
+    path: Path
+    sha256: str
+    checkpoint: Checkpoint
+
+    def load_into(self, model: ReidModel) -> WeightReport:
+        """Give `model` the tensors of the checkpoint, of any number of identities, in place.
+
+        Classifiers are left out on both sides. A neck that only one of the two has is left as it is, and
+        reported; nothing else may be missing. Of the losses' own parameters, nothing is taken.
+
+        Raises:
+            CheckpointError: the backbones differ; `model` is then untouched.
+        """
+        own, given = _without_classifier(model.state_dict()), _without_classifier(self.checkpoint.model)
+        left = [name for name in self.checkpoint.model if name.startswith(_CLASSIFIER)]
+        report = compare(own, given, str(self.path), self.sha256, left, part="model")
+        wrong = [
+            *report.mismatched,
+            *(f"{name} (missing)" for name in report.missing if name.startswith("backbone.")),
+            *(f"{name} (unknown here)" for name in report.unexpected if name.startswith("backbone.")),
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"init_from={self.path} does not fit this run's {model.backbone.name}: {len(wrong)} tensors "
+                f"differ, first {wrong[0]}. Build the network with the options that the checkpoint was "
+                "trained with (its config_resolved.yaml has them)"
+            )
+        model.load_state_dict({name: tensor for name, tensor in given.items() if name in own}, strict=False)
+        return report
+
+    def facts(self, report: WeightReport) -> dict[str, object]:
+        """What the tracker shows of it."""
+        run = self.checkpoint.meta.get("run_id")
+        return {
+            "reid.init_from": f"{self.path.parent.name}/{self.path.name}",
+            "reid.init_from.sha256": self.sha256,
+            "reid.init_from.matched_percent": f"{100 * report.fraction:.1f}",
+            "reid.init_from.trained_on": self.checkpoint.meta["dataset"]["name"],
+            **({"reid.init_from.run_id": run} if run else {}),
+        }
+
+
+def open_start(path: Path, settings: TrainConfig) -> Start:
+    """Read the checkpoint that a run is to begin with, before any work is done.
+
+    What changes the features without changing a tensor (a ReLU in the stem, the last stride) is warned of.
+
+    Raises:
+        CheckpointError: not a checkpoint of this suite, or one of another backbone.
+    """
+    checkpoint = load_checkpoint(path)
+    theirs = checkpoint.meta["model"]
+    ours = model_spec(settings, theirs["num_classes"])
+    name, wanted = theirs["backbone"]["name"], ours["backbone"]["name"]
+    if name != wanted:
+        raise CheckpointError(
+            f"init_from={path} holds a {name}, and this run trains a {wanted}. Choose backbone={name}, or a "
+            f"checkpoint of {wanted}"
+        )
+    for key, there, here in _differences(theirs, ours):
+        log.warning(
+            "init_from: the checkpoint was trained with %s=%s, this run has %s: the same weights give other "
+            "features",
+            key,
+            there,
+            here,
+        )
+    return Start(path, file_sha256(path), checkpoint)
+
+
+def begin(model: ReidModel, start: Start | None) -> tuple[str, dict[str, object]]:
+    """Load `start` into a new model; return what it begins with, for the console and for the tracker.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    weights = model.backbone.weight_report
+    if start is not None:
+        report = start.load_into(model)
+        return f"init_from: {report.describe()}; backbone.weights is not needed", start.facts(report)
+    facts: dict[str, object] = {
+        "reid.weights.source": Path(weights.source).name if weights.source != "none" else "none",
+        "reid.weights.matched_percent": f"{100 * weights.fraction:.1f}",
+        "reid.weights.sha256": weights.sha256,
+    }
+    return f"weights: {weights.describe()}", facts
+
+
+def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(_CLASSIFIER) and is_counted(name)
+    }
+
+
+def _differences(theirs: dict[str, object], ours: dict[str, object]) -> list[tuple[str, object, object]]:
+    """The keys that two models' descriptions set differently, with both values."""
+
+    def options(spec: dict[str, object]) -> dict[str, object]:
+        backbone = spec["backbone"]
+        assert isinstance(backbone, dict)
+        named = {f"backbone.{key}": value for key, value in backbone.items() if value is not None}
+        return {**named, "tricks.last_stride": spec["last_stride"]}
+
+    there, here = options(theirs), options(ours)
+    return [
+        (key, there.get(key), here.get(key)) for key in {**there, **here} if there.get(key) != here.get(key)
+    ]

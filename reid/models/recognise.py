@@ -1,0 +1,50 @@
+"""Which backbone a set of named tensors belongs to, by names and shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from reid.models.build import backbone_names, build_backbone
+from reid.models.matching import LEAST_FRACTION, WeightReport, compare
+from reid.models.weights import WeightsError
+
+
+def recognise(given: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
+    """The name of the one backbone all of whose tensors are among `given`.
+
+    given: named as in a bare backbone (`backbone_tensors`); up to 10 % of them may be others.
+    names: of the backbones to look at; None stands for all that `build_backbone` builds without options.
+
+    Raises WeightsError, in words, when no backbone fits, or more than one fits equally well.
+    """
+    return choose({name: _compared(given, name) for name in (backbone_names() if names is None else names)})
+
+
+def choose(reports: Mapping[str, WeightReport]) -> str:
+    """The network of these reports, by name, that the same tensors serve best; raises as `recognise`."""
+    fitting = {name: report for name, report in reports.items() if report.fits and report.fraction == 1}
+    if not fitting:
+        nearest = max(reports, key=lambda name: min(reports[name].fraction, reports[name].used))
+        report = reports[nearest]
+        differences = (*report.mismatched, *report.missing, *report.unexpected)
+        raise WeightsError(
+            f"the tensors of the file are those of no network known here. The nearest is {nearest}: "
+            f"{report.matched} of its {report.total} tensors are there (first difference: {differences[0]}), "
+            f"and all of them, with {LEAST_FRACTION:.0%} of the file's, must be"
+        )
+    best = max(report.used for report in fitting.values())
+    equal = [name for name, report in fitting.items() if report.used == best]
+    if len(equal) > 1:
+        raise WeightsError(
+            f"the tensors of the file fit {' and '.join(equal)} equally well: say which network it is, by "
+            "--backbone NAME"
+        )
+    return equal[0]
+
+
+def _compared(given: Mapping[str, Tensor], name: str) -> WeightReport:
+    with torch.device("meta"):  # names and shapes, no numbers
+        return compare(build_backbone(name).state_dict(), given, source="")

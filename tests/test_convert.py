@@ -1,0 +1,276 @@
+"""Checkpoints of the published projects, made by their key names, become ours; nothing of theirs is run."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reid import unpickle
+from reid.checkpoints import trained_dataset
+from reid.convert import main
+from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from reid.engine.describe import rebuild_model
+from reid.models import ReidModel, build_backbone, load_weights
+from reid.unpickle import gather
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def source() -> ReidModel:
+    """A trained model: no tensor has the value that it is built with."""
+    generator = torch.Generator().manual_seed(0)
+    model = ReidModel(build_backbone("resnet18"), num_classes=751)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 + 0.1)
+    return model.eval()
+
+
+def published(model: ReidModel) -> State:
+    """Its state dict as both projects save it, the spatial transformer that never ran included."""
+    state = {name.replace("backbone.", "base.", 1): tensor for name, tensor in model.state_dict().items()}
+    spatial = {"localization.0.weight": (8, 3, 7, 7), "localization.0.bias": (8,), "fc_loc.0.bias": (32,)}
+    return state | {name: torch.zeros(shape) for name, shape in spatial.items()}
+
+
+def features(model: nn.Module) -> Tensor:
+    with torch.inference_mode():
+        return model.eval()(torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(1)))
+
+
+FORMS: dict[str, Callable[[State], object]] = {
+    "bare": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, "epoch": 120},
+    "model and module": lambda s: {"model": {f"module.{name}": tensor for name, tensor in s.items()}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_becomes_a_checkpoint_with_the_same_features(
+    form: str, source: ReidModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "resnet18_model_120.pth", tmp_path / "out.pt"
+    torch.save(FORMS[form](published(source)), file)
+    assert main([str(file), "-o", str(out)]) == 0
+    told = capsys.readouterr().out
+    for words in (
+        "network: resnet18, told by names and shapes; 100 of 100 tensors",
+        "neck: batch norm (bottleneck) kept",
+        "classifier: 751 identities kept",
+        "left out: 3 tensors of a spatial transformer that was not used",
+        "assumed, since no such file says it: stem_relu=false, last stride 1, images of 256 x 128",
+        f"python -m reid.evaluate checkpoint={out} dataset=market",
+    ):
+        assert words in told
+
+    checkpoint = load_checkpoint(out)
+    model = rebuild_model(checkpoint)
+    assert torch.equal(features(model), features(source))
+    assert torch.equal(model.classifier.weight, source.classifier.weight)
+    assert (checkpoint.meta["preprocessing"]["height"], checkpoint.meta["preprocessing"]["width"]) == (
+        256,
+        128,
+    )
+    with pytest.raises(CheckpointError, match="dataset=market"):
+        trained_dataset(checkpoint)
+    assert load_weights(build_backbone("resnet18"), str(out)).fraction == 1
+
+
+def test_what_the_file_does_not_say_may_be_said(source: ReidModel, tmp_path: Path) -> None:
+    state = {name: tensor for name, tensor in published(source).items() if "classifier" not in name}
+    torch.save(state, tmp_path / "in.pth")
+    words = [
+        "--stem-relu",
+        "--last-stride",
+        "2",
+        "--height",
+        "128",
+        "--width",
+        "64",
+        "--backbone",
+        "resnet18",
+    ]
+    assert main([str(tmp_path / "in.pth"), "-o", str(tmp_path / "out.pt"), *words]) == 0
+    checkpoint = load_checkpoint(tmp_path / "out.pt")
+    assert checkpoint.meta["model"]["backbone"] == {"name": "resnet18", "weights": "none", "stem_relu": True}
+    assert (checkpoint.meta["model"]["last_stride"], checkpoint.meta["preprocessing"]["height"]) == (2, 128)
+    model = rebuild_model(checkpoint)
+    assert not model.classifier.weight.any()
+    expected = ReidModel(build_backbone("resnet18", last_stride=2, stem_relu=True), 1)
+    expected.load_state_dict({**source.state_dict(), "classifier.weight": torch.zeros(1, 512)})
+    assert torch.equal(features(model), features(expected))
+
+
+def test_a_spatial_transformer_that_was_used_is_kept(source: ReidModel, tmp_path: Path) -> None:
+    with_one = build_backbone("resnet18", stn=True)
+    spatial = {
+        name: torch.full(tensor.shape, 0.01)
+        for name, tensor in with_one.state_dict().items()
+        if name.startswith(("localization.", "fc_loc."))
+    }
+    torch.save(published(source) | spatial, tmp_path / "in.pth")
+    assert main([str(tmp_path / "in.pth"), "-o", str(tmp_path / "out.pt"), "--stn"]) == 0
+    expected = ReidModel(with_one, 751)
+    stored = {f"backbone.{name}": tensor for name, tensor in spatial.items()}
+    expected.load_state_dict({**source.state_dict(), **stored})
+    model = rebuild_model(load_checkpoint(tmp_path / "out.pt"))
+    assert torch.equal(features(model), features(expected))
+    assert not torch.equal(features(model), features(source))
+
+
+def without(*names: str) -> Callable[[State], State]:
+    return lambda state: {key: tensor for key, tensor in state.items() if key not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        (without("base.conv1.weight"), "", ["of no network known", "nearest is resnet18", "conv1.weight"]),
+        (without(), "--backbone resnet34", ["the file is no resnet34", "100 of 180", "missing"]),
+        (without(), "--backbone resnet81", ["backbone.name=resnet81", "Did you mean resnet18?"]),
+        (without("bottleneck.weight"), "", ["does not fit a resnet18", "1 missing: bottleneck.weight"]),
+        (lambda s: s | {"classifier.weight": torch.zeros(7, 9)}, "", ["classifier.weight (file (7, 9)"]),
+        (lambda s: {"epoch": 3}, "", ["no named tensor"]),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_fit_is_refused_in_words(
+    change: Callable[[State], State],
+    words: str,
+    said: list[str],
+    source: ReidModel,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(change(published(source)), tmp_path / "in.pth")
+    assert main([str(tmp_path / "in.pth"), "-o", str(tmp_path / "out.pt"), *words.split()]) == 2
+    told = capsys.readouterr().err
+    for fragment in said:
+        assert fragment in told
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_wrong_paths_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "in.pth"
+    file.write_bytes(b"damaged")
+    own = tmp_path / "own.pt"
+    save_checkpoint(own, Checkpoint({"backbone.conv1.weight": torch.zeros(1)}, {}, {}))
+    for given, target, words in (
+        (tmp_path / "none.pth", "out.pt", f"{tmp_path}/none.pth: there is no such file"),
+        (file, "in.pth", "is there already"),
+        (file, "no/out.pt", f"{tmp_path}/no is no folder"),
+        (file, "out.pt", "cannot be read as a weight file"),
+        (own, "out.pt", "is a checkpoint of this suite already"),
+    ):
+        assert main([str(given), "-o", str(tmp_path / target)]) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        main([str(file), "-o", "out.pt", "--height", "8"])
+    assert exit_.value.code == 2
+
+
+# ---- files that pickle a whole network
+
+BASELINE = """
+from pathlib import Path
+from torch import nn
+
+class Baseline(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.base, self.bottleneck, self.classifier = model.backbone, model.bottleneck, model.classifier
+        self.localization = nn.Sequential(nn.Conv2d(3, 8, 7), nn.ReLU(True))
+        self.register_buffer("scratch", self.classifier.weight.detach().clone(), persistent=False)
+
+    def __setstate__(self, state):
+        (Path(__file__).parent / "ran").touch()
+        super().__setstate__(state)
+"""
+
+
+@pytest.fixture
+def pickled(
+    source: ReidModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[object], nn.Module]:
+    """Makes the published model class in a module that exists only while it is called."""
+
+    def make(wrap: Callable[[nn.Module], object], path: Path) -> None:
+        home = tmp_path / "theirs"
+        home.mkdir()
+        (home / "baseline_of_a_test.py").write_text(BASELINE)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(home))
+            module = importlib.import_module("baseline_of_a_test")
+            torch.save(wrap(module.Baseline(source)), path)
+        del sys.modules["baseline_of_a_test"]
+        (home / "baseline_of_a_test.py").unlink()
+
+    return make  # type: ignore[return-value]
+
+
+def test_a_pickled_network_needs_trust_and_its_class_is_neither_needed_nor_run(
+    pickled: Callable, source: ReidModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "whole.pth", tmp_path / "out.pt"
+    pickled(lambda network: network, file)
+    assert main([str(file), "-o", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "was refused: reading it would call baseline_of_a_test.Baseline" in told
+    assert "--trust" in told
+    assert not out.exists()
+
+    assert main([str(file), "-o", str(out), "--trust"]) == 0
+    assert "left out: 2 tensors of a spatial transformer that was not used" in capsys.readouterr().out
+    assert torch.equal(features(rebuild_model(load_checkpoint(out))), features(source))
+    assert not (tmp_path / "theirs" / "ran").exists()
+
+
+def test_the_tensors_are_those_of_the_state_dict(
+    pickled: Callable, source: ReidModel, tmp_path: Path
+) -> None:
+    names: list[str] = []
+
+    def wrap(network: nn.Module) -> object:
+        whole = nn.DataParallel(network)
+        names.extend(whole.state_dict())
+        return {"model": whole, "epoch": 3}
+
+    pickled(wrap, tmp_path / "whole.pth")
+    tensors = gather(tmp_path / "whole.pth")
+    assert sorted(tensors) == sorted(names)
+    assert torch.equal(tensors["module.classifier.weight"], source.classifier.weight)
+
+
+class _Hostile:
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.victim),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_hostile_file_runs_nothing_trusted_or_not(
+    legacy: bool, source: ReidModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, victim = tmp_path / "hostile.pth", tmp_path / "victim"
+    content = {"state_dict": published(source), "surprise": _Hostile(victim)}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    assert main([str(file), "-o", str(tmp_path / "out.pt")]) == 2
+    assert "mkdir" in capsys.readouterr().err
+    assert gather(file).keys() == published(source).keys()
+    assert not victim.exists()
+    torch.load(file, weights_only=False)  # the file is armed
+    assert victim.exists()
+
+
+def test_what_the_process_cannot_read_it_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"surprise": _Hostile(tmp_path / "victim")}, tmp_path / "in.pth")
+    assert unpickle.main([str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors")]) == 1
+    assert "no named tensor (it holds surprise)" in capsys.readouterr().err
+    assert not (tmp_path / "victim").exists()
