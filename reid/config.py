@@ -208,6 +208,7 @@ def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dic
 
     A key without a value is left out.
     """
+    register()
     # A command that runs has its folders open already; a library call and a test have not.
     running = GlobalHydra.instance().is_initialized()
     with nullcontext() if running else initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -215,11 +216,11 @@ def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dic
     config.data.root = data_root
     for key, value in changes.items():
         OmegaConf.update(config, f"dataset.{key}", value, force_add=True)
-    return {
-        str(key): config.dataset[key]
-        for key in config.dataset
-        if not OmegaConf.is_missing(config.dataset, key)
-    }
+    OmegaConf.set_struct(config, False)
+    for key in [key for key in config.dataset if OmegaConf.is_missing(config.dataset, key)]:
+        del config.dataset[key]
+    composed: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    return {str(key): value for key, value in composed.items()}
 
 
 def config_folder() -> Path:

@@ -18,9 +18,9 @@ from reid.config import EvalConfig, EvaluateConfig, ImageConfig
 from reid.console import score_table
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.describe import rebuild_model
-from reid.engine.domains import Domain, read_domains, read_judged, same_domain
+from reid.engine.domains import read_domain, read_domains
 from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_values
-from reid.engine.prepare import fingerprint, open_judged_data
+from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.job import NAME_LENGTH, Job
 from reid.retrieval import Scores
@@ -36,11 +36,11 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
     trained_on = checkpoint.meta["dataset"]
     if evaluation.datasets:
-        domains = read_domains(evaluation.datasets, trained_on, evaluation, job.progress)
+        domains = read_domains(evaluation.datasets, trained_on, evaluation, job.progress, job.overrides)
     else:
         keys = settings.dataset or trained_dataset(checkpoint)
-        dataset = read_judged(keys, evaluation, job.progress)
-        domains = [Domain(dataset.name, same_domain(keys, trained_on), dataset)]
+        domains = [read_domain(keys, trained_on, evaluation, job.progress, job.overrides)]
+        evaluation = domains[0].evaluation
     model = rebuild_model(checkpoint).to(device)
     model.to(memory_format=torch.channels_last)
     size = checkpoint.meta["preprocessing"]
@@ -62,14 +62,15 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         fingerprints: dict[str, str] = {}
         for domain in domains:
             judged = open_judged_data(domain.dataset, image, settings.data, job.progress)
+            asked = domain.evaluation
             judgement = judge(
-                model, judged.query, judged.gallery, evaluation, device, settings.precision, job.progress
+                model, judged.query, judged.gallery, asked, device, settings.precision, job.progress
             )
             label = domain.label
             results[label], fingerprints[label] = judgement, fingerprint(judged.fingerprint)
             folder = job.folder / "figures" / (label if evaluation.datasets else "")
             drawn = run_figures.draw_judgement(
-                folder, judgement, judged, f"{home_of_model} -> {label}", evaluation.protocol
+                folder, judgement, judged, f"{home_of_model} -> {label}", asked.protocol
             )
             for path, shows_people in drawn:
                 if settings.tracking.images or not shows_people:
@@ -83,6 +84,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         }
         tracker.metrics(values, 0)
         tracker.tags({f"reid.data.fingerprint/{label}": told for label, told in fingerprints.items()})
+        without = [domain.label for domain in domains if not domain.dataset.cameras]
+        tracker.tags({f"reid.data.cameras/{label}": CAMERAS_UNKNOWN for label in without})
         tracker.json(
             {
                 "checkpoint": settings.checkpoint,
@@ -103,6 +106,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     rows: dict[str, Scores] = {}
     for domain in domains:
         marked = " (trained here)" if domain.own and evaluation.datasets else ""
+        marked += " (ignore_camera)" if domain.evaluation.protocol != evaluation.protocol else ""
         rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
     job.console.print(score_table(rows, describe(evaluation, ", ".join(results))))
     job.console.print(f"scores.json and figures/ are in {job.folder}", highlight=False)

@@ -33,7 +33,7 @@ from reid.config import (
     compose_dataset,
     dataset_choices,
 )
-from reid.data import dataset_reader
+from reid.dataset_config import check_dataset, complete_dataset, refuse_missing, without_places
 from reid.models import SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 
@@ -52,7 +52,7 @@ def train_settings(config: DictConfig) -> TrainConfig:
             target = trusted_target(group, values["_target_"])
             check_options(group, values, OWN_KEYS[group], target, GIVEN[group])
     _try_loss(settings.loss)
-    _check_dataset(settings.dataset)
+    check_dataset(settings.dataset)
     check_present("backbone", settings.backbone, ("name",))
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
@@ -69,7 +69,7 @@ def evaluate_settings(config: DictConfig) -> EvaluateConfig:
     """As `train_settings`, for the evaluate command."""
     settings: EvaluateConfig = _typed(config)
     if settings.dataset is not None:
-        _check_dataset(settings.dataset)
+        check_dataset(settings.dataset)
         if settings.eval.datasets:
             raise ConfigError("dataset and eval.datasets both say what to judge on: give one of them")
     settings.eval.datasets = _domains(settings.eval.datasets, settings.data.root)
@@ -94,8 +94,9 @@ def _domains(entries: list[Any], data_root: str) -> list[dict[str, Any]]:
             raise ConfigError(
                 f"eval.datasets: {choice} has no folder of its own. Write {{name: {choice}, root: /crops}}"
             )
-        dataset["root"] = str(Path(dataset["root"]).expanduser().absolute())
-        _check_dataset(dataset)
+        dataset = complete_dataset(dataset, data_root)
+        refuse_missing(dataset, f"eval.datasets: {choice}")
+        check_dataset(dataset)
         if not re.fullmatch(r"[\w.-]*\w", label) or label in [domain["label"] for domain in domains]:
             raise ConfigError(
                 f"eval.datasets: {label!r} cannot name a row. Give each entry a label of letters, digits, _ "
@@ -132,8 +133,8 @@ def _typed(config: DictConfig) -> Any:
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{key}{str(error).splitlines()[0]}") from error
-    if settings.dataset and isinstance(settings.dataset.get("root"), str):
-        settings.dataset["root"] = str(Path(settings.dataset["root"]).expanduser().absolute())
+    if settings.dataset:
+        settings.dataset = complete_dataset(settings.dataset, settings.data.root)
     check_fields(settings)
     return settings
 
@@ -161,13 +162,6 @@ def _try_loss(options: dict[str, Any]) -> None:
 
 def _absolute_checkpoint(name: str) -> str:
     return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
-
-
-def _check_dataset(dataset: dict[str, Any]) -> None:
-    check_present("dataset", dataset, ("name", "root"))
-    if not isinstance(dataset["root"], str):
-        raise ConfigError(f"dataset.root={dataset['root']} is not allowed: expected a folder")
-    check_options("dataset", dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])))
 
 
 def _check_across(settings: TrainConfig) -> None:
@@ -208,7 +202,7 @@ def config_hash(settings: TrainConfig) -> str:
     for key in ("tracking", "sweep", "resume", "device"):
         del told[key]
     told["data"] = {"on_bad_image": settings.data.on_bad_image}
-    told["dataset"].pop("root", None)
+    told["dataset"] = without_places(settings.dataset)
     return _hash(told)
 
 

@@ -55,7 +55,8 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     set_up_backend(device, settings.precision)
     seed_everything(settings.seed)
 
-    dataset, all_training_crops = read_dataset(settings, job.progress)
+    asked = settings
+    dataset, all_training_crops, settings = read_dataset(settings, job.progress, job.overrides)
     identities = len({crop.pid for crop in dataset.train})
     model = build_model(settings, identities, job.resuming)
     metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
@@ -79,13 +80,13 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
 
-    meta = checkpoint_meta(settings, data, model)
+    meta = checkpoint_meta(asked, data, model)
     session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer)
     if job.resuming:
         session.resume()
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
 
-    with job.track(settings, run_facts(settings, dataset, data, judged) | begun) as tracker:
+    with job.track(settings, run_facts(asked, dataset, data, judged) | begun) as tracker:
         session.meta |= {"run_id": tracker.run_id, "run_key": tracker.run_key}
         # What a kill kept from the tracker; what it has already is not sent again.
         for row in session.history:

@@ -14,17 +14,21 @@ ROWS = [
     {"distance"},
     {"data", "models", "losses", "retrieval"},
     {"config"},
+    {"dataset_config"},
     {"tracking", "figures", "settings"},
     {"engine"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 COMMANDS = len(ROWS)
+#: `python -m reid.data.check` reads conf/ as every command may, though it is called by the name of its room.
+COMMANDS_IN_FOLDERS = ("data/check", "data/split")
 FILES = sorted(ROOT.rglob("*.py"))
 
 
 def room(file: Path) -> str:
-    """The first name below reid: a folder, or a module at the top."""
-    return file.relative_to(ROOT).with_suffix("").parts[0]
+    """The first name below reid: a folder, or a module at the top; a command in a folder is its own."""
+    name = file.relative_to(ROOT).with_suffix("").as_posix()
+    return name if name in COMMANDS_IN_FOLDERS else name.partition("/")[0]
 
 
 def imports(file: Path) -> set[str]:

@@ -22,6 +22,14 @@ CHOICES = [
     (group, file.stem) for group in GROUPS for file in sorted((config_folder() / group).glob("*.yaml"))
 ]
 
+#: What a choice of a dataset cannot know.
+NEEDED = {
+    "folder": ["dataset.root=crops"],
+    "folders": ["dataset.root=crops"],
+    "table": ["dataset.file=crops.csv"],
+    "joint": ["dataset.parts=[market,synthetic_night]"],
+}
+
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -41,8 +49,7 @@ def recipe() -> DictConfig:
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
 def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
     overrides = [f"{group}={choice}", "backbone.weights=none"]
-    if group == "dataset" and choice == "folder":
-        overrides.append("dataset.root=crops")
+    overrides += NEEDED.get(choice, []) if group == "dataset" else []
     if (
         group == "experiment"
         and "/dataset: folder" in (config_folder() / group / f"{choice}.yaml").read_text()

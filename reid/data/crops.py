@@ -1,6 +1,6 @@
 """What a dataset is here: crops of people, each with an identity and a camera."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -25,7 +25,12 @@ class ReidDataset:
     """The three splits of a dataset, each sorted by file name so that labels never depend on the disk.
 
     `strays` counts the files that lay in the folders and are no crops (`._*`, Thumbs.db, …) and `junk`
-    the crops of pid -1 that the protocol drops.  `notice` is what a user has to know of the set's terms.
+    the crops of pid -1 that the protocol drops.  `notice` is what a user has to know of the set's terms, or
+    of how it was split.
+
+    `val` holds the people whom the set itself keeps for choosing (`eval.split=val`); they are not trained
+    on.  `cameras` says whether the camids are known; where they are not, all are 0.  `names` gives the
+    people's own names where the pids only number them.
     """
 
     name: str
@@ -36,10 +41,21 @@ class ReidDataset:
     strays: int = 0
     junk: int = 0
     notice: str = field(default="", compare=False)
+    val: tuple[Crop, ...] = ()
+    cameras: bool = True
+    names: Mapping[int, str] = field(default_factory=dict, compare=False)
 
 
 class DatasetError(ValueError):
     """The data are not there, or not what their name promises; the message says what to do."""
+
+
+class LeakError(DatasetError):
+    """People are both trained and tested on; `dataset` is what was read, for a closer look."""
+
+    def __init__(self, message: str, dataset: ReidDataset) -> None:
+        super().__init__(message)
+        self.dataset = dataset
 
 
 class Progress(Protocol):

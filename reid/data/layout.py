@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from reid.data.crops import Crop, DatasetError, ReidDataset
+from reid.data.crops import Crop, DatasetError, LeakError, ReidDataset
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
@@ -64,13 +64,15 @@ def read_market_layout(
     empty = [f for f, s in zip(folders, splits, strict=True) if not s]
     if empty:
         raise DatasetError(f"{name}: no crops in {', '.join(str(root / f) for f in empty)}. {NO_DATA_NEEDED}")
+    dataset = ReidDataset(name, root, train, query, gallery, strays, junk, notice)
     shared = {c.pid for c in train} & {c.pid for c in query}
     if shared:
-        raise DatasetError(
+        raise LeakError(
             f"{name}: {len(shared)} identities are both in {folders[0]} and in {folders[1]} (for example "
-            f"{min(shared)}). The people who are tested must not be trained on: split them by identity."
+            f"{min(shared)}). The people who are tested must not be trained on: split them by identity.",
+            dataset,
         )
-    return ReidDataset(name, root, train, query, gallery, strays, junk, notice)
+    return dataset
 
 
 def images_in(folder: Path) -> tuple[list[Path], int]:

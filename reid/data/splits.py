@@ -1,54 +1,153 @@
-"""A validation set out of the training set, so that nothing is ever chosen on the test set."""
+"""Splits by identity: a validation set out of the training set, and own data into train, val and test."""
 
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from reid.data.crops import Crop, DatasetError, ReidDataset
 
+#: The pid of people whom nobody looks for.
+DISTRACTOR = 0
+
+
+@dataclass(frozen=True)
+class Division:
+    """Crops divided by identity: `query` and `gallery` show the same people, the gallery distractors too."""
+
+    train: tuple[Crop, ...]
+    val: tuple[Crop, ...]
+    query: tuple[Crop, ...]
+    gallery: tuple[Crop, ...]
+
 
 def validation_split(dataset: ReidDataset, identities: int, seed: int) -> ReidDataset:
-    """Hold `identities` people out of the training set and judge on them.
+    """Judge on people who are neither trained on nor tested on.
 
-    They are drawn by `seed` from those whom at least two cameras saw.  Their first crop by each camera
-    becomes a query if one by another camera is left for it to find; the rest is the gallery.  The remaining
-    people are trained on.  Neither the test query nor the test gallery is part of the result.
+    They are those of `dataset.val` where the set names them.  Otherwise `identities` people are held out of
+    the training set, drawn by `seed` from those whom at least two cameras saw.  Their first crop by each
+    camera becomes a query if one by another camera is left for it to find; the rest is the gallery.  The
+    remaining people are trained on.  Neither the test query nor the test gallery is part of the result.
 
     Raises:
         DatasetError: fewer than `identities` + 1 people could be held out.
     """
-    by_pid: dict[int, list[Crop]] = defaultdict(list)
-    for crop in dataset.train:
-        by_pid[crop.pid].append(crop)
-    fit = [pid for pid in sorted(by_pid) if _can_be_judged(by_pid[pid])]
+    if dataset.val:
+        query, gallery = _judged(_by_pid(dataset.val).values(), dataset.cameras)
+        return replace(dataset, query=query, gallery=gallery, val=())
+    by_pid = _by_pid(dataset.train)
+    fit = [pid for pid in sorted(by_pid) if _can_be_judged(by_pid[pid], dataset.cameras)]
     if identities > len(fit) or identities >= len(by_pid):
+        seen = "seen by two cameras and more than once by one" if dataset.cameras else "seen more than once"
         raise DatasetError(
             f"eval.val_identities={identities}: {dataset.name} has {len(by_pid)} people to train on, "
-            f"{len(fit)} of them seen by two cameras and more than once by one. Hold fewer out."
+            f"{len(fit)} of them {seen}. Hold fewer out."
         )
     chosen = np.random.default_rng(seed).permutation(len(fit))[:identities]
     held_out = {fit[index] for index in chosen}
+    query, gallery = _judged([by_pid[pid] for pid in held_out], dataset.cameras)
+    train = tuple(crop for crop in dataset.train if crop.pid not in held_out)
+    return replace(dataset, train=train, query=query, gallery=gallery)
+
+
+def divide(
+    crops: Sequence[Crop],
+    cameras: bool,
+    seed: int,
+    train: float = 0.5,
+    val: float = 0.0,
+    queries: int = 1,
+) -> Division:
+    """Divide `crops` by identity: shares `train` and `val` of the people, the others tested on.
+
+    Those to be judged are drawn by `seed` from the people whom a query can find again (see
+    `choose_queries`), so nobody is tested who cannot be; all who cannot are trained on.  Distractors (pid 0)
+    go to the gallery.  The same crops in another order are divided alike.
+
+    Args:
+        cameras: whether the camids are known.
+        train, val: shares of the people, 0 <= val, 0 < train, train + val < 1.
+        queries: how many crops of a person by one camera (of a person, without cameras) become queries.
+
+    Raises:
+        DatasetError: nobody would be left to train or to test on, or too few can be found again.
+    """
+    ordered = sorted(crops)
+    by_pid = _by_pid(crop for crop in ordered if crop.pid != DISTRACTOR)
+    fit = [pid for pid in sorted(by_pid) if choose_queries(by_pid[pid], cameras, queries)[0]]
+    for_val = round(val * len(by_pid))
+    for_test = len(by_pid) - round(train * len(by_pid)) - for_val
+    if for_test < 1 or for_test + for_val >= len(by_pid) or (val > 0 and for_val < 1):
+        raise DatasetError(
+            f"{len(by_pid)} people are too few to train on {train:.0%}, to choose on {val:.0%} and to test "
+            "on the others: each part needs one at least."
+        )
+    if for_test + for_val > len(fit):
+        seen = "were seen by two cameras" if cameras else "have two images"
+        raise DatasetError(
+            f"{for_test + for_val} of {len(by_pid)} people are to be judged on, but only {len(fit)} {seen}, "
+            f"so that a query finds them again. Train on {1 - len(fit) / len(by_pid):.0%} or more."
+        )
+    drawn = [fit[index] for index in np.random.default_rng(seed).permutation(len(fit))]
+    tested, chosen_on = drawn[:for_test], set(drawn[for_test : for_test + for_val])
+    query, gallery = _judged([by_pid[pid] for pid in sorted(tested)], cameras, queries)
+    distractors = tuple(crop for crop in ordered if crop.pid == DISTRACTOR)
+    trained = set(by_pid) - set(tested) - chosen_on
+    return Division(
+        train=tuple(crop for crop in ordered if crop.pid in trained),
+        val=tuple(crop for crop in ordered if crop.pid in chosen_on),
+        query=tuple(sorted(query)),
+        gallery=tuple(sorted(gallery + distractors)),
+    )
+
+
+def choose_queries(crops: Sequence[Crop], cameras: bool, each: int = 1) -> tuple[list[Crop], list[Crop]]:
+    """The crops of one person as (queries, gallery); no queries if none would find another.
+
+    The first `each` crops by each camera become queries where one by another camera is left to find.  Where
+    that leaves nothing (each camera saw the person once), and where cameras are unknown, the first `each`
+    crops do.
+    """
+
+    def findable(candidates: Sequence[Crop]) -> list[Crop]:
+        asked = set(candidates)
+        left = [crop.camid for crop in crops if crop not in asked]
+        return [crop for crop in candidates if any(not cameras or camid != crop.camid for camid in left)]
+
+    by_camera: dict[int, list[Crop]] = defaultdict(list)
+    for crop in crops:
+        by_camera[crop.camid].append(crop)
+    first = [crop for seen in by_camera.values() for crop in seen[:each]]
+    queries = (findable(first) if cameras else []) or findable(crops[:each])
+    asked = set(queries)
+    return queries, [crop for crop in crops if crop not in asked]
+
+
+def _judged(
+    people: Iterable[Sequence[Crop]], cameras: bool, queries: int = 1
+) -> tuple[tuple[Crop, ...], tuple[Crop, ...]]:
     query: list[Crop] = []
     gallery: list[Crop] = []
-    for pid in held_out:
-        first: dict[int, Crop] = {}
-        for crop in by_pid[pid]:
-            first.setdefault(crop.camid, crop)
-        rest = [crop for crop in by_pid[pid] if first[crop.camid] is not crop]
-        cameras = {crop.camid for crop in rest}
+    for crops in people:
+        asked, rest = choose_queries(crops, cameras, queries)
+        query.extend(asked)
         gallery.extend(rest)
-        for crop in first.values():
-            (query if cameras - {crop.camid} else gallery).append(crop)
-    train = tuple(crop for crop in dataset.train if crop.pid not in held_out)
-    return replace(dataset, train=train, query=_by_name(query), gallery=_by_name(gallery))
+    return _by_name(query), _by_name(gallery)
+
+
+def _by_pid(crops: Iterable[Crop]) -> dict[int, list[Crop]]:
+    by_pid: dict[int, list[Crop]] = defaultdict(list)
+    for crop in crops:
+        by_pid[crop.pid].append(crop)
+    return by_pid
 
 
 def _by_name(crops: list[Crop]) -> tuple[Crop, ...]:
-    return tuple(sorted(crops, key=lambda crop: crop.path.name))
+    return tuple(sorted(crops, key=lambda crop: (crop.path.name, crop)))
 
 
-def _can_be_judged(crops: list[Crop]) -> bool:
+def _can_be_judged(crops: list[Crop], cameras: bool) -> bool:
     """Two cameras at least, and one of them twice: then a query has a match in the gallery."""
-    cameras = {crop.camid for crop in crops}
-    return len(cameras) > 1 and len(crops) > len(cameras)
+    seen_by = {crop.camid for crop in crops}
+    return len(crops) > len(seen_by) and (len(seen_by) > 1 or not cameras)

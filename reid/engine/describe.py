@@ -7,7 +7,7 @@ from reid.config import ImageConfig, TrainConfig
 from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.engine.checkpoint import Checkpoint, CheckpointError
-from reid.engine.prepare import JudgedData, TrainingData, fingerprint
+from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint
 from reid.models import ReidModel, build_backbone
 from reid.settings import config_hash, flat, resume_hash
 
@@ -106,6 +106,7 @@ def run_facts(
         "reid.data.unreadable": len(data.store.bad) + len(judged.query.bad),
         "reid.data.strays": dataset.strays,
         "reid.data.junk": dataset.junk,
+        **({} if dataset.cameras else {"reid.data.cameras": CAMERAS_UNKNOWN}),
         "reid.score_split": settings.eval.split,
         "reid.selection": "last epoch; nothing was chosen on any split",
     }

@@ -9,21 +9,29 @@ from reid.config import EvalConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.data.crops import Progress
 from reid.data.splits import validation_split
-from reid.engine.prepare import check_judgeable
+from reid.engine.prepare import check_judgeable, with_protocol_of
 from reid.retrieval import EvaluationError
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A dataset to judge on: `label` names it in tables and metrics, `own` is the one trained on."""
+    """A dataset to judge on: `label` names it in tables and metrics, `own` is the one trained on.
+
+    `evaluation` is how it is judged: as asked, by the protocol that its cameras allow.
+    """
 
     label: str
     own: bool
     dataset: ReidDataset
+    evaluation: EvalConfig
 
 
 def read_domains(
-    entries: Sequence[dict[str, Any]], trained_on: dict[str, Any], settings: EvalConfig, progress: Progress
+    entries: Sequence[dict[str, Any]],
+    trained_on: dict[str, Any],
+    settings: EvalConfig,
+    progress: Progress,
+    overrides: Sequence[str] = (),
 ) -> list[Domain]:
     """Read every dataset of `entries` (its keys, and `label`), in their order, before any is judged on.
 
@@ -38,7 +46,7 @@ def read_domains(
         if wrong and entry["name"] == "synthetic":
             continue
         try:
-            found[label] = Domain(label, same_domain(keys, trained_on), read_judged(keys, settings, progress))
+            found[label] = read_domain(keys, trained_on, settings, progress, overrides, label)
         except (DatasetError, EvaluationError) as error:
             wrong[label] = str(error)
     if wrong:
@@ -49,8 +57,15 @@ def read_domains(
     return [found[entry["label"]] for entry in entries]
 
 
-def read_judged(keys: dict[str, Any], settings: EvalConfig, progress: Progress) -> ReidDataset:
-    """One dataset, split as `eval.split` asks.
+def read_domain(
+    keys: dict[str, Any],
+    trained_on: dict[str, Any],
+    settings: EvalConfig,
+    progress: Progress,
+    overrides: Sequence[str] = (),
+    label: str | None = None,
+) -> Domain:
+    """One dataset, split as `eval.split` asks; `label` is its own name by default.
 
     Raises:
         DatasetError, EvaluationError: it is not there, or no query has a match.
@@ -58,8 +73,9 @@ def read_judged(keys: dict[str, Any], settings: EvalConfig, progress: Progress) 
     dataset = load_dataset(**keys, progress=progress)
     if settings.split == "val":
         dataset = validation_split(dataset, settings.val_identities, settings.val_seed)
-    check_judgeable(dataset, settings)
-    return dataset
+    evaluation = with_protocol_of(dataset, settings, overrides)
+    check_judgeable(dataset, evaluation)
+    return Domain(label or dataset.name, same_domain(keys, trained_on), dataset, evaluation)
 
 
 def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:

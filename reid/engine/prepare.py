@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,9 @@ from reid.data.store import ImageStore, open_store
 from reid.retrieval import count_matches, require_matches
 
 log = logging.getLogger(__name__)
+
+#: What the tracker shows of data that name no cameras.
+CAMERAS_UNKNOWN = "unknown; judged by ignore_camera"
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,13 @@ class TrainingData:
     fingerprint: str
 
 
-def read_dataset(settings: TrainConfig, progress: Progress) -> tuple[ReidDataset, tuple[Crop, ...]]:
+def read_dataset(
+    settings: TrainConfig, progress: Progress, overrides: Sequence[str] = ()
+) -> tuple[ReidDataset, tuple[Crop, ...], TrainConfig]:
     """The dataset of a run, split as `eval.split` asks, and all of its training crops before that.
 
-    It is refused if it cannot be trained or judged on.
+    It is refused if it cannot be trained or judged on.  The settings come back with the protocol that the
+    data allow, see `with_protocol_of`; `overrides` are what was typed.
 
     Raises:
         DatasetError, ConfigError, EvaluationError: what is wrong and what to do.
@@ -55,8 +62,25 @@ def read_dataset(settings: TrainConfig, progress: Progress) -> tuple[ReidDataset
             f"batch.identities={settings.batch.identities} is larger than the {identities} identities "
             f"that {dataset.name} has to train on; a batch holds each once at most. Set {identities} or less."
         )
-    check_judgeable(dataset, settings.eval)
-    return dataset, all_training_crops
+    evaluation = with_protocol_of(dataset, settings.eval, overrides)
+    check_judgeable(dataset, evaluation)
+    return dataset, all_training_crops, replace(settings, eval=evaluation)
+
+
+def with_protocol_of(dataset: ReidDataset, settings: EvalConfig, overrides: Sequence[str]) -> EvalConfig:
+    """`settings` with the protocol ignore_camera where the cameras are unknown and no protocol was typed.
+
+    cross_camera leaves out what the query's own camera saw, and without cameras that is everything.
+    """
+    typed = any(word.lstrip("+").startswith("eval.protocol=") for word in overrides)
+    if dataset.cameras or typed or settings.protocol == "ignore_camera":
+        return settings
+    log.warning(
+        "%s has no camera ids, so it is judged by eval.protocol=ignore_camera: scores by it are higher than "
+        "across cameras, and not to be compared with those",
+        dataset.name,
+    )
+    return replace(settings, protocol="ignore_camera")
 
 
 def check_judgeable(dataset: ReidDataset, settings: EvalConfig) -> None:

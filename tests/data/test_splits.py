@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reid.data import Crop, DatasetError, ReidDataset
-from reid.data.splits import validation_split
+from reid.data.splits import choose_queries, divide, validation_split
 
 
 def crop(pid: int, camid: int, number: int) -> Crop:
@@ -92,3 +92,79 @@ def test_too_many_people_are_refused(identities: int) -> None:
 def test_somebody_must_be_left_to_train_on() -> None:
     with pytest.raises(DatasetError, match="val_identities=2"):
         validation_split(dataset_of({1: [0, 1, 1], 2: [0, 0, 1]}), 2, seed=0)
+
+
+def test_people_whom_the_set_keeps_for_choosing_are_judged_on(dataset: ReidDataset) -> None:
+    kept = tuple(crop(pid, camid, n) for pid in (100, 101) for n, camid in enumerate((0, 1, 1)))
+    split = validation_split(replace(dataset, val=kept), identities=50, seed=0)
+    assert split.train == dataset.train
+    assert split.query == (crop(100, 0, 0), crop(101, 0, 0))
+    assert {*split.query, *split.gallery} == set(kept)
+    assert split.val == ()
+
+
+def test_without_cameras_whoever_has_two_images_can_be_held_out() -> None:
+    dataset = replace(dataset_of({1: [0, 0], 2: [0], 3: [0, 0, 0]}), cameras=False)
+    split = validation_split(dataset, 2, seed=0)
+    assert split.query == (crop(1, 0, 0), crop(3, 0, 0))
+    assert pids(split.train) == {2}
+    with pytest.raises(DatasetError, match="2 of them seen more than once"):
+        validation_split(dataset, 3, seed=0)
+
+
+# ---- one person's queries, and the division of own data
+
+
+@pytest.mark.parametrize(
+    ("cameras", "each", "expected"),
+    [
+        ([0, 0, 1, 1], 1, [0, 2]),
+        ([0, 1, 1], 1, [0]),  # the second is left without another camera to find
+        ([0, 1], 1, [0]),  # once by each: the first looks for the second
+        ([0, 1, 2], 1, [0]),
+        ([0, 0], 1, []),
+        ([0], 1, []),
+        ([0, 0, 0, 1, 1, 1], 2, [0, 1, 3, 4]),
+        ([0, 0, 1], 3, []),
+    ],
+)
+def test_queries_of_a_person_by_hand(cameras: list[int], each: int, expected: list[int]) -> None:
+    crops = [crop(1, camid, number) for number, camid in enumerate(cameras)]
+    queries, rest = choose_queries(crops, True, each)
+    assert queries == [crops[place] for place in expected]
+    assert sorted(queries + rest) == sorted(crops)
+
+
+@pytest.mark.parametrize(("images", "each", "expected"), [(3, 1, 1), (3, 2, 2), (2, 2, 0), (1, 1, 0)])
+def test_queries_without_cameras_are_the_first_if_one_is_left(images: int, each: int, expected: int) -> None:
+    crops = [crop(1, 0, number) for number in range(images)]
+    assert choose_queries(crops, False, each) == (crops[:expected], crops[expected:])
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+def test_a_division_is_disjoint_whole_seeded_and_findable(dataset: ReidDataset, cameras: bool) -> None:
+    whole = dataset.train  # 59 people and, as pid 0, distractors
+    parts = divide(whole, cameras, seed=2, train=0.5, val=0.2)
+    assert sorted(parts.train + parts.val + parts.query + parts.gallery) == sorted(whole)
+    assert (len(pids(parts.train)), len(pids(parts.val)), len(pids(parts.query))) == (30, 12, 17)
+    assert pids(parts.gallery) == pids(parts.query) | {0}
+    assert not pids(parts.train) & pids(parts.val + parts.query)
+    assert not pids(parts.val) & pids(parts.query)
+    for query in parts.query:
+        assert any(c.pid == query.pid and (not cameras or c.camid != query.camid) for c in parts.gallery), (
+            query
+        )
+
+    shuffled = list(whole)
+    random.Random(1).shuffle(shuffled)
+    assert divide(shuffled, cameras, seed=2, train=0.5, val=0.2) == parts
+    assert pids(divide(whole, cameras, seed=3, train=0.5, val=0.2).query) != pids(parts.query)
+
+
+def test_a_division_that_cannot_be_had_says_what_can() -> None:
+    dataset = dataset_of({1: [0, 1], 2: [0, 0], 3: [0], 4: [2, 1], 5: [0]})
+    with pytest.raises(DatasetError, match=r"3 of 5 people .* only 2 were seen by two cameras.*60%"):
+        divide(dataset.train, True, seed=0, train=0.4)
+    assert pids(divide(dataset.train, True, seed=0, train=0.6).query) == {1, 4}
+    with pytest.raises(DatasetError, match="1 people are too few"):
+        divide(dataset_of({1: [0, 1]}).train, True, seed=0)

@@ -1,0 +1,94 @@
+"""Several datasets trained on at once, their people and cameras kept apart."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reid.data import load_dataset
+from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, silent
+from reid.data.splits import DISTRACTOR
+
+
+def load(
+    root: Path, parts: list[dict[str, Any]], test: str | None = None, progress: Progress = silent
+) -> ReidDataset:
+    """Read every part and join their training images; test on the query and the gallery of one part.
+
+    The pids and camids of each part start above those of the parts before it; distractors stay 0.
+
+    Args:
+        root: where the parts lie by default; each says it itself.
+        parts: a mapping each, as `load_dataset` takes them: name, root, options.
+        test: the name of the part to test on, such as "market"; None for the first.
+
+    Raises:
+        DatasetError: what is wrong with which part.
+    """
+    if len(parts) < 2:
+        raise DatasetError(f"dataset.parts holds {len(parts)} parts: expected two or more, [market,cuhk01].")
+    read = [_read(number, part, progress) for number, part in enumerate(parts)]
+    names = [dataset.name for dataset in read]
+    if test is not None and test not in names:
+        raise DatasetError(f"dataset.test={test} is no part: expected one of {', '.join(names)}.")
+    tested = names.index(test) if test is not None else 0
+    apart = _kept_apart(read)
+    _refuse_repeated(apart)
+    train = tuple(crop for dataset in apart for crop in dataset.train)
+    counted = [
+        f"{part.name} ({len({crop.pid for crop in part.train}):,} people, {len(part.train):,} images)"
+        for part in read
+    ]
+    notices = [f"{dataset.name}: {dataset.notice}" for dataset in read if dataset.notice]
+    return ReidDataset(
+        "+".join(names),
+        root,
+        train,
+        apart[tested].query,
+        apart[tested].gallery,
+        strays=sum(dataset.strays for dataset in read),
+        junk=sum(dataset.junk for dataset in read),
+        notice="\n".join([f"trained on {'; '.join(counted)}; tested on {names[tested]}", *notices]),
+        val=apart[tested].val,
+        cameras=read[tested].cameras,
+        names={pid: name for dataset in apart for pid, name in dataset.names.items()},
+    )
+
+
+def _read(number: int, part: dict[str, Any], progress: Progress) -> ReidDataset:
+    try:
+        return load_dataset(**part, progress=progress)
+    except DatasetError as error:
+        raise DatasetError(f"dataset.parts[{number}], {part.get('name')}: {error}") from error
+
+
+def _kept_apart(parts: list[ReidDataset]) -> list[ReidDataset]:
+    """The parts with pids and camids that no other part has."""
+    apart: list[ReidDataset] = []
+    people = cameras = 0
+    for part in parts:
+        train, val, query = (
+            tuple(Crop(crop.path, crop.pid + people, crop.camid + cameras) for crop in crops)
+            for crops in (part.train, part.val, part.query)
+        )
+        gallery = tuple(
+            Crop(crop.path, crop.pid + people if crop.pid != DISTRACTOR else DISTRACTOR, crop.camid + cameras)
+            for crop in part.gallery
+        )
+        names = {pid + people: name for pid, name in part.names.items()}
+        apart.append(replace(part, train=train, val=val, query=query, gallery=gallery, names=names))
+        of_all = [crop for crops in (part.train, part.val, part.query, part.gallery) for crop in crops]
+        people += max(crop.pid for crop in of_all) + 1
+        cameras += max(crop.camid for crop in of_all) + 1
+    return apart
+
+
+def _refuse_repeated(parts: list[ReidDataset]) -> None:
+    part_of: dict[Path, str] = {}
+    for part in parts:
+        for path in {crop.path for crop in part.train}:
+            if path in part_of:
+                raise DatasetError(
+                    f"dataset.parts: {path} is trained on twice, by {part_of[path]} and by {part.name}. "
+                    "Give each part once."
+                )
+            part_of[path] = part.name

@@ -1,0 +1,114 @@
+"""Tables that name images: path, pid, and perhaps camid and split; read by line, and written."""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from reid.data.crops import DatasetError
+from reid.data.own import SPLITS, Entry
+
+NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split")
+
+#: What others call these columns.  Reading past such a column would lose what it says.
+ALIASES = {
+    "path": {"file", "filename", "file_name", "filepath", "image", "image_path", "img", "img_path"},
+    "pid": {"id", "person", "person_id", "personid", "identity", "label", "name"},
+    "camid": {"cam", "camera", "cam_id", "camera_id", "cameraid"},
+    "split": {"set", "subset", "partition", "fold"},
+}
+
+Row = Mapping[str, str]
+
+
+def read_entries(file: Path, root: Path) -> list[Entry]:
+    """The images that a CSV or Parquet table names, relative paths from `root` on; other columns are ignored.
+
+    Raises:
+        DatasetError: no such file, not such a table, or a row that is wrong, by its line.
+    """
+    rows = list(_rows(file))
+    entries = [_entry(row, where, root) for where, row in rows]
+    if entries and not any(entry.path.exists() for entry in entries):
+        raise DatasetError(
+            f"{entries[0].where}: there is no {entries[0].path}, nor any other of the {len(entries)} images. "
+            f"Relative paths start at {root}: set dataset.root=… if the images lie elsewhere."
+        )
+    return entries
+
+
+def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
+    """Write a CSV that `read_entries` reads, in UTF-8, whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, list(columns), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Row]]:
+    """Each row with what a message calls it."""
+    if not file.is_file():
+        raise DatasetError(f"there is no table {file}: set dataset.file to a .csv or .parquet file.")
+    if file.suffix.lower() == ".parquet":
+        yield from _parquet_rows(file)
+        return
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.reader(handle, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            _check_columns(file, header)
+            for cells in reader:
+                where = f"{file} line {reader.line_num}"
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise DatasetError(
+                        f"{where} has {len(cells)} cells, the header {len(header)}. Quote a cell that holds "
+                        "a comma."
+                    )
+                yield where, dict(zip(header, (cell.strip() for cell in cells), strict=True))
+    except csv.Error as error:
+        raise DatasetError(f"{file} line {reader.line_num} is no CSV: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file} is no text in UTF-8 ({error.reason}): save it as CSV UTF-8.") from error
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
+    from pyarrow import ArrowException, parquet  # a second, which a CSV need not wait for
+
+    try:
+        table = parquet.read_table(file)
+    except (ArrowException, OSError) as error:
+        raise DatasetError(f"{file} is no Parquet file: {error}") from error
+    _check_columns(file, table.column_names)
+    columns = [name for name in (*NEEDED, *OPTIONAL) if name in table.column_names]
+    for number, row in enumerate(table.select(columns).to_pylist(), start=1):
+        yield f"{file} row {number}", {key: "" if value is None else str(value) for key, value in row.items()}
+
+
+def _check_columns(file: Path, header: list[str]) -> None:
+    for wanted in (*NEEDED, *OPTIONAL):
+        if header.count(wanted) > 1:
+            raise DatasetError(f"{file} has two columns named {wanted}.")
+        alias = [name for name in header if name.lower() in ALIASES[wanted] | {wanted}]
+        if wanted in header or (wanted in OPTIONAL and not alias):
+            continue
+        hint = f" Rename {alias[0]!r} to {wanted!r}." if alias else ""
+        raise DatasetError(
+            f"{file} has no column {wanted!r}: expected a header with path, pid and, where known, camid and "
+            f"split, separated by commas; found {', '.join(header) or 'nothing'}.{hint}"
+        )
+
+
+def _entry(row: Row, where: str, root: Path) -> Entry:
+    for column in NEEDED:
+        if not row[column]:
+            raise DatasetError(f"{where}: the {column} is empty.")
+    split = row.get("split", "")
+    if split and split not in SPLITS:
+        raise DatasetError(f"{where}: split {split!r} is not allowed: expected one of {', '.join(SPLITS)}.")
+    return Entry(root / row["path"], row["pid"], row.get("camid", ""), split, row["path"], where)
