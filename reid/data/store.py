@@ -145,7 +145,7 @@ def _build(
             return file_hash, reason
 
         # Threads: PIL lets go of the interpreter lock while it decodes and resizes, which is all the work.
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             try:
                 decoded = pool.map(decode, range(len(crops)))
                 for row, (file_hash, reason) in enumerate(progress(decoded, len(crops), f"decoding {what}")):
@@ -174,7 +174,8 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

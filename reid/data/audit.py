@@ -1,0 +1,204 @@
+"""What is wrong with a dataset: labels and bytes looked at together, before anything is trained on them."""
+
+import hashlib
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image
+
+from reid.data.crops import Crop, Progress, ReidDataset, silent
+from reid.data.splits import DISTRACTOR
+from reid.data.store import cores
+
+#: Height and width in pixels below which a crop shows too little of a person.
+TINY = (32, 16)
+
+#: Splits that must share nobody.
+PARTS = {"train": ("train",), "val": ("val",), "test": ("query", "gallery")}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one split holds; distractors (pid 0) count as images and as no identity."""
+
+    identities: int
+    images: int
+    cameras: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of trouble: what it is, and every case of it in words."""
+
+    kind: str
+    meaning: str
+    cases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Counts by split, and the findings (none for a clean set); `repeats` are worth knowing, no trouble."""
+
+    counts: dict[str, Counts]
+    findings: tuple[Finding, ...]
+    repeats: int
+
+
+class Look(NamedTuple):
+    """What a file showed: the hash of its bytes, its size in pixels, or why it cannot be read."""
+
+    digest: bytes | None
+    height: int
+    width: int
+    reason: str | None
+
+
+def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress = silent) -> Audit:
+    """Decode every image of `dataset` and compare bytes, people and cameras across the splits.
+
+    Queries are looked at as they will be judged: across cameras, or by ignore_camera where none is known.
+
+    Args:
+        tiny: the least height and width, in pixels, of a crop that is no finding.
+    """
+    splits = splits_of(dataset)
+    crops = [crop for some in splits.values() for crop in some]
+    split_of = [split for split, some in splits.items() for _ in some]
+    looks = look_at_all(crops, progress)
+    same = _same_bytes(crops, looks)
+    person = _person(dataset)
+    findings = (
+        Finding(
+            "unreadable", "images that cannot be decoded",
+            tuple(f"{c.path}: {look.reason}" for c, look in zip(crops, looks, strict=True) if look.reason),
+        ),
+        Finding(
+            "tiny", f"images under {tiny[0]}x{tiny[1]} pixels (height x width)",
+            tuple(
+                f"{crop.path}: {look.height}x{look.width}"
+                for crop, look in zip(crops, looks, strict=True)
+                if not look.reason and (look.height < tiny[0] or look.width < tiny[1])
+            ),
+        ),
+        Finding(
+            "two_people", "the same bytes under two identities",
+            tuple(
+                " = ".join(f"{crops[row].path} ({person(crops[row])})" for row in rows)
+                for rows in same
+                if len({crops[row].pid for row in rows}) > 1
+            ),
+        ),
+        Finding("shared_people", "identities in more than one of train, val and test",
+                _shared_people(dataset, splits)),
+        Finding(
+            "shared_images", "the same bytes in more than one of train, val and test",
+            tuple(
+                " = ".join(f"{crops[row].path} ({split_of[row]})" for row in rows)
+                for rows in same
+                if len({_part(split_of[row]) for row in rows}) > 1
+            ),
+        ),
+        *unmatched_queries(dataset),
+    )  # fmt: skip
+    repeats = sum(len(rows) - 1 for rows in same if len({crops[row].pid for row in rows}) == 1)
+    counts = {split: count(some, dataset.cameras) for split, some in splits.items()}
+    return Audit(counts, tuple(finding for finding in findings if finding.cases), repeats)
+
+
+def splits_of(dataset: ReidDataset) -> dict[str, tuple[Crop, ...]]:
+    """The splits that hold anything, by name."""
+    splits = {
+        "train": dataset.train, "val": dataset.val, "query": dataset.query, "gallery": dataset.gallery,
+    }  # fmt: skip
+    return {split: crops for split, crops in splits.items() if crops}
+
+
+def count(crops: Sequence[Crop], cameras: bool) -> Counts:
+    identities = {crop.pid for crop in crops} - {DISTRACTOR}
+    return Counts(len(identities), len(crops), len({crop.camid for crop in crops}) if cameras else 0)
+
+
+def unmatched_queries(dataset: ReidDataset) -> tuple[Finding, Finding]:
+    """The queries that no gallery image answers: nobody there, or only by the query's own camera."""
+    of_pid = Counter(crop.pid for crop in dataset.gallery)
+    by_camera = Counter((crop.pid, crop.camid) for crop in dataset.gallery)
+    person = _person(dataset)
+    absent, same_camera = [], []
+    for crop in dataset.query:
+        if not of_pid[crop.pid]:
+            absent.append(f"{crop.path} ({person(crop)})")
+        elif dataset.cameras and of_pid[crop.pid] == by_camera[crop.pid, crop.camid]:
+            same_camera.append(f"{crop.path} ({person(crop)}, camid {crop.camid})")
+    return (
+        Finding("query_absent", "queries whose identity is not in the gallery", tuple(absent)),
+        Finding(
+            "query_same_camera",
+            "queries matched only by their own camera, which the cross_camera protocol leaves out",
+            tuple(same_camera),
+        ),
+    )
+
+
+def look_at_all(crops: Sequence[Crop], progress: Progress = silent) -> list[Look]:
+    """Read and decode every file; threads, since PIL lets go of the interpreter lock while it decodes."""
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            looked = pool.map(_look, crops, chunksize=1)
+            return list(progress(looked, len(crops), "reading images"))
+        except BaseException:  # Ctrl-C too: do not make it wait for all images still to come
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _look(crop: Crop) -> Look:
+    try:
+        data = crop.path.read_bytes()
+    except OSError as error:
+        return Look(None, 0, 0, error.strerror or type(error).__name__)
+    digest = hashlib.sha256(data).digest()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return Look(digest, image.height, image.width, None)
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's plugins raise anything from SyntaxError to struct.error
+        reason = (
+            "empty file" if not data else str(error).replace(" <_io.BytesIO object", "").split(" at 0x")[0]
+        )
+        return Look(digest, 0, 0, reason)
+
+
+def _same_bytes(crops: Sequence[Crop], looks: Iterable[Look]) -> list[list[int]]:
+    """The rows of every two or more files with the same bytes."""
+    rows_of: dict[bytes, list[int]] = defaultdict(list)
+    for row, look in enumerate(looks):
+        if look.digest is not None:
+            rows_of[look.digest].append(row)
+    return [rows for rows in rows_of.values() if len({crops[row].path for row in rows}) > 1]
+
+
+def _shared_people(dataset: ReidDataset, splits: dict[str, tuple[Crop, ...]]) -> tuple[str, ...]:
+    parts_of: dict[int, Counter[str]] = defaultdict(Counter)
+    for split, crops in splits.items():
+        for crop in crops:
+            if crop.pid != DISTRACTOR:
+                parts_of[crop.pid][_part(split)] += 1
+    return tuple(
+        f"{dataset.names.get(pid, f'pid {pid}')}: "
+        + ", ".join(f"{images} images in {part}" for part, images in parts.items())
+        for pid, parts in sorted(parts_of.items())
+        if len(parts) > 1
+    )
+
+
+def _part(split: str) -> str:
+    return next(part for part, splits in PARTS.items() if split in splits)
+
+
+def _person(dataset: ReidDataset) -> Callable[[Crop], str]:
+    return lambda crop: dataset.names.get(crop.pid, f"pid {crop.pid}")

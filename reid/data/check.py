@@ -1,0 +1,86 @@
+"""Look for trouble in a dataset before training on it: `python -m reid.data.check SOURCE`, `--help`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from reid.checks import ConfigError
+from reid.console import ConsoleProgress
+from reid.data import DatasetError, ReidDataset
+from reid.data.audit import TINY, Audit, audit
+from reid.data.crops import silent
+from reid.data_source import add_source, open_source
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: nothing found; 1: trouble; 2: asked wrongly, or no dataset that could be looked at."""
+    options = _parser().parse_args(arguments)
+    console = Console(soft_wrap=True, highlight=False)
+    progress = silent if options.json else ConsoleProgress(console)
+    try:
+        dataset = open_source(options, progress)
+    except (ConfigError, DatasetError) as error:
+        print(f"reid.data.check: {error}", file=sys.stderr)
+        return 2
+    found = audit(dataset, (options.min_height, options.min_width), progress)
+    if options.json:
+        told = {
+            "dataset": dataset.name, "root": str(dataset.root), "cameras_known": dataset.cameras,
+            "junk": dataset.junk, "strays": dataset.strays, **asdict(found),
+        }  # fmt: skip
+        print(json.dumps(told, indent=2))
+    else:
+        _show(console, dataset, found, options.cases)
+    return 1 if found.findings else 0
+
+
+def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> None:
+    table = Table(title=f"{dataset.name} in {dataset.root}", title_justify="left", title_style="dim")
+    table.add_column("split")
+    for name in ("identities", "images", "cameras"):
+        table.add_column(name, justify="right")
+    for split, counts in found.counts.items():
+        cameras = str(counts.cameras) if dataset.cameras else "unknown"
+        table.add_row(split, f"{counts.identities:,}", f"{counts.images:,}", cameras)
+    console.print(table)
+    if dataset.notice:
+        console.print(dataset.notice, markup=False)
+    for number, what in (
+        (dataset.junk, "junk crops (pid -1), left out"),
+        (dataset.strays, "files that are no crops, left out"),
+        (found.repeats, "images that repeat another of the same identity byte by byte"),
+    ):
+        if number:
+            console.print(f"{number:,} {what}")
+    for finding in found.findings:
+        console.print(f"[bold red]{len(finding.cases):,}[/] {finding.meaning}:")
+        for case in finding.cases[:cases]:
+            console.print(f"    {case}", markup=False)
+        if len(finding.cases) > cases:
+            console.print(f"    … and {len(finding.cases) - cases:,} more (--cases)", markup=False)
+    if not found.findings:
+        console.print("nothing wrong was found")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reid.data.check",
+        description="Count identities, images and cameras, and look for trouble: unreadable and tiny images, "
+        "the same bytes under two identities, people or images shared by train and test, queries without a "
+        "match.  Exit code 0: nothing found; 1: trouble; 2: asked wrongly.",
+    )
+    add_source(parser)
+    parser.add_argument("--min-height", type=int, default=TINY[0], help="in pixels (default %(default)s)")
+    parser.add_argument("--min-width", type=int, default=TINY[1], help="in pixels (default %(default)s)")
+    parser.add_argument("--cases", type=int, default=10, help="how many of a kind are named (default 10)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON, all cases named")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

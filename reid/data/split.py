@@ -1,0 +1,96 @@
+"""Make a train / val / query / gallery split by identity: `python -m reid.data.split SOURCE -o OUT.csv`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid.checks import ConfigError
+from reid.data import Crop, DatasetError, ReidDataset
+from reid.data.audit import count, splits_of
+from reid.data.splits import Division, divide
+from reid.data.tables import write_table
+from reid.data_source import add_source, open_source
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: written; 1: it could not be written; 2: asked wrongly, or no such split can be had."""
+    options = _parser().parse_args(arguments)
+    try:
+        _check(options)
+        dataset = open_source(options)
+        crops = [crop for some in splits_of(dataset).values() for crop in some]
+        parts = divide(crops, dataset.cameras, options.seed, options.train, options.val, options.query)
+    except (ConfigError, DatasetError) as error:
+        print(f"reid.data.split: {error}", file=sys.stderr)
+        return 2
+    try:
+        relative = write_split(options.out, dataset, parts)
+    except OSError as error:
+        print(f"reid.data.split: {options.out} could not be written: {error}", file=sys.stderr)
+        return 1
+    for split, some in vars(parts).items():
+        if some:
+            counts = count(some, dataset.cameras)
+            cameras = f", {counts.cameras} cameras" if dataset.cameras else ", cameras unknown"
+            print(f"{split:8}{counts.identities:6,} identities {counts.images:8,} images{cameras}")
+    kind = f"relative to {options.out.absolute().parent}" if relative else "absolute"
+    print(f"{options.out} holds them, with paths {kind}; seed {options.seed}")
+    print(f"use it as dataset=table dataset.file={options.out}")
+    return 0
+
+
+def write_split(out: Path, dataset: ReidDataset, parts: Division) -> bool:
+    """Write the table; its paths are relative to its folder if all images lie there, which is returned."""
+    folder = out.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    crops = [(split, crop) for split, some in vars(parts).items() for crop in some]
+    relative = all(crop.path.absolute().is_relative_to(folder) for _, crop in crops)
+
+    def row(split: str, crop: Crop) -> dict[str, object]:
+        path = crop.path.absolute()
+        shown = path.relative_to(folder) if relative else path
+        person = dataset.names.get(crop.pid, str(crop.pid))
+        camera = {"camid": crop.camid} if dataset.cameras else {}
+        return {"path": shown.as_posix(), "pid": person, **camera, "split": split}
+
+    columns = ("path", "pid", "camid", "split") if dataset.cameras else ("path", "pid", "split")
+    write_table(out, (row(split, crop) for split, crop in crops), columns)
+    return relative
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.train <= 0 or options.val < 0 or options.train + options.val >= 1:
+        raise ConfigError(
+            f"--train {options.train} --val {options.val}: expected shares of the people, above 0 (val: or "
+            "0), that leave some to test on, such as --train 0.5 --val 0.1"
+        )
+    if options.query < 1 or options.seed < 0:
+        raise ConfigError(f"--query {options.query} --seed {options.seed}: expected 1 or more, and 0 or more")
+    if options.out.suffix.lower() != ".csv":
+        raise ConfigError(f"-o {options.out}: expected a name that ends in .csv")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reid.data.split",
+        description="Divide people, each with all images, into train, val and test (query and gallery), and "
+        "write the CSV that dataset=table reads.  Splits that the source has are not kept.  Only people whom "
+        "a query can find again (two cameras; two images, where cameras are unknown) are judged on.",
+    )
+    add_source(parser)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="the CSV to write")
+    parser.add_argument("--train", type=float, default=0.5, help="share of the people (default 0.5)")
+    parser.add_argument("--val", type=float, default=0.0, help="share that eval.split=val uses (default 0)")
+    parser.add_argument(
+        "--query",
+        type=int,
+        default=1,
+        help="images of a person by one camera that become queries (default 1)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="who is drawn (default 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
