@@ -110,7 +110,7 @@ def threshold_settings(config: DictConfig) -> ThresholdConfig:
     """As `train_settings`, for the threshold command."""
     settings: ThresholdConfig = _typed(config)
     if settings.dataset is not None:
-        _check_dataset(settings.dataset)
+        check_dataset(settings.dataset)
     if settings.output is not None:
         output = Path(settings.output).expanduser().absolute()
         if output.suffix != ".pt" or not output.parent.is_dir():

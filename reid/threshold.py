@@ -24,7 +24,7 @@ from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.describe import rebuild_model
 from reid.engine.embed import embed
 from reid.engine.judge import describe
-from reid.engine.prepare import fingerprint, open_judged_data
+from reid.engine.prepare import fingerprint, open_judged_data, with_protocol_of
 from reid.engine.rundir import LAST
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.engine.threshold import chosen_threshold, feature_space, store_threshold
@@ -61,6 +61,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     dataset = load_dataset(**spec, progress=job.progress)
     if evaluation.split == "val":
         dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
+    evaluation = with_protocol_of(dataset, evaluation, job.overrides)
     check_not_trained_on(dataset, spec, checkpoint.meta)
     crops = dataset.query + dataset.gallery
     require_pairs(*pair_totals(*ids(crops), evaluation.protocol), settings.target)
@@ -171,7 +172,7 @@ def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[
     if not known or spec["name"] != trained["name"]:
         return
     told = f"{len(known)} of the {len(people)} people of {dataset.name} bear pids that were trained on"
-    if spec.get("root") == trained.get("root"):
+    if all(spec.get(place) == trained.get(place) for place in ("root", "file")):
         raise ConfigError(
             f"{told} (for example {min(known)}), in the same data: a threshold from them would promise too "
             "much. Take people that it never saw: eval.split=test, or another dataset=…"

@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(home: Path, tiny: list[str]) -> Path:
     """The model.pt of a run on the tiny set before its first step, without a threshold."""
     settings = settings_of(*tiny)
-    dataset, crops = read_dataset(settings, silent)
+    dataset, crops, _ = read_dataset(settings, silent)
     data = open_training_data(dataset, settings, silent, crops)
     with torch.random.fork_rng():
         torch.manual_seed(0)
