@@ -125,10 +125,10 @@ def _differences(theirs: dict[str, object], ours: dict[str, object]) -> list[tup
     def options(spec: dict[str, object]) -> dict[str, object]:
         backbone = spec["backbone"]
         assert isinstance(backbone, dict)
-        named = {f"backbone.{key}": value for key, value in backbone.items() if value is not None}
+        # A key that is not set, or null, is off.
+        named = {f"backbone.{key}": value or False for key, value in backbone.items()}
         return {**named, "tricks.last_stride": spec["last_stride"]}
 
     there, here = options(theirs), options(ours)
-    return [
-        (key, there.get(key), here.get(key)) for key in {**there, **here} if there.get(key) != here.get(key)
-    ]
+    both = [(key, there.get(key, False), here.get(key, False)) for key in {**there, **here}]
+    return [entry for entry in both if entry[1] != entry[2]]

@@ -90,6 +90,7 @@ def test_what_changes_the_features_without_a_tensor_is_warned_of(
     saved(tmp_path / "model.pt", settings_of(*NET), 7)
     with caplog.at_level(logging.WARNING):
         open_start(tmp_path / "model.pt", settings_of(*NET))
+        open_start(tmp_path / "model.pt", settings_of(*NET, "backbone.stem_relu=null"))
         assert not caplog.messages
         open_start(
             tmp_path / "model.pt", settings_of(*NET, "backbone.stem_relu=true", "tricks=no_last_stride")
