@@ -37,7 +37,7 @@ def above(minimum: float, default: Any) -> Any:
 
 
 def between(low: float, high: float, default: Any) -> Any:
-    """A field whose value lies in [low, high]."""
+    """A field whose value lies in [low, high]; where the default is None, None is allowed too."""
     metadata = {"test": lambda v: low <= v <= high, "allowed": f"from {low} to {high}"}
     return field(default=default, metadata=metadata)
 
@@ -88,6 +88,8 @@ def check_fields(settings: Any, prefix: str = "") -> None:
                 f"{key}={value} is not allowed: expected one of {', '.join(choices)}."
                 f"{nearest(str(value), choices)}"
             )
+        elif value is None and entry.default is None:
+            continue
         elif "test" in entry.metadata and not _passes(entry.metadata["test"], value):
             raise ConfigError(f"{key}={value} is not allowed: expected a number {entry.metadata['allowed']}.")
 

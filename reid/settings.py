@@ -56,7 +56,8 @@ def train_settings(config: DictConfig) -> TrainConfig:
     check_present("backbone", settings.backbone, ("name",))
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
-    check_types("backbone", settings.backbone, backbone_function(str(settings.backbone["name"])))
+    name, library = str(settings.backbone["name"]), str(settings.backbone.get("library", "reid"))
+    check_types("backbone", settings.backbone, backbone_function(name, library))
     check_types("backbone", settings.backbone, build_backbone)
     if settings.init_from is not None:
         settings.init_from = _absolute_checkpoint(settings.init_from)

@@ -94,6 +94,7 @@ BOUNDS = {
     "optimizer.weight_decay": (0, -1e-4),
     "optimizer.bias_lr_factor": (0, -1),
     "optimizer.bias_weight_decay": (0, math.inf),
+    "optimizer.layer_decay": (1.0, 1.01),
     "clip_norm": (0.1, 0.0),
 }
 
@@ -132,6 +133,9 @@ def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
         (["backbone.stn=3"], ["backbone.stn=3", "true or false"]),
         (["backbone.weights=null"], ["backbone.weights=None", "expected text"]),
         (["backbone.stn=true", "image.width=17"], ["image.width=17", "18 x 18 pixels or more"]),
+        (["backbone=timm"], ["backbone.name is not given", "add backbone.name=…"]),
+        (["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pooling=max"],
+         ["backbone.pooling='max'", "one of cls, patch or null"]),
         (["+backbone.last_stride=2"], ["backbone.last_stride", "Set tricks.last_stride"]),
         (["dataset.official=maybe"], ["dataset.official='maybe'", "true or false"]),
         (["+dataset.offical=true"], ["no key dataset.offical", "Did you mean 'dataset.official'?"]),

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from reid.checks import ConfigError, trusted_target
+from reid.models import layer_depths
 
 
 def build_optimizer(
@@ -14,28 +15,40 @@ def build_optimizer(
     """An optimizer of the class `_target_` names, biases in a group of their own.
 
     Parameters of the metric loss train as the model's weights do, unless it brings an optimizer for them.
+    With `layer_decay` d, the parameters that lie k layers below the head of a transformer have the learning
+    rate times d^k (BEiT, arXiv 2106.08254), and each k has groups of its own.
     Each group keeps its `lr_factor`, so that `set_learning_rate` can move them together.
 
     Raises:
         ConfigError: the class refuses a value.
+        BackboneError: a layer decay was asked for, and the backbone is no transformer.
     """
     options = dict(options)
     target = trusted_target("optimizer", options.pop("_target_"))
     lr, decay = options.pop("lr"), options.pop("weight_decay")
     bias_factor, bias_decay = options.pop("bias_lr_factor"), options.pop("bias_weight_decay")
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    weights = [p for name, p in trained if not name.endswith("bias")]
-    biases = [p for name, p in trained if name.endswith("bias")]
+    layer_decay = options.pop("layer_decay", None)
+    depths = {} if layer_decay is None else layer_depths(model.backbone)
+    members: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            depth = depths.get(name.removeprefix("backbone."), 0)
+            members.setdefault((depth, name.endswith("bias")), []).append(parameter)
     if metric_loss is not None and not hasattr(metric_loss, "own_optimizer"):
-        weights += metric_loss.parameters()
-    groups = [
-        {"params": weights, "lr": lr, "weight_decay": decay, "lr_factor": 1.0},
-        {"params": biases, "lr": lr * bias_factor, "weight_decay": bias_decay, "lr_factor": bias_factor},
-    ]
-    try:
-        optimizer = target(
-            [group for group in groups if group["params"]], lr=lr, weight_decay=decay, **options
+        members.setdefault((0, False), []).extend(metric_loss.parameters())
+    groups = []
+    for (depth, bias), parameters in sorted(members.items(), key=lambda member: member[0]):
+        factor = (bias_factor if bias else 1.0) * (1.0 if layer_decay is None else layer_decay**depth)
+        groups.append(
+            {
+                "params": parameters,
+                "lr": lr * factor,
+                "weight_decay": bias_decay if bias else decay,
+                "lr_factor": factor,
+            }
         )
+    try:
+        optimizer = target(groups, lr=lr, weight_decay=decay, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {error}") from error
     assert isinstance(optimizer, torch.optim.Optimizer)

@@ -1,6 +1,7 @@
 """Networks: backbones by name, the BNNeck model around them, and their weight files."""
 
 from reid.models.build import backbone_function, backbone_names, build_backbone
+from reid.models.depth import layer_depths
 from reid.models.matching import WeightReport
 from reid.models.neck import ReidModel
 from reid.models.spatial import SMALLEST_STN_IMAGE
@@ -19,6 +20,7 @@ __all__ = [
     "backbone_function",
     "backbone_names",
     "build_backbone",
+    "layer_depths",
     "load_weights",
     "set_last_stride",
 ]

@@ -18,14 +18,21 @@ def backbone_names() -> tuple[str, ...]:
 
 
 def build_backbone(
-    name: str, last_stride: int = 1, weights: str = "none", stn: bool | None = None, **options: object
+    name: str,
+    last_stride: int = 1,
+    weights: str = "none",
+    stn: bool | None = None,
+    library: str = "reid",
+    **options: object,
 ) -> Backbone:
     """Build the backbone of that name, (N, 3, H, W) -> (N, channels, h, w).
 
     last_stride: of the last stage: 1 (as published: the map is H/16 x W/16) or 2 (H/32 x W/32).
     weights: `none` (random), `imagenet` or the path of a weight file, as `load_weights` takes them.
     stn: a spatial transformer before the network, see `add_spatial_transformer`; None stands for False.
-    options: of that network alone; None stands for its own default. Plain ResNets have `stem_relu`.
+    library: whose name it is: `reid`, a function of `reid/models/backbones.py`, or `timm`.
+    options: of that network alone; None stands for its own default. Plain ResNets have `stem_relu`, timm's
+        networks `pooling` and `image_size`.
 
     The result has `.name`, `.channels` and the state-dict keys of the published weight files (without
     a classifier); beside them those of the spatial transformer, which starts as the identity.
@@ -33,12 +40,17 @@ def build_backbone(
     Raises BackboneError for an unknown name, a last stride that is not 1 or 2, or an option that the
     network does not have; WeightsError when the weights cannot be had or do not fit.
     """
-    builder = backbone_function(name)
+    builder = backbone_function(name, library)
     if last_stride not in (1, 2):
         raise BackboneError(f"tricks.last_stride={last_stride} is not allowed: give 1 (as published) or 2.")
+    if stn and library == "timm":
+        raise BackboneError(
+            f"backbone.stn=true does not fit backbone.name={name}: it is for networks of our own, not for those "
+            f"of backbone=timm. Leave backbone.stn out."
+        )
     given = {key: value for key, value in options.items() if value is not None}
     for key, value in given.items():
-        _check_option(name, key, value)
+        _check_option(name, builder, key, value)
     backbone = builder(last_stride=last_stride, **given)
     if stn:
         add_spatial_transformer(backbone)
@@ -56,16 +68,25 @@ def _builders() -> dict[str, Callable[..., Backbone]]:
     }
 
 
-def backbone_function(name: str) -> Callable[..., Backbone]:
-    """The function of `reid/models/backbones.py` that builds this backbone.
+def backbone_function(name: str, library: str = "reid") -> Callable[..., Backbone]:
+    """The function that builds this backbone: of `reid/models/backbones.py`, or of timm's network.
 
-    Raises BackboneError for an unknown name.
+    Raises BackboneError for an unknown name or library.
     """
+    if library == "timm":
+        from reid.models.timm_nets import timm_builder  # Here, as timm delays every start by a second.
+
+        return timm_builder(name)
+    if library != "reid":
+        raise BackboneError(f"backbone.library={library} is not allowed: expected reid or timm.")
     builders = _builders()
     if name not in builders:
         near = get_close_matches(name, builders, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise BackboneError(f"backbone.name={name} is no backbone.{hint} Choices: {', '.join(builders)}.")
+        raise BackboneError(
+            f"backbone.name={name} is no backbone.{hint} Choices: {', '.join(builders)}; those of timm: "
+            f"backbone=timm backbone.name=…"
+        )
     return builders[name]
 
 
@@ -73,11 +94,12 @@ def _options(builder: Callable[..., Backbone]) -> set[str]:
     return set(inspect.signature(builder).parameters) - {"last_stride"}
 
 
-def _check_option(name: str, key: str, value: object) -> None:
-    builders = _builders()
-    if key in _options(builders[name]):
+def _check_option(name: str, builder: Callable[..., Backbone], key: str, value: object) -> None:
+    if key in _options(builder):
         return
-    takers = [other for other, builder in builders.items() if key in _options(builder)]
+    takers = [other for other, function in _builders().items() if key in _options(function)]
+    if key in ("pooling", "image_size"):
+        takers.append("the networks of backbone=timm")
     reason = f"only {', '.join(takers)} have this option" if takers else "no backbone has this option"
     raise BackboneError(
         f"backbone.{key}={value} does not fit backbone.name={name}: {reason}. "

@@ -28,6 +28,7 @@ class WeightReport:
     mismatched: tensors of another shape, with both shapes in words.
     dropped: what the file holds outside the backbone (classifier, neck), not asked for.
     part: what was loaded, in words.
+    notes: what else there is to know: tensors resized to the input, options without a meaning here.
     """
 
     source: str
@@ -39,6 +40,7 @@ class WeightReport:
     mismatched: tuple[str, ...]
     dropped: tuple[str, ...]
     part: str = "backbone"
+    notes: tuple[str, ...] = ()
 
     @property
     def fraction(self) -> float:
@@ -59,7 +61,8 @@ class WeightReport:
     def describe(self) -> str:
         """One readable line: how much was loaded from where, and what was not."""
         if self.source == "none":
-            return f"random weights: none of the backbone's {self.total} tensors was loaded"
+            random = f"random weights: none of the backbone's {self.total} tensors was loaded"
+            return "; ".join((random, *self.notes))
         parts = [
             f"{self.source}: {self.matched} of {self.total} {self.part} tensors loaded ({self.fraction:.1%})",
             summarise("missing", self.missing),
@@ -67,6 +70,7 @@ class WeightReport:
             summarise("of another shape", self.mismatched),
             summarise("dropped", self.dropped),
             f"sha256 {self.sha256[:12]}",
+            *self.notes,
         ]
         return "; ".join(part for part in parts if part)
 
@@ -99,6 +103,7 @@ def compare(
     sha256: str = "",
     dropped: Iterable[str] = (),
     part: str = "backbone",
+    notes: tuple[str, ...] = (),
 ) -> WeightReport:
     """Report which of the tensors `own` the tensors `given` serve, in name and shape.
 
@@ -124,6 +129,7 @@ def compare(
         mismatched=mismatched,
         dropped=(*dropped, *optional),
         part=part,
+        notes=notes,
     )
 
 

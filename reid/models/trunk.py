@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import cast
 from urllib.parse import urlsplit
 
-from torch import nn
+from torch import Tensor, nn
 
 from reid.models.matching import WeightReport
+
+#: From a file's tensors to those of a backbone, brought to its names and input size; the names that belong to
+#: no part of it; and notes of what was changed.
+Adapt = Callable[[nn.Module, dict[str, Tensor]], tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]]
 
 
 class BackboneError(ValueError):
@@ -22,10 +27,12 @@ class ImagenetFile:
 
     url: address of the file.
     sha256: its SHA-256 in lower-case hexadecimal, or as many leading digits as are known; empty: not checked.
+    hub: the repository of the Hugging Face hub that it belongs to; it is then kept in that hub's cache.
     """
 
     url: str
     sha256: str = ""
+    hub: str = ""
 
     @property
     def name(self) -> str:
@@ -44,20 +51,33 @@ class Backbone(nn.Module):
     name: str
     channels: int
     imagenet: ImagenetFile | None
+    adapt: Adapt | None
+    notes: tuple[str, ...]
     weight_report: WeightReport
 
 
-def as_backbone(net: nn.Module, name: str, channels: int, imagenet: ImagenetFile | None = None) -> Backbone:
+def as_backbone(
+    net: nn.Module,
+    name: str,
+    channels: int,
+    imagenet: ImagenetFile | None = None,
+    adapt: Adapt | None = None,
+    notes: tuple[str, ...] = (),
+) -> Backbone:
     """Give a network whose forward returns a feature map the attributes of a backbone.
 
     name: the name that `build_backbone` knows it by.
     channels: of the feature map.
     imagenet: the file that `weights="imagenet"` loads; None when there is none.
+    adapt: what a file's tensors go through first, where names or shapes depend on the input size.
+    notes: what its user should know of how it was built; the weight report repeats them.
     """
     backbone = cast(Backbone, net)
     backbone.name = name
     backbone.channels = channels
     backbone.imagenet = imagenet
+    backbone.adapt = adapt
+    backbone.notes = notes
     return backbone
 
 

@@ -48,7 +48,7 @@ def load_weights(backbone: Backbone, weights: str) -> WeightReport:
     """
     own = backbone.state_dict()
     if weights == "none":
-        backbone.weight_report = compare(own, {}, source="none")
+        backbone.weight_report = compare(own, {}, source="none", notes=backbone.notes)
         return backbone.weight_report
     if weights == "imagenet":
         path, source = _fetch_imagenet(backbone), _imagenet_file(backbone).url
@@ -59,7 +59,11 @@ def load_weights(backbone: Backbone, weights: str) -> WeightReport:
     if weights == "imagenet":
         _check_hash(path, sha256, _imagenet_file(backbone).sha256)
     given, rest = backbone_tensors(stored)
-    report = compare(own, given, source, sha256, dropped=rest)
+    dropped, notes = tuple(rest), backbone.notes
+    if backbone.adapt is not None:
+        given, left_out, changes = backbone.adapt(backbone, given)
+        dropped, notes = (*dropped, *left_out), (*changes, *notes)
+    report = compare(own, given, source, sha256, dropped, notes=notes)
     if not report.fits:
         raise WeightsError(explain_misfit(report, backbone.name, own, given))
     fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
@@ -150,6 +154,8 @@ def _imagenet_file(backbone: Backbone) -> ImagenetFile:
 def _fetch_imagenet(backbone: Backbone) -> Path:
     """Path of the published file in torch's hub folder, which torchvision shares; downloaded if not there."""
     file = _imagenet_file(backbone)
+    if file.hub:
+        return _fetch_from_hub(backbone.name, file)
     target = Path(torch.hub.get_dir(), "checkpoints", file.name).absolute()
     if target.is_file():
         return target
@@ -171,6 +177,24 @@ def _fetch_imagenet(backbone: Backbone) -> Path:
             f"  - give backbone.weights=none to start from random weights."
         ) from None
     return target
+
+
+def _fetch_from_hub(name: str, file: ImagenetFile) -> Path:
+    """Path of the file in the Hugging Face hub's cache, which timm shares; downloaded if not there."""
+    from huggingface_hub import constants, hf_hub_download  # timm's; networks of our own never need it
+
+    try:
+        return Path(hf_hub_download(file.hub, file.name))
+    except Exception as error:  # The hub's client raises the errors of several libraries, and its own.
+        raise WeightsError(
+            f"backbone.weights=imagenet: the file of backbone.name={name} could not be downloaded "
+            f"from\n  {file.url}\n"
+            f"({_first_line(error)}). If this machine is offline, either\n"
+            f"  - copy the hub's cache folder models--{file.hub.replace('/', '--')} from another machine "
+            f"into {constants.HF_HUB_CACHE} (HF_HOME moves that folder), or\n"
+            f"  - give backbone.weights=/path/to/that/file, or\n"
+            f"  - give backbone.weights=none to start from random weights."
+        ) from None
 
 
 def _check_hash(path: Path, sha256: str, expected: str) -> None:

@@ -1,0 +1,252 @@
+"""Networks of timm as backbones: whatever their output looks like, a map (N, channels, h, w) comes out.
+
+A network keeps timm's state-dict keys, less those of its classifier. What it does is not taken from a list:
+one image goes through it when it is built, and what comes out is understood or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+
+from reid.models.timm_stride import release_last_stride
+from reid.models.timm_weights import adapter, hub_file
+from reid.models.trunk import Backbone, BackboneError, as_backbone
+
+Pooling = Literal["cls", "patch"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How features lie in the output of a network.
+
+    kind: `map` (N, C, h, w), `map_last` (N, h, w, C), `patch` or `cls` (N, tokens, C): the patch tokens as a
+        map, or the class token as a map of one place.
+    prefix: tokens before the patch tokens: the class token, registers.
+    grid: rows and columns of patch tokens.
+    """
+
+    kind: Literal["map", "map_last", "patch", "cls"]
+    prefix: int = 0
+    grid: tuple[int, int] = (1, 1)
+
+    def to_map(self, output: Tensor) -> Tensor:
+        """The output as (N, C, h, w)."""
+        if self.kind == "map":
+            return output
+        if self.kind == "map_last":
+            return output.permute(0, 3, 1, 2)
+        if self.kind == "cls":
+            return output[:, 0, :, None, None]
+        return output[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+
+
+class FeatureMap(nn.Module):
+    """What `timm_builder` lays over a network's own class: forward (N, 3, H, W) -> (N, channels, h, w)."""
+
+    layout: Layout
+    input_scale: Tensor | None
+    input_shift: Tensor | None
+    forward_features: Callable[[Tensor], Tensor]
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.input_scale is not None and self.input_shift is not None:
+            images = images * self.input_scale + self.input_shift
+        return self.layout.to_map(self.forward_features(images))
+
+
+def timm_builder(name: str) -> Callable[..., Backbone]:
+    """The function that builds timm's network of that name, which may have a weight tag: `name.tag`.
+
+    Raises BackboneError for a name or a tag that timm does not know.
+    """
+    if not timm.is_model(name):
+        raise BackboneError(
+            f"backbone.name={name} is no network of timm {timm.__version__}.{_hint(name)} "
+            f"All: python -c 'import timm; print(timm.list_models())'."
+        )
+    bare, _, tag = name.partition(".")
+    tags = [model.partition(".")[2] for model in timm.list_pretrained(f"{bare}.*")]
+    if tag and tag not in tags:
+        raise BackboneError(
+            f"backbone.name={name}: timm has no weights {tag} of {bare}. It has {', '.join(tags) or 'none'}."
+        )
+
+    def build(
+        last_stride: int = 1, pooling: Pooling | None = None, image_size: Sequence[int] = (256, 128)
+    ) -> Backbone:
+        """A network of timm, up to its last features: no classifier, nor what belongs to it alone.
+
+        last_stride: 1 doubles the height and width of the map of a network that steps by 2 before its last
+            stage; it is without a meaning, and changes nothing, for one whose resolution no convolution
+            halves (ViT, Swin). A note of the backbone says so.
+        pooling: of networks of tokens alone: `cls` gives the class token, as a map of one place, `patch`
+            the map of the patch tokens; None is the one that the network was trained with.
+        image_size: height and width that position embeddings and windows are made for.
+
+        Raises BackboneError when timm cannot build it at this size, its output is not understood, or an
+        option does not fit it.
+        """
+        return _build(name, last_stride, pooling, (int(image_size[0]), int(image_size[1])))
+
+    return build
+
+
+def _build(name: str, last_stride: int, pooling: Pooling | None, size: tuple[int, int]) -> Backbone:
+    net = _create(name, size)
+    _check_patches(net, name, size)
+    training = net.training
+    net.eval()
+    images = torch.zeros(1, 3, *size)
+    output = _try(net, name, images)
+    layout = _layout(net, name, output, pooling, size)
+    _drop_classifier(net, output)
+    notes = []
+    if layout.kind != "map" or not release_last_stride(net, name, images, last_stride):
+        notes.append("tricks.last_stride has no meaning for this network")
+    net.train(training)
+
+    own_class = type(net)
+    net.__class__ = type(own_class.__name__, (FeatureMap, own_class), {})
+    net.layout = layout
+    if _convert_input(net):
+        notes.append("images are brought from ImageNet's mean and deviation to those of its weights")
+    return as_backbone(net, name, net.num_features, hub_file(net), adapter(own_class), tuple(notes))
+
+
+def _create(name: str, size: tuple[int, int]) -> Any:
+    """Timm's network with random weights, made for the image size where it is made for one size."""
+    config = timm.get_pretrained_cfg(name)
+    sized: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    try:
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=0, **sized)
+        except TypeError:
+            if not sized:
+                raise
+            return timm.create_model(name, pretrained=False, num_classes=0)
+    except (
+        Exception
+    ) as error:  # Networks of many authors: whatever they raise, the name or size is not served.
+        raise _refusal(name, f"timm cannot build it for {_size(size)} images ({_words(error)})") from error
+
+
+def _check_patches(net: Any, name: str, size: tuple[int, int]) -> None:
+    """Refuse a size that the patches do not fill: timm would cut off the rows and columns that are left."""
+    embedding = getattr(net, "patch_embed", None)
+    if not isinstance(embedding, PatchEmbed):
+        return
+    patch = embedding.patch_size
+    near = [max(1, round(side / step)) * step for side, step in zip(size, patch, strict=True)]
+    if near != list(size):
+        raise BackboneError(
+            f"backbone.name={name} cuts images into patches of {_size(patch)}, which do not fill "
+            f"image.height x image.width = {_size(size)}. The nearest size that they fill is {_size(near)}: "
+            f"image.height={near[0]} image.width={near[1]}."
+        )
+
+
+def _try(net: Any, name: str, images: Tensor) -> Tensor:
+    size = _size(images.shape[2:])
+    try:
+        output = net.forward_features(images)
+    except Exception as error:  # As in `_create`.
+        raise _refusal(name, f"it does not take {size} images ({_words(error)})") from error
+    if not isinstance(output, Tensor) or output.dim() not in (3, 4):
+        told = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise _refusal(name, f"it turns a {size} image into {told}, neither a feature map nor tokens")
+    return output
+
+
+def _layout(net: Any, name: str, output: Tensor, pooling: Pooling | None, size: tuple[int, int]) -> Layout:
+    """How the features lie in the output that one image gave."""
+    channels, shape = net.num_features, tuple(output.shape)
+    if output.dim() == 4 and channels in (shape[1], shape[3]):
+        if pooling is not None:
+            raise BackboneError(
+                f"backbone.pooling={pooling} does not fit backbone.name={name}: it has a feature map, and "
+                f"neither class nor patch tokens. Leave backbone.pooling out (or null): the map is averaged."
+            )
+        return Layout("map" if shape[1] == channels else "map_last")
+    has_class = getattr(net, "cls_token", None) is not None
+    prefix = getattr(net, "num_prefix_tokens", int(has_class))
+    grid = _grid(net, size)
+    if output.dim() != 3 or shape[2] != channels or shape[1] != prefix + grid[0] * grid[1]:
+        raise _refusal(
+            name,
+            f"it turns a {_size(size)} image into {shape}, which is neither a map of its {channels} channels "
+            f"nor {prefix} tokens and then one for each of {_size(grid)} patches",
+        )
+    if pooling == "cls" and not has_class:
+        raise BackboneError(
+            f"backbone.pooling=cls does not fit backbone.name={name}: it has no class token. "
+            f"Give backbone.pooling=patch, or leave it out (or null)."
+        )
+    trained_so = getattr(net, "global_pool", "token") == "token"
+    kind: Pooling = pooling or ("cls" if has_class and trained_so else "patch")
+    return Layout(kind, prefix, grid)
+
+
+def _grid(net: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of patches: the embedding's own, else by the step that timm states."""
+    rows, columns = getattr(getattr(net, "patch_embed", None), "grid_size", None) or (0, 0)
+    if not rows:
+        step = net.feature_info[-1]["reduction"] if getattr(net, "feature_info", None) else size[0]
+        rows, columns = -(-size[0] // step), -(-size[1] // step)
+    return rows, columns
+
+
+def _drop_classifier(net: nn.Module, output: Tensor) -> None:
+    """Empty the parts of which no parameter acts on the output: they would be stored and never learn."""
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(output.sum(), list(trained.values()), allow_unused=True)
+    parts = {name.partition(".")[0] for name in trained if "." in name}
+    used = {name.partition(".")[0] for name, g in zip(trained, gradients, strict=True) if g is not None}
+    for part in parts - used:
+        setattr(net, part, nn.Identity())
+
+
+def _convert_input(net: Any) -> bool:
+    """Let images normalised by ImageNet's mean and deviation reach the network as its weights expect them."""
+    net.input_scale = net.input_shift = None
+    config = net.pretrained_cfg
+    mean, std = (torch.tensor(config.get(key) or default, dtype=torch.float64) for key, default in
+                 (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)))  # fmt: skip
+    ours = torch.tensor([IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD], dtype=torch.float64)
+    if torch.equal(torch.stack((mean, std)), ours):
+        return False
+    # (x * our std + our mean - mean) / std, in one step; it follows from the name, so no file holds it.
+    del net.input_scale, net.input_shift
+    net.register_buffer("input_scale", (ours[1] / std).float().view(1, 3, 1, 1), persistent=False)
+    net.register_buffer("input_shift", ((ours[0] - mean) / std).float().view(1, 3, 1, 1), persistent=False)
+    return True
+
+
+def _hint(name: str) -> str:
+    models = timm.list_models()
+    bare = name.partition(".")[0]
+    near = [model for model in models if model.startswith(bare)][:3] or get_close_matches(bare, models, n=3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _refusal(name: str, reason: str) -> BackboneError:
+    return BackboneError(
+        f"backbone.name={name} of timm cannot be used here: {reason}. Choose another image.height and "
+        f"image.width, or another network."
+    )
+
+
+def _size(size: Sequence[int]) -> str:
+    return "x".join(str(side) for side in size)
+
+
+def _words(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
