@@ -152,7 +152,6 @@ def test_pooling_follows_how_the_network_was_trained() -> None:
         ({"name": "resnet18", "library": "tim"}, r"library=tim is not allowed: expected reid or timm"),
         ({"name": "vit_small_patch14_dinov2", "image_size": [256, 128]},
          r"patches of 14x14, .* = 256x128\. .*image\.height=252 image\.width=126"),
-        ({"name": "levit_128s"}, r"\(1, 1, 384\), which is neither a map of its 384 channels nor"),
         ({"name": "coat_tiny"}, r"into list, neither a feature map nor tokens"),
         ({"name": "hrnet_w18_small"}, r"tricks\.last_stride=1 does not fit .*Give tricks\.last_stride=2"),
     ],
@@ -233,13 +232,14 @@ def test_position_embeddings_of_a_file_are_resized(tmp_path: Path) -> None:
     assert torch.equal(net.state_dict()["blocks.7.mlp.fc1.weight"], published["blocks.7.mlp.fc1.weight"])
     report = net.weight_report
     assert report.fraction == report.used == 1.0
-    assert report.dropped == ("head.weight", "head.bias")
+    assert set(report.dropped) == {"head.weight", "head.bias"}
     assert "1 resized to the input: pos_embed" in report.describe()
 
 
 def test_windows_of_a_file_are_resized_and_stages_stay_what_they_are(tmp_path: Path) -> None:
     """Swin's files tell an older numbering of the stages by a head, which a backbone of ours has not."""
-    other = build_backbone(**spec(SWIN, (128, 64))).state_dict()
+    published = timm.create_model(SWIN).state_dict()
+    other = {key: tensor for key, tensor in published.items() if not key.startswith("head.")}
     torch.save({f"backbone.{key}": tensor for key, tensor in other.items()}, tmp_path / "swin.pt")
     net = build_backbone(weights=str(tmp_path / "swin.pt"), **spec(SWIN))
     assert net.weight_report.fraction == net.weight_report.used == 1.0
