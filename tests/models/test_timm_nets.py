@@ -95,7 +95,7 @@ def test_last_stride_one_samples_the_same_map_more_densely(name: str) -> None:
 def test_features_are_those_of_timm(name: str) -> None:
     """Also where timm's weights want images of another mean and deviation than ours are brought to."""
     size = TESTED[name][0]
-    reference = timm.create_model(name, num_classes=0, img_size=size).eval()
+    reference: Any = timm.create_model(name, num_classes=0, img_size=size).eval()
     reference.load_state_dict(built(name).state_dict())
     pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
 

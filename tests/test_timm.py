@@ -1,0 +1,30 @@
+"""A transformer of timm through the real commands: trained, its file rebuilt and judged to the same score."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_vit_trains_with_layer_decay_and_its_checkpoint_is_judged_the_same(
+    run_command: Callable[..., CompletedProcess[str]], tiny: list[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    others = [override for override in tiny if not override.startswith("backbone=")]
+    trained = run_command(
+        "reid.train", *others, "backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pooling=cls",
+        "optimizer=adamw", "optimizer.layer_decay=0.75", "epochs=1", f"hydra.run.dir={tmp_path}/run",
+        home=tmp_path,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "tricks.last_stride has no meaning for this network" in trained.stdout
+    judged = run_command(
+        "reid.evaluate", f"checkpoint={tmp_path}/run", "device=cpu", f"data.root={tiny_data}",
+        f"hydra.run.dir={tmp_path}/judged", home=tmp_path,
+    )  # fmt: skip
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    told = json.loads((tmp_path / "judged" / "scores.json").read_text())["scores"]
+    assert told == json.loads((tmp_path / "run" / "status.json").read_text())["scores"]
