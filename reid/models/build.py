@@ -45,7 +45,7 @@ def build_backbone(
         raise BackboneError(f"tricks.last_stride={last_stride} is not allowed: give 1 (as published) or 2.")
     if stn and library == "timm":
         raise BackboneError(
-            f"backbone.stn=true does not fit backbone.name={name}: it is for networks of our own, not for those "
+            f"backbone.stn=true does not fit backbone.name={name}: it is for our own networks, not for those "
             f"of backbone=timm. Leave backbone.stn out."
         )
     given = {key: value for key, value in options.items() if value is not None}

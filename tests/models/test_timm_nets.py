@@ -149,6 +149,7 @@ def test_pooling_follows_how_the_network_was_trained() -> None:
         ({"name": TINY_VIT, "stem_relu": True}, rf"stem_relu=True does not fit .*{TINY_VIT}: only resnet18"),
         ({"name": "resnet18", "library": "reid", "pooling": "cls", "image_size": None},
          r"pooling=cls does not fit .*resnet18: only the networks of backbone=timm"),
+        ({"name": TINY_VIT, "stn": True}, rf"stn=true does not fit .*{TINY_VIT}"),
         ({"name": "resnet18", "library": "tim"}, r"library=tim is not allowed: expected reid or timm"),
         ({"name": "vit_small_patch14_dinov2", "image_size": [256, 128]},
          r"patches of 14x14, .* = 256x128\. .*image\.height=252 image\.width=126"),
