@@ -217,16 +217,17 @@ def _drop_classifier(net: nn.Module, output: Tensor) -> None:
 def _convert_input(net: Any) -> bool:
     """Let images normalised by ImageNet's mean and deviation reach the network as its weights expect them."""
     net.input_scale = net.input_shift = None
-    config = net.pretrained_cfg
-    mean, std = (torch.tensor(config.get(key) or default, dtype=torch.float64) for key, default in
-                 (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)))  # fmt: skip
-    ours = torch.tensor([IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD], dtype=torch.float64)
-    if torch.equal(torch.stack((mean, std)), ours):
+    ours = (tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD))
+    mean = tuple(net.pretrained_cfg.get("mean") or ours[0])
+    std = tuple(net.pretrained_cfg.get("std") or ours[1])
+    if (mean, std) == ours:
         return False
     # (x * our std + our mean - mean) / std, in one step; it follows from the name, so no file holds it.
+    scale = [own / theirs for own, theirs in zip(ours[1], std, strict=True)]
+    shift = [(own - theirs) / s for own, theirs, s in zip(ours[0], mean, std, strict=True)]
     del net.input_scale, net.input_shift
-    net.register_buffer("input_scale", (ours[1] / std).float().view(1, 3, 1, 1), persistent=False)
-    net.register_buffer("input_shift", ((ours[0] - mean) / std).float().view(1, 3, 1, 1), persistent=False)
+    net.register_buffer("input_scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
+    net.register_buffer("input_shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
     return True
 
 
