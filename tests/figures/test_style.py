@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from reid.figures import cmc_curves, save
-from reid.figures.style import new_figure
+from reid.figures.style import WIDTH, headline, new_figure
 
 
 def test_save_writes_a_png_of_readme_width(tmp_path: Path) -> None:
@@ -20,6 +20,15 @@ def test_save_writes_a_png_of_readme_width(tmp_path: Path) -> None:
         assert image.format == "PNG"
         assert image.width == 1080
     assert [entry.name for entry in path.parent.iterdir()] == ["cmc.png"]
+
+
+@pytest.mark.parametrize("length", [10, 76, 100])
+def test_a_title_stays_in_its_figure(length: int) -> None:
+    figure = new_figure(3.0)
+    title = headline(figure, ("the hardest pairs of M and W " * 9)[:length])
+    figure.canvas.draw()
+    assert title.get_window_extent().x1 <= figure.bbox.x1
+    assert WIDTH == figure.get_size_inches()[0]
 
 
 def test_save_keeps_the_old_file_when_drawing_fails(tmp_path: Path) -> None:
