@@ -1,5 +1,6 @@
 """Every command line of the README composes; the links that it gives lead somewhere."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,10 +10,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from reid.config import config_folder, register
-from reid.settings import evaluate_settings, train_settings
+from reid.settings import evaluate_settings, threshold_settings, train_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+#: The commands whose arguments argparse reads.
+PARSED = ("reid.compare", "reid.convert", "reid.data.check", "reid.data.split", "reid.extract", "reid.sync")
 
 
 def shown_commands(module: str) -> list[str]:
@@ -55,12 +58,33 @@ def test_evaluate_commands_compose(arguments: str) -> None:
             evaluate_settings(compose("evaluate", overrides=overrides))
 
 
+@pytest.mark.parametrize("arguments", shown_commands("reid.threshold"))
+def test_threshold_commands_compose(arguments: str) -> None:
+    for overrides in jobs(arguments):
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            threshold_settings(compose("threshold", overrides=overrides))
+
+
+@pytest.mark.parametrize("module", PARSED)
+def test_the_other_commands_parse(module: str) -> None:
+    commands = shown_commands(module)
+    assert commands
+    for arguments in commands:
+        importlib.import_module(module)._parser().parse_args(shlex.split(arguments))
+
+
+def test_no_command_of_the_readme_is_left_out() -> None:
+    shown = set(re.findall(r"python -m (reid[\w.]*)", README))
+    assert shown == {"reid.train", "reid.evaluate", "reid.threshold", *PARSED}
+
+
 def test_the_commands_are_found() -> None:
-    """Guards the two tests above against finding nothing."""
+    """Guards the tests above against finding nothing."""
     assert "dataset=duke backbone=se_resnext50 loss=ranked" in shown_commands("reid.train")
     assert "-m loss.alpha=1.0,1.2,1.4" in shown_commands("reid.train")
     assert "experiment=quickstart" in " ".join(shown_commands("reid.train"))
     assert shown_commands("reid.evaluate")
+    assert shown_commands("reid.threshold")
 
 
 def test_every_file_that_the_readme_names_is_there() -> None:
