@@ -17,6 +17,7 @@ from reid.console import score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.engine import learning_rate
+from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.finite import NonFiniteError
 from reid.engine.judge import Judgement, check_memory, describe, judge, judged_rows, judged_values
@@ -192,6 +193,7 @@ def _epochs(
         return epoch == settings.epochs or (settings.eval.period > 0 and epoch % settings.eval.period == 0)
 
     last: Judgement | None = None
+    warned = False
     if due(session.epoch) and not session.judged:
         last = score(session.epoch)
     while session.epoch < settings.epochs:
@@ -239,6 +241,11 @@ def _epochs(
             session.end_epoch()
             session.save(must=epoch == settings.epochs)
         tracker.metrics(finite(values), epoch)
+        trouble = collapse(values)
+        if trouble and not warned and epoch > tricks.warmup:  # before, an untrained network may look so
+            log.warning("epoch %d: %s", epoch, trouble)
+            tracker.tags({"reid.collapsed": f"since epoch {epoch}"})
+            warned = True
         job.console.print(_line(epoch, settings.epochs, values), highlight=False)
         if due(epoch):
             last = score(epoch)

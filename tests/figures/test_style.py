@@ -28,7 +28,7 @@ def test_a_title_stays_in_its_figure(length: int) -> None:
     title = headline(figure, ("the hardest pairs of M and W " * 9)[:length])
     figure.canvas.draw()
     assert title.get_window_extent().x1 <= figure.bbox.x1
-    assert WIDTH == figure.get_size_inches()[0]
+    assert figure.get_size_inches()[0] == WIDTH
 
 
 def test_save_keeps_the_old_file_when_drawing_fails(tmp_path: Path) -> None:
