@@ -1,5 +1,6 @@
 """The datasets that one model is judged on."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_domain(
     overrides: Sequence[str] = (),
     label: str | None = None,
 ) -> Domain:
-    """One dataset, split as `eval.split` asks; `label` is its own name by default.
+    """One dataset, split as `eval.split` asks; `label` is by default what `label_of` makes of its name.
 
     Raises:
         DatasetError, EvaluationError: it is not there, or no query has a match.
@@ -75,7 +76,13 @@ def read_domain(
         dataset = validation_split(dataset, settings.val_identities, settings.val_seed)
     evaluation = with_protocol_of(dataset, settings, overrides)
     check_judgeable(dataset, evaluation)
-    return Domain(label or dataset.name, same_domain(keys, trained_on), dataset, evaluation)
+    label = label or label_of(dataset.name)
+    return Domain(label, same_domain(keys, trained_on), dataset, evaluation)
+
+
+def label_of(name: str) -> str:
+    """A dataset's name as metrics, tags and folders take it: a table or a folder may be called anything."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._-") or "data"
 
 
 def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:

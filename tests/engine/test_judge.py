@@ -14,12 +14,13 @@ from reid.config import EvalConfig
 from reid.data import Crop, DatasetError
 from reid.data.crops import silent
 from reid.data.store import ImageStore, open_store
-from reid.engine.domains import read_domains, same_domain
+from reid.engine.domains import label_of, read_domains, same_domain
 from reid.engine.embed import embed
 from reid.engine.judge import check_memory, describe, judge, judged_rows, judged_values, rank
 from reid.models import ReidModel
 from reid.models.trunk import as_backbone
 from reid.retrieval import Embeddings, EvaluationError, evaluate, expand_queries, rerank
+from reid.tracking.names import check_names
 
 CPU = torch.device("cpu")
 PLAIN = EvalConfig()
@@ -204,3 +205,17 @@ def test_all_that_is_missing_is_said_at_once_and_nothing_is_drawn(tmp_path: Path
 def test_a_domain_is_its_name_options_and_folder_name(change: dict[str, Any], same: bool) -> None:
     trained_on = {"name": "market", "root": "/a/market1501", "official": True}
     assert same_domain({**trained_on, **change}, trained_on) == same
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("market", "market"),
+        ("synthetic+synthetic_night", "synthetic_synthetic_night"),
+        ("my crops (1)", "my_crops_1"),
+        ("..", "data"),
+    ],
+)
+def test_any_name_of_a_dataset_makes_a_label_that_the_tracker_takes(name: str, label: str) -> None:
+    assert label_of(name) == label
+    check_names([f"reid.data.fingerprint/{label}"], "tag")
