@@ -20,7 +20,8 @@ _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 class WeightReport:
     """What came of loading a weight file into a backbone. Counters of batch norms are left out throughout.
 
-    source: `none`, the address of the ImageNet file, or the absolute path of the file.
+    source: `none`, the address of the ImageNet file, its repository on the Hugging Face hub, or the absolute
+        path of the file.
     sha256: of the file's bytes, hexadecimal; empty for `none`.
     matched: tensors loaded, of `total` that the backbone has.
     missing: tensors of the backbone that the file lacks; they keep their random values.

@@ -51,7 +51,8 @@ def load_weights(backbone: Backbone, weights: str) -> WeightReport:
         backbone.weight_report = compare(own, {}, source="none", notes=backbone.notes)
         return backbone.weight_report
     if weights == "imagenet":
-        path, source = _fetch_imagenet(backbone), _imagenet_file(backbone).url
+        file = _imagenet_file(backbone)
+        path, source = _fetch_imagenet(backbone), file.hub or file.url
     else:
         path = Path(weights).expanduser().absolute()
         source = str(path)
@@ -181,8 +182,12 @@ def _fetch_imagenet(backbone: Backbone) -> Path:
 
 def _fetch_from_hub(name: str, file: ImagenetFile) -> Path:
     """Path of the file in the Hugging Face hub's cache, which timm shares; downloaded if not there."""
-    from huggingface_hub import constants, hf_hub_download  # timm's; networks of our own never need it
+    # Timm's; networks of our own never need it.
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
+    cached = try_to_load_from_cache(file.hub, file.name)
+    if isinstance(cached, str):  # without asking the hub first, which takes half a minute where there is none
+        return Path(cached)
     try:
         return Path(hf_hub_download(file.hub, file.name))
     except Exception as error:  # The hub's client raises the errors of several libraries, and its own.
