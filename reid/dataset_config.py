@@ -16,6 +16,8 @@ from reid.data import dataset_reader
 
 #: Keys of a dataset that name places on disk.
 PLACES = ("root", "file")
+#: What a reader is handed by its caller, and no configuration sets.
+GIVEN = frozenset({"progress"})
 
 
 def dataset_choice(
@@ -93,7 +95,7 @@ def check_dataset(dataset: dict[str, Any], group: str = "dataset") -> None:
     check_present(group, dataset, ("name", "root"))
     if not isinstance(dataset["root"], str):
         raise ConfigError(f"{group}.root={dataset['root']} is not allowed: expected a folder")
-    check_options(group, dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])))
+    check_options(group, dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])), GIVEN)
     for number, part in enumerate(dataset.get("parts", ())):
         check_dataset(part, f"{group}.parts[{number}]")
 

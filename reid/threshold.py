@@ -18,7 +18,7 @@ from reid.checkpoints import find_checkpoint, trained_dataset
 from reid.checks import ConfigError
 from reid.command import launch
 from reid.config import RUN_ID, ImageConfig, ThresholdConfig
-from reid.data import Crop, IdentitySampler, ReidDataset, load_dataset
+from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.splits import validation_split
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.describe import rebuild_model
@@ -166,9 +166,19 @@ def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[
     Raises:
         ConfigError: the data are those of the training, and people of the training are to be measured.
     """
-    people = {crop.pid for crop in dataset.query + dataset.gallery if crop.pid > 0}
-    known = people & set(meta["pids"])
+    tested = [crop for crop in dataset.query + dataset.gallery if crop.pid > 0]
+    people = {crop.pid for crop in tested}
     trained = meta["dataset"]
+    if trained["name"] == "joint":
+        images = trained_images(meta)
+        if known := {crop.pid for crop in tested if crop.path in images}:
+            raise ConfigError(
+                f"{len(known)} of the {len(people)} people of {dataset.name} were trained on, as part of a "
+                "joint dataset: a threshold from them would promise too much. Take people that it never saw: "
+                "eval.split=test, or another dataset=…"
+            )
+        return
+    known = people & set(meta["pids"])
     if not known or spec["name"] != trained["name"]:
         return
     told = f"{len(known)} of the {len(people)} people of {dataset.name} bear pids that were trained on"
@@ -180,6 +190,19 @@ def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[
     log.warning(
         "%s. If these are the same people as in %s, the rates promise too much", told, trained.get("root")
     )
+
+
+def trained_images(meta: dict[str, Any]) -> set[Path]:
+    """The images that a model of joint data was trained on: a part by itself has other pids.
+
+    None where these data are no longer as they were.
+    """
+    try:
+        joint = load_dataset(**meta["dataset"])
+    except DatasetError:
+        return set()
+    pids = set(meta["pids"])
+    return {crop.path for crop in joint.train if crop.pid in pids}
 
 
 def data_name(spec: dict[str, Any]) -> str:

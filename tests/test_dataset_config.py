@@ -59,6 +59,7 @@ def test_parts_of_a_joint_dataset_are_completed() -> None:
         ),
         (["dataset=joint", "dataset.parts=[market,{name:synthetic,seed:x}]"], r"parts\[1\]\.seed='x'"),
         (["dataset=table"], r"dataset\.file is not given"),
+        (["dataset=synthetic", "+dataset.progress=1"], r"no key dataset\.progress"),
         (["dataset=folders"], r"dataset\.root is not given"),
         (["dataset=folders", "dataset.root=x", "dataset.cameras=all"], r"cameras='all'.*auto, name, none"),
     ],

@@ -183,6 +183,25 @@ def test_people_that_were_trained_on_are_refused(caplog: pytest.LogCaptureFixtur
     assert "the rates promise too much" in caplog.text
 
 
+def test_people_of_a_joint_training_are_known_by_their_images(tmp_path: Path) -> None:
+    def part(name: str) -> dict[str, Any]:
+        lines = [f"{name}_{n}.png,{n // 2},train" for n in range(2, 8)]
+        for line in lines:
+            Image.new("RGB", (2, 4)).save(tmp_path / line.split(",")[0])
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,pid,split", *lines]) + "\n")
+        return {"name": "table", "root": str(tmp_path), "file": str(tmp_path / f"{name}.csv")}
+
+    parts = [part("one"), part("two")]
+    joint = {"name": "joint", "root": str(tmp_path), "parts": parts}
+    second = load_dataset(**parts[1])
+    held_out = replace(second, train=(), query=second.train[:2], gallery=second.train[2:4])
+    shifted = [4 + pid for pid in (1, 2)]  # the first part has pids to 3
+    with pytest.raises(ConfigError, match=r"2 of the 2 people of two were trained on, as part of a joint"):
+        check_not_trained_on(held_out, parts[1], {"dataset": joint, "pids": [1, 2, 3, *shifted]})
+    # Under the same numbers, but of the first part: other people.
+    check_not_trained_on(held_out, parts[1], {"dataset": joint, "pids": [1, 2, 3]})
+
+
 def test_a_run_under_way_keeps_its_checkpoint(tmp_path: Path) -> None:
     assert not under_way(tmp_path)
     journal = Journal(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reid.data.crops import Crop, DatasetError, LeakError, ReidDataset
-from reid.data.labels import numbered
+from reid.data.labels import WHOLE, numbered
 from reid.data.splits import DISTRACTOR, divide
 
 SPLITS = ("train", "val", "query", "gallery")
@@ -34,8 +34,9 @@ def assemble(
 ) -> ReidDataset:
     """The dataset of these images.
 
-    Persons and cameras keep whole numbers and get a number by sorted order where they have names; pid 0 is a
-    distractor and -1 junk, as in Market-1501.  Without cameras every camid is 0.  Without splits,
+    Persons and cameras keep whole numbers and get a number by sorted order where they have names; pid -1 is
+    junk, also among names, and 0 a distractor where all are numbers, as in Market-1501: it may stand in the
+    gallery alone, and `notice` says how many do.  Without cameras every camid is 0.  Without splits,
     `test_fraction` of the people are tested on, drawn by `seed`, and `notice` says so.
 
     Raises:
@@ -45,7 +46,9 @@ def assemble(
     if not entries:
         raise DatasetError(f"{name}: there is no image in {root}.")
     _refuse_repeated(entries)
-    pids = numbered((entry.person for entry in entries), first=1)
+    people = {entry.person for entry in entries}
+    junk = {person for person in people if (match := WHOLE.fullmatch(person)) and int(match[1]) == JUNK}
+    pids = {**numbered(people - junk, first=1), **dict.fromkeys(junk, JUNK)}
     cameras = _all_or_none(entries, "camera")
     camids = numbered((entry.camera for entry in entries), first=0) if cameras else {"": 0}
     for entry in entries:
@@ -69,8 +72,14 @@ def assemble(
     }
     dataset = replace(
         dataset, train=of["train"], val=of["val"], query=of["query"], gallery=of["gallery"],
-        notice=_kept_for_choosing(of["val"]),
+        notice=_lines(_kept_for_choosing(of["val"]), _distractors(of["gallery"])),
     )  # fmt: skip
+    for entry in kept:
+        if pids[entry.person] == DISTRACTOR and entry.split != "gallery":
+            raise DatasetError(
+                f"{entry.where}: pid 0 is a distractor, whom nobody looks for, and stands in {entry.split}: "
+                "it may be in the gallery alone. If it is a person, count people from 1, or give them names."
+            )
     _refuse_shared(dataset)
     return dataset
 
@@ -90,9 +99,12 @@ def _divided(dataset: ReidDataset, crops: list[Crop], test_fraction: float, seed
     train, tested = ({crop.pid for crop in some} for some in (parts.train, parts.query))
     return replace(
         dataset, train=parts.train, query=parts.query, gallery=parts.gallery,
-        notice=f"{dataset.name} names no splits: {len(train)} people to train on and {len(tested)} others to "
-        f"test on were drawn with dataset.seed={seed} and dataset.test_fraction={test_fraction}; "
-        "python -m reid.data.split writes such a split down.",
+        notice=_lines(
+            f"{dataset.name} names no splits: {len(train)} people to train on and {len(tested)} others to "
+            f"test on were drawn with dataset.seed={seed} and dataset.test_fraction={test_fraction}; "
+            "python -m reid.data.split writes such a split down.",
+            _distractors(parts.gallery),
+        ),
     )  # fmt: skip
 
 
@@ -101,6 +113,20 @@ def _kept_for_choosing(val: tuple[Crop, ...]) -> str:
         return ""
     people = len({crop.pid for crop in val})
     return f"{people} people of the val split are not trained on; eval.split=val judges on them."
+
+
+def _distractors(gallery: tuple[Crop, ...]) -> str:
+    images = sum(crop.pid == DISTRACTOR for crop in gallery)
+    if not images:
+        return ""
+    return (
+        f"pid 0 stands for distractors, people whom nobody looks for: {images:,} images, in the gallery "
+        "alone. If it is a person, count people from 1, or give them names."
+    )
+
+
+def _lines(*sentences: str) -> str:
+    return "\n".join(filter(None, sentences))
 
 
 def _refuse_repeated(entries: Sequence[Entry]) -> None:

@@ -85,9 +85,17 @@ def divide(
         )
     if for_test + for_val > len(fit):
         seen = "were seen by two cameras" if cameras else "have two images"
+        remedy = f"Train on {1 - len(fit) / len(by_pid):.0%} or more."
+        if not fit:
+            remedy = (
+                "If there is one camera only, name none: a table without the column camid, folders with "
+                "dataset.cameras=none."
+                if cameras
+                else "Give more than one image of a person."
+            )
         raise DatasetError(
-            f"{for_test + for_val} of {len(by_pid)} people are to be judged on, but only {len(fit)} {seen}, "
-            f"so that a query finds them again. Train on {1 - len(fit) / len(by_pid):.0%} or more."
+            f"{for_test + for_val} of {len(by_pid)} people are to be judged on, but "
+            f"{f'only {len(fit)}' if fit else 'none'} {seen}, so that a query finds them again. {remedy}"
         )
     drawn = [fit[index] for index in np.random.default_rng(seed).permutation(len(fit))]
     tested, chosen_on = drawn[:for_test], set(drawn[for_test : for_test + for_val])

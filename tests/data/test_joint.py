@@ -70,3 +70,12 @@ def test_a_part_given_twice_or_alone_is_refused(parts: list[dict[str, Any]], tmp
         load_dataset("joint", tmp_path, parts=[parts[0], parts[0]])
     with pytest.raises(DatasetError, match=r"holds 1 parts"):
         load_dataset("joint", tmp_path, parts=parts[:1])
+
+
+def test_a_part_that_trains_on_the_tested_images_is_refused(
+    parts: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    lines = f"path,pid,camid,split\na.png,2,0,train\none/{FOLDERS[1]}/0005_c1_1.png,9,0,train\n"
+    (tmp_path / "crops.csv").write_text(lines)
+    with pytest.raises(DatasetError, match=r"crops trains on 1 images that folder is tested on .*0005_c1_1"):
+        load_dataset("joint", tmp_path, parts=parts)

@@ -115,6 +115,21 @@ def test_junk_is_counted_and_left_out(tmp_path: Path) -> None:
     assert [crop.pid for crop in dataset.gallery] == [0]
 
 
+def test_junk_among_names_is_junk_too(tmp_path: Path) -> None:
+    dataset = read(
+        table(tmp_path, "path,pid,split", "a.png,-1,gallery", "b.png,-1.0,train", "c.png,ann,train")
+    )
+    assert dataset.junk == 2
+    assert [crop.pid for crop in dataset.train] == [1]
+    assert dataset.names[1] == "ann"
+
+
+def test_people_counted_from_0_are_told_that_0_is_nobody(tmp_path: Path) -> None:
+    lines = [f"{pid}_{n}.png,{pid},{n}" for pid in range(4) for n in range(2)]
+    dataset = read(table(tmp_path, "path,pid,camid", *lines))
+    assert "pid 0 stands for distractors, people whom nobody looks for: 2 images" in dataset.notice
+
+
 def test_without_cameras_they_are_unknown(tmp_path: Path) -> None:
     dataset = read(table(tmp_path, "path,pid,split", "a.png,1,train"))
     assert not dataset.cameras
@@ -158,6 +173,10 @@ def test_without_splits_people_are_drawn_and_it_is_said(tmp_path: Path) -> None:
         (["path,pid,camid", "a.png,1,", "b.png,2,3"], "crops.csv line 2: no camera"),
         (["path,pid,camid", "a.png,1,-2"], "crops.csv line 2: camid -2"),
         (["path,pid", "a.png,-3"], "crops.csv line 2: pid -3"),
+        (
+            ["path,pid,split", "a.png,0,train", "b.png,1,query"],
+            "crops.csv line 2: pid 0 is a distractor.*stands in train.*count people from 1",
+        ),
         (["path,pid", "a.png,1", "a.png,2"], "crops.csv line 3: .*a.png stands in .*crops.csv line 2"),
         (["path,pid", "gone/a.jpg,1"], "crops.csv line 2: there is no .*gone/a.jpg.*dataset.root"),
         (["path,pid", 'a.png,"1', ""], "crops.csv line . is no CSV"),

@@ -168,3 +168,7 @@ def test_a_division_that_cannot_be_had_says_what_can() -> None:
     assert pids(divide(dataset.train, True, seed=0, train=0.6).query) == {1, 4}
     with pytest.raises(DatasetError, match="1 people are too few"):
         divide(dataset_of({1: [0, 1]}).train, True, seed=0)
+    with pytest.raises(DatasetError, match=r"none were seen by two cameras.*dataset\.cameras=none"):
+        divide(dataset_of({1: [0, 0], 2: [0, 0]}).train, True, seed=0)
+    with pytest.raises(DatasetError, match=r"none have two images.*more than one image of a person"):
+        divide(dataset_of({1: [0], 2: [0]}).train, False, seed=0)

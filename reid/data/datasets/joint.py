@@ -33,6 +33,7 @@ def load(
     tested = names.index(test) if test is not None else 0
     apart = _kept_apart(read)
     _refuse_repeated(apart)
+    _refuse_tested(apart, tested)
     train = tuple(crop for dataset in apart for crop in dataset.train)
     counted = [
         f"{part.name} ({len({crop.pid for crop in part.train}):,} people, {len(part.train):,} images)"
@@ -92,3 +93,14 @@ def _refuse_repeated(parts: list[ReidDataset]) -> None:
                     "Give each part once."
                 )
             part_of[path] = part.name
+
+
+def _refuse_tested(parts: list[ReidDataset], tested: int) -> None:
+    """Other parts may hold the images that are tested on under pids of their own, which no pid can tell."""
+    judged = {crop.path for crop in (*parts[tested].query, *parts[tested].gallery, *parts[tested].val)}
+    for part in parts:
+        if shared := judged & {crop.path for crop in part.train}:
+            raise DatasetError(
+                f"dataset.parts: {part.name} trains on {len(shared)} images that {parts[tested].name} is "
+                f"tested on (for example {min(shared)}). Leave that part out, or test on another."
+            )
