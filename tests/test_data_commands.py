@@ -64,6 +64,16 @@ def test_a_split_is_read_as_it_was_written(people: Path, capsys: pytest.CaptureF
     assert "nothing wrong was found" in capsys.readouterr().out
 
 
+def test_a_set_without_queries_is_told_what_it_is_good_for(
+    people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = people.parent / "train.csv"
+    lines = [f"{path.relative_to(people.parent)},{path.parent.name},train" for path in people.glob("*/*")]
+    out.write_text("\n".join(["path,pid,split", *lines]))
+    assert check([str(out)]) == 0
+    assert "no query: fit to train on as a part of dataset=joint" in capsys.readouterr().out
+
+
 def test_trouble_is_told_and_is_json_too(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = sorted(people.iterdir())[:2]
     shutil.copy(next(one.iterdir()), other / "copied_c1.png")

@@ -50,6 +50,8 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
     console.print(table)
     if dataset.notice:
         console.print(dataset.notice, markup=False)
+    if not dataset.query:
+        console.print("no query: fit to train on as a part of dataset=joint, not to be judged on")
     for number, what in (
         (dataset.junk, "junk crops (pid -1), left out"),
         (dataset.strays, "files that are no crops, left out"),
