@@ -46,7 +46,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
 
-    home_of_model = next((domain.label for domain in domains if domain.own), trained_on["name"])
+    own = [domain.label for domain in domains if domain.own and trained_on["name"] != "joint"]
+    home_of_model = own[0] if own else trained_on["name"]
     title = f"{home_of_model} -> {', '.join(domain.label for domain in domains)}"
     job.name = settings.tracking.run_name or shorten(title, NAME_LENGTH, placeholder=" …")
     facts = {

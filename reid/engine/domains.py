@@ -86,7 +86,12 @@ def label_of(name: str) -> str:
 
 
 def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
-    """Whether two datasets are the same one, wherever it lies: name, options, name of the folder."""
+    """Whether two datasets are the same one, wherever it lies: name, options, name of the folder.
+
+    Each part of a joint dataset was trained on too.
+    """
+    if "parts" in trained_on and "parts" not in keys:
+        return any(same_domain(keys, part) for part in trained_on["parts"])
 
     def told(dataset: dict[str, Any]) -> dict[str, Any]:
         return {**dataset, "root": Path(dataset["root"]).name if dataset.get("root") else None}

@@ -207,6 +207,14 @@ def test_a_domain_is_its_name_options_and_folder_name(change: dict[str, Any], sa
     assert same_domain({**trained_on, **change}, trained_on) == same
 
 
+def test_the_parts_of_a_joint_dataset_were_trained_on() -> None:
+    day, night = ({"name": "synthetic", "root": f"/data/{part}", "domain": part} for part in ("day", "night"))
+    joint = {"name": "joint", "root": "/data", "parts": [day, {"name": "market", "root": "/data/market"}]}
+    assert same_domain({**day, "root": "/moved/day"}, joint)
+    assert not same_domain(night, joint)
+    assert same_domain(joint, joint)
+
+
 @pytest.mark.parametrize(
     ("name", "label"),
     [
