@@ -206,8 +206,8 @@ def trained_images(meta: dict[str, Any]) -> set[Path]:
 
 
 def data_name(spec: dict[str, Any]) -> str:
-    """What data are called in words: the reader's name, with the folder's where that says more."""
-    folder = Path(spec.get("root", "")).name
+    """What data are called in words: the reader's name, with the table's or folder's where that says more."""
+    folder = Path(spec.get("file") or spec.get("root", "")).name
     return spec["name"] if spec["name"] in folder or not folder else f"{spec['name']} {folder}"
 
 

@@ -33,7 +33,7 @@ from reid.engine.threshold import (
 from reid.inference import load_model, shape_problem
 from reid.retrieval import Embeddings
 from reid.settings import threshold_settings
-from reid.threshold import check_not_trained_on, hardest_by_batch, under_way
+from reid.threshold import check_not_trained_on, data_name, hardest_by_batch, under_way
 from reid.tracking.journal import Journal
 
 STORED = StoredThreshold(
@@ -181,6 +181,12 @@ def test_people_that_were_trained_on_are_refused(caplog: pytest.LogCaptureFixtur
     assert not caplog.records
     check_not_trained_on(data(3), {"name": "folder", "root": "/moved"}, meta)
     assert "the rates promise too much" in caplog.text
+
+
+def test_data_are_called_by_what_tells_them_apart() -> None:
+    assert data_name({"name": "table", "root": "/own", "file": "/own/crops.csv"}) == "table crops.csv"
+    assert data_name({"name": "folder", "root": "/own/shop"}) == "folder shop"
+    assert data_name({"name": "market", "root": "/data/market1501"}) == "market"
 
 
 def test_people_of_a_joint_training_are_known_by_their_images(tmp_path: Path) -> None:
