@@ -176,6 +176,8 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
         raise ConfigError(
             f"{group}._target_={path}: there is no such class or function ({error})."
         ) from error
+    if not callable(target):
+        raise ConfigError(f"{group}._target_={path} is neither a class nor a function.")
     return target
 
 
@@ -196,7 +198,7 @@ def construct(
     asked = parameter_names(target)
     try:
         return target(**arguments, **{key: value for key, value in (given or {}).items() if key in asked})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError) as error:  # a library's way to refuse a value
         if isinstance(error, ConfigError):
             raise
         named = str(error).split(" ")[0] in arguments

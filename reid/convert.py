@@ -24,7 +24,7 @@ from reid.engine.describe import preprocessing
 from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone
 from reid.models.matching import backbone_tensors, compare, summarise
 from reid.models.recognise import recognise
-from reid.models.weights import UnsafeFileError, file_sha256, read_tensors
+from reid.models.weights import file_sha256, read_tensors
 from reid.unpickle import read_trusted
 
 _NECK = "bottleneck."
@@ -67,7 +67,7 @@ def convert(
     neck = {key: tensor for key, tensor in rest.items() if key.startswith(_NECK)}
     # Retrieval needs no classifier: where a file has none, one class of zeros stands in.
     classifier = rest.get(_CLASSIFIER, torch.zeros(1, network.channels))
-    classes = max(1, len(classifier))
+    classes = max(1, len(classifier)) if classifier.ndim else 1
     model = ReidModel(network, classes, "bnneck" if neck else "none")
     kept = {f"backbone.{key}": tensor for key, tensor in given.items()} | neck | {_CLASSIFIER: classifier}
     whole = compare(model.state_dict(), kept, str(source), sha256, part="model")
@@ -128,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_paths(source, target)
         try:
             tensors, sha256 = read_tensors(source)
-        except UnsafeFileError:
+        except WeightsError:
+            # Not UnsafeFileError alone: torch refuses some pickled networks without naming a class.
             if not options.trust:
                 raise
             tensors, sha256 = read_trusted(source), file_sha256(source)
@@ -147,6 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (WeightsError, BackboneError) as error:
         print(f"reid.convert: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # such as a file that this user may not read
+        print(f"reid.convert: {error}", file=sys.stderr)
+        return 1
     try:
         save_checkpoint(target, checkpoint)
     except OSError as error:

@@ -36,6 +36,9 @@ from reid.config import (
 from reid.dataset_config import check_dataset, complete_dataset, refuse_missing, without_places
 from reid.models import SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
+#: What losses multiply or divide similarities by.
+_SCALES = ("temperature", "scale", "gamma")
+
 
 def train_settings(config: DictConfig) -> TrainConfig:
     """The composed config as typed values, refused where a value or a combination is wrong.
@@ -142,6 +145,11 @@ def _typed(config: DictConfig) -> Any:
 
 def _try_loss(options: dict[str, Any]) -> None:
     """Build the metric loss for two identities and call it once: a library may not check what it is given."""
+    for key in _SCALES:
+        value = options.get(key, 1)
+        # The library's losses then fall silently to 0, or turn round.
+        if isinstance(value, int | float) and not value > 0:
+            raise ConfigError(f"loss.{key}={value} is not allowed: expected a number above 0.")
     loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(GIVEN["loss"], 2))
     if loss is None:
         return
@@ -149,7 +157,8 @@ def _try_loss(options: dict[str, Any]) -> None:
     try:
         value = loss(features, torch.tensor([0, 0, 1, 1]))
     except Exception as error:  # whatever a library trips over
-        value, said = torch.tensor(torch.nan), f" ({type(error).__name__}: {str(error).splitlines()[0]})"
+        first = next(iter(str(error).splitlines()), "without a word")
+        value, said = torch.tensor(torch.nan), f" ({type(error).__name__}: {first})"
     else:
         said = ""
     if not torch.isfinite(value):

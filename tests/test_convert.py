@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,14 +201,14 @@ def pickled(
 ) -> Callable[[object], nn.Module]:
     """Makes the published model class in a module that exists only while it is called."""
 
-    def make(wrap: Callable[[nn.Module], object], path: Path) -> None:
+    def make(wrap: Callable[[nn.Module], object], path: Path, **options: object) -> None:
         home = tmp_path / "theirs"
         home.mkdir()
         (home / "baseline_of_a_test.py").write_text(BASELINE)
         with monkeypatch.context() as patch:
             patch.syspath_prepend(str(home))
             module = importlib.import_module("baseline_of_a_test")
-            torch.save(wrap(module.Baseline(source)), path)
+            torch.save(wrap(module.Baseline(source)), path, **options)
         del sys.modules["baseline_of_a_test"]
         (home / "baseline_of_a_test.py").unlink()
 
@@ -229,6 +230,27 @@ def test_a_pickled_network_needs_trust_and_its_class_is_neither_needed_nor_run(
     assert "left out: 2 tensors of a spatial transformer that was not used" in capsys.readouterr().out
     assert torch.equal(features(rebuild_model(load_checkpoint(out))), features(source))
     assert not (tmp_path / "theirs" / "ran").exists()
+
+
+def test_a_network_in_the_format_of_the_published_days_is_read(
+    pickled: Callable, source: ReidModel, tmp_path: Path
+) -> None:
+    file = tmp_path / "whole.pth"  # torch before 1.6 put the source of each class into the file too
+    pickled(lambda network: network, file, _use_new_zipfile_serialization=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this source is not that of the class read with
+        tensors = gather(file)
+    assert torch.equal(tensors["classifier.weight"], source.classifier.weight)
+    assert not (tmp_path / "theirs" / "ran").exists()
+
+
+def test_a_classifier_that_is_one_number_is_refused_in_words(
+    source: ReidModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "odd.pth"
+    torch.save({**published(source), "classifier.weight": torch.tensor(1.0)}, file)
+    assert main([str(file), "-o", str(tmp_path / "out.pt"), "--backbone", "resnet18"]) == 2
+    assert "does not fit a resnet18" in capsys.readouterr().err
 
 
 def test_the_tensors_are_those_of_the_state_dict(

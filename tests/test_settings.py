@@ -1,6 +1,7 @@
 """What the composed config is refused for, in words: wrong values, keys, types and combinations."""
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,25 @@ def test_what_the_loss_refuses_is_told_by_its_key(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         changed(recipe, key, value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("loss=ranked_paper loss.imbalance=2", "loss: Imbalance must be between 0 and 1"),
+        ("loss=supcon loss.temperature=0", "loss.temperature=0 is not allowed: expected a number above 0"),
+        ("loss=arcface loss.scale=-1", "loss.scale=-1 is not allowed"),
+        ("loss=softmax loss._target_=reid.losses.kmeans.torch", "neither a class nor a function"),
+        (
+            "loss=softmax loss._target_=pytorch_metric_learning.losses.BaseMetricLossFunction",
+            "NotImplementedError: without a word",
+        ),
+    ],
+)
+def test_what_a_library_does_not_check_itself_is_refused(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Values of Tp or Tn")
+        settings_of(*override.split())
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.2, 1.3])

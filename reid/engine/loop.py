@@ -72,7 +72,8 @@ def train_epoch(
 
     With `accumulate` > 1 the optimizer moves once every so many batches, by the mean of their gradients;
     each batch is a P x K of its own for the metric loss.  `loss_optimizer` moves with it, where the metric
-    loss brings one for parameters of its own.
+    loss brings one for parameters of its own; their gradients are not clipped, nor do they count in the norm
+    that the network's are clipped by.
 
     Raises:
         NonFiniteError: before the optimizer moved on the CPU, within a few steps on a GPU.
@@ -81,7 +82,7 @@ def train_epoch(
     model.train()
     guard = FiniteGuard()
     optimizers = [optimizer] if loss_optimizer is None else [optimizer, loss_optimizer]
-    parameters = [p for each in optimizers for group in each.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     iterator = iter(batches)
     try:

@@ -16,7 +16,9 @@ from reid.losses import pair_statistics
 class Objective:
     """id_weight * cross entropy (label-smoothed) + metric_weight * metric loss.
 
-    `metric_loss` maps (features (N, C), labels (N,)) to a scalar, or is None for cross entropy alone.
+    `metric_loss` maps (features (N, C), labels (N,)) to a scalar, or is None for cross entropy alone. It may
+    tell what share of the pairs it still moves, by `active_fraction(features, labels)` or, where the two have
+    most of their work in common, by `measured(features, labels)`: the loss and that share.
     """
 
     id_weight: float
@@ -27,11 +29,16 @@ class Objective:
     def __call__(
         self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Scalars by name: `loss` to go backward from, `id_loss` and `metric_loss` unweighted."""
+        """Scalars by name: `loss` to go backward from, `id_loss` and `metric_loss` unweighted; of a loss that
+        is `measured`, also `active_fraction`."""
         id_loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         losses = {"loss": self.id_weight * id_loss, "id_loss": id_loss}
         if self.metric_loss is not None:
-            metric_loss = self.metric_loss(features.float(), labels)
+            measured = getattr(self.metric_loss, "measured", None)
+            if measured is not None:
+                metric_loss, losses["active_fraction"] = measured(features.float(), labels)
+            else:
+                metric_loss = self.metric_loss(features.float(), labels)
             losses["metric_loss"] = metric_loss
             losses["loss"] = losses["loss"] + self.metric_weight * metric_loss
         return losses

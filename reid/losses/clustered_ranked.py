@@ -66,6 +66,13 @@ class ClusteredRankedListLoss(nn.Module):
         self.register_buffer("draws", draws, persistent=False)
 
     def forward(self, features: Tensor, pids: Tensor, assignment: Tensor | None = None) -> Tensor:
+        return self.measured(features, pids, assignment)[0]
+
+    def measured(
+        self, features: Tensor, pids: Tensor, assignment: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, and the fraction of the N (N - 1) ordered pairs that it still moves: of one k-means,
+        which costs more than all the rest of it."""
         distance, positive, near_negative, cluster_size = self._pairs(features, pids, assignment)
         itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
         distance = distance.masked_fill(itself, SMALLEST_SQUARED_DISTANCE**0.5)
@@ -77,15 +84,9 @@ class ClusteredRankedListLoss(nn.Module):
         pushed = (per_cluster * push(distance, near_negative, self.alpha, self.temperature)).sum()
         if self.reduction == "mean":
             pulled, pushed = pulled / per_pid.sum(), pushed / per_cluster.sum().clamp(min=1)
-        return pulled + pushed
-
-    @torch.no_grad()
-    def active_fraction(self, features: Tensor, pids: Tensor, assignment: Tensor | None = None) -> Tensor:
-        """Fraction of the N (N - 1) ordered pairs that it still moves."""
-        distance, positive, near_negative, cluster_size = self._pairs(features, pids, assignment)
-        pushed = near_negative & (cluster_size >= SMALLEST_CLUSTER)[:, None]
-        active = (positive & (distance > self.positive_radius)) | pushed
-        return active.sum() / max(1, len(pids) * (len(pids) - 1))
+        moved = near_negative & (cluster_size >= SMALLEST_CLUSTER)[:, None]
+        active = (positive & (distance > self.positive_radius)) | moved
+        return pulled + pushed, active.sum() / max(1, len(pids) * (len(pids) - 1))
 
     def _pairs(self, features: Tensor, pids: Tensor, assignment: Tensor | None) -> tuple[Tensor, ...]:
         check_batch(features, pids)

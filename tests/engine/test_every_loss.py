@@ -1,5 +1,6 @@
 """Every choice of conf/loss trains as any other: it overfits one batch; what it learns survives a resume."""
 
+import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from reid.engine.objective import Objective, build_metric_loss
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_learning_rate
 from reid.engine.session import Session
 from reid.engine.stop import StopSignals
-from reid.losses import TripletLoss
+from reid.losses import TripletLoss, clustered_ranked
+from reid.losses.kmeans import kmeans
 from reid.models import ReidModel
 from reid.models.trunk import as_backbone
 
@@ -140,6 +142,32 @@ def test_centres_keep_their_rate_and_proxies_follow_the_schedule(tmp_path: Path)
     (group,) = (g for g in session.optimizer.param_groups if any(p is proxies for p in g["params"]))
     assert group["lr"] == 1e-5
     assert session.loss_optimizer is None
+
+
+def test_centres_have_no_part_in_the_norm_that_gradients_are_clipped_by(tmp_path: Path) -> None:
+    session, objective = open_session(settings_for("triplet_center"), tmp_path)
+    assert objective.metric_loss is not None
+    with torch.no_grad():  # far away: their own gradient is larger than the network's by 1 / center_weight
+        objective.metric_loss.centers.mul_(100)  # type: ignore[operator, union-attr]
+    before = copy.deepcopy(session.model)
+    (batch,) = batches(1)
+    objective(*before(batch.images), batch.labels)["loss"].backward()
+    own = [p.grad for p in before.parameters() if p.grad is not None]
+    told = run_epoch(session, objective, iter([batch]))
+    assert told["grad_norm"] == pytest.approx(torch.nn.utils.get_total_norm(own).item(), rel=1e-5)
+
+
+def test_k_means_runs_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, objective = open_session(settings_for("clustered_ranked"), tmp_path)
+    calls = []
+
+    def counted(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(arguments)
+        return kmeans(*arguments)
+
+    monkeypatch.setattr(clustered_ranked, "kmeans", counted)
+    assert "active_fraction" in run_epoch(session, objective, batches(3))
+    assert len(calls) == 3
 
 
 def test_a_centre_that_is_no_number_stops_the_run(tmp_path: Path) -> None:

@@ -152,9 +152,9 @@ def test_active_fraction_by_hand() -> None:
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     loss = ClusteredRankedListLoss(alpha=1.6, positive_radius=1.0, clusters=1)
     pids = torch.tensor([0, 0, 1, 1])
-    assert loss.active_fraction(features, pids).item() == pytest.approx(8 / 12)
+    assert loss.measured(features, pids)[1].item() == pytest.approx(8 / 12)
     apart = torch.tensor([0, 1, 0, 1])  # two clusters of two: too small, so nothing is pushed
-    assert loss.active_fraction(features, pids, apart).item() == pytest.approx(4 / 12)
+    assert loss.measured(features, pids, apart)[1].item() == pytest.approx(4 / 12)
 
 
 @pytest.mark.parametrize(
