@@ -201,7 +201,7 @@ def pickled(
 ) -> Callable[[object], nn.Module]:
     """Makes the published model class in a module that exists only while it is called."""
 
-    def make(wrap: Callable[[nn.Module], object], path: Path, **options: object) -> None:
+    def make(wrap: Callable[[nn.Module], object], path: Path, **options: bool) -> None:
         home = tmp_path / "theirs"
         home.mkdir()
         (home / "baseline_of_a_test.py").write_text(BASELINE)

@@ -151,7 +151,8 @@ def test_centres_have_no_part_in_the_norm_that_gradients_are_clipped_by(tmp_path
         objective.metric_loss.centers.mul_(100)  # type: ignore[operator]
     before = copy.deepcopy(session.model)
     (batch,) = batches(1)
-    objective(*before(batch.images), batch.labels)["loss"].backward()
+    features, logits = before(batch.images)
+    objective(features, logits, batch.labels)["loss"].backward()
     own = [p.grad for p in before.parameters() if p.grad is not None]
     told = run_epoch(session, objective, iter([batch]))
     assert told["grad_norm"] == pytest.approx(torch.nn.utils.get_total_norm(own).item(), rel=1e-5)
@@ -161,9 +162,9 @@ def test_k_means_runs_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     session, objective = open_session(settings_for("clustered_ranked"), tmp_path)
     calls = []
 
-    def counted(*arguments: torch.Tensor) -> torch.Tensor:
-        calls.append(arguments)
-        return kmeans(*arguments)
+    def counted(distances: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        calls.append(len(distances))
+        return kmeans(distances, draws)
 
     monkeypatch.setattr(clustered_ranked, "kmeans", counted)
     assert "active_fraction" in run_epoch(session, objective, batches(3))
