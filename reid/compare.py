@@ -67,8 +67,8 @@ def compare(model: TrainedModel, images: Sequence[Path]) -> Comparison:
     threshold = model.threshold
     if threshold is None:
         note = (
-            f"{model.path} carries no threshold, so these are distances alone. To get one: "
-            f"python -m reid.threshold checkpoint={model.path}"
+            f"{model.name} carries no threshold, so these are distances alone. To get one: "
+            f"python -m reid.threshold checkpoint={model.name}"
         )
     else:
         try:
@@ -96,7 +96,7 @@ def as_json(model: TrainedModel, comparison: Comparison, warnings: list[str]) ->
     """Everything that was found, as plain data."""
     threshold = comparison.threshold
     return {
-        "checkpoint": str(model.path),
+        "checkpoint": model.name,
         **asdict(model.space),
         "images": comparison.images,
         "distances": comparison.distances,
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(as_json(model, comparison, warnings), indent=2))
         return 0
     console = Console()
-    console.print(f"checkpoint: {model.path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"checkpoint: {model.name}", highlight=False, markup=False, soft_wrap=True)
     show(console, model, comparison)
     if options.output is not None:
         console.print(f"picture: {options.output}", highlight=False, markup=False, soft_wrap=True)

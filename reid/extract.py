@@ -77,7 +77,11 @@ def find_images(folder: Path) -> list[Path]:
 def facts_of(model: TrainedModel) -> dict[str, str]:
     """What the features are, as text: two files of features compare only where these agree."""
     space = {f"reid.{key}": str(value) for key, value in asdict(model.space).items()}
-    return {"reid.checkpoint": model.path.name, "reid.config_hash": str(model.meta["config_hash"]), **space}
+    return {
+        "reid.checkpoint": Path(model.name).name,
+        "reid.config_hash": str(model.meta["config_hash"]),
+        **space,
+    }
 
 
 def write_whole(
@@ -131,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     count, width = features.shape
     skipped = f", {len(bad)} images left out" if bad else ""
     print(
-        f"{output}: {count:,} features of {width} numbers ({model.space.describe()}){skipped}; {model.path}"
+        f"{output}: {count:,} features of {width} numbers ({model.space.describe()}){skipped}; {model.name}"
     )
     return 0
 

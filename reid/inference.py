@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from reid.checkpoints import find_checkpoint
+from reid.config import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import prepared_ahead, to_device
@@ -48,7 +49,7 @@ class TrainedModel:
         space: which feature is taken, whether it is normalised, and the metric.
         threshold: what `reid.threshold` measured, or None. Call its `check(space)` before applying it.
         meta: everything that the checkpoint says of itself.
-        path: the checkpoint's file.
+        name: what to call the checkpoint by: its file, or the MLflow run id that was asked for.
     """
 
     model: ReidModel
@@ -58,7 +59,7 @@ class TrainedModel:
     space: FeatureSpace
     threshold: StoredThreshold | None
     meta: dict[str, Any]
-    path: Path
+    name: str
 
     @torch.inference_mode()
     def embed(
@@ -133,7 +134,9 @@ def load_model(
     model.eval_feature = space.neck_feature
     size = loaded.meta["preprocessing"]
     stored = stored_threshold(loaded.meta)
-    return TrainedModel(model, chosen, size["height"], size["width"], space, stored, loaded.meta, path)
+    by_run = RUN_ID.fullmatch(str(checkpoint)) and path != Path(checkpoint)  # fetched into a temporary folder
+    name = str(checkpoint) if by_run else str(path)
+    return TrainedModel(model, chosen, size["height"], size["width"], space, stored, loaded.meta, name)
 
 
 def newest_model() -> Path:
