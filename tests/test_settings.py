@@ -219,7 +219,7 @@ def test_a_target_that_is_not_there_is_refused(group: str, target: str, recipe: 
     [
         ("loss.alpha", 0, "loss.alpha is 0"),
         ("loss.alpha", -1, "loss.alpha is -1"),
-        ("loss.temperature", 0, "loss.temperature is 0"),
+        ("loss.temperature", 0, "loss.temperature=0 is not allowed"),
         ("loss.margin", math.inf, "loss.margin is inf"),
     ],
 )
