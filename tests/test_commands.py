@@ -37,7 +37,11 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("evaluate", "loss.alhpa=1", ["the evaluate command has no key loss.alhpa", "checkpoint, dataset"]),
     ("evaluate", "loss=ranked", ["the evaluate command has no key loss."]),
     # choices
-    ("train", "loss=rankd", ["loss=rankd is no choice: expected one of ranked, softmax", "mean 'ranked'?"]),
+    (
+        "train",
+        "loss=rankd",
+        ["loss=rankd is no choice: expected one of arcface, circle, clustered_ranked, ", "mean 'ranked'?"],
+    ),
     ("train", "backbone=resnet51", ["backbone=resnet51 is no choice", "se_resnext50", "mean 'resnet50'?"]),
     ("train", "experiment=nowhere", ["experiment=nowhere is no choice", "quickstart"]),
     ("train", "hydra/launcher=slurm", ["hydra/launcher=slurm is no choice", "basic"]),
