@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from composing import composed
+from omegaconf import DictConfig
 
 from reid.data import load_dataset
 
@@ -85,6 +87,19 @@ def start_command() -> Callable[..., "subprocess.Popen[str]"]:
         )
 
     return start
+
+
+@pytest.fixture
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a config says of places lies in the test's own folder, whatever the developer has set."""
+    monkeypatch.setenv("REID_HOME", str(tmp_path))
+    monkeypatch.delenv("REID_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def recipe() -> DictConfig:
+    """The config without an override, composed once: most tests change one value of a copy."""
+    return composed("train")
 
 
 @pytest.fixture(scope="session")

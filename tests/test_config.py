@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from composing import changed, composed, settings_of
+from composing import changed, settings_of
 from omegaconf import DictConfig
 from torch import nn
 
@@ -31,16 +31,7 @@ NEEDED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("REID_HOME", str(tmp_path))
-    monkeypatch.delenv("REID_DATA", raising=False)
-
-
-@pytest.fixture(scope="module")
-def recipe() -> DictConfig:
-    """The config without an override, composed once: most tests change one value of a copy."""
-    return composed("train")
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 # ---- every choice composes and builds

@@ -2,10 +2,9 @@
 
 import math
 import warnings
-from pathlib import Path
 
 import pytest
-from composing import changed, composed, judged, settings_of
+from composing import changed, judged, settings_of
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 from torch import nn
@@ -16,17 +15,7 @@ from reid.engine.optimizers import build_optimizer
 from reid.models import BackboneError
 from reid.settings import flat
 
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("REID_HOME", str(tmp_path))
-    monkeypatch.delenv("REID_DATA", raising=False)
-
-
-@pytest.fixture(scope="module")
-def recipe() -> DictConfig:
-    """The config without an override, composed once: most tests change one value of a copy."""
-    return composed("train")
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 # ---- what is refused
