@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from reid.engine import report
 from reid.engine.rundir import STATUS, RunStatus, read_status
-from reid.figures import save, sweep_figure
 from reid.home import home, source_root
 from reid.tracking import Status, Tracker, default_store, environment, open_parent
 
@@ -70,25 +69,11 @@ class SweepCallback(Callback):
             "FINISHED" if statuses == {"FINISHED"} else "KILLED" if "KILLED" in statuses else "FAILED"
         )
         try:
-            self._report(parent, jobs)
+            report.write(parent, self.folder, jobs, self.keys, self.split)
         except OSError as error:
             log.warning("the sweep's table or figure could not be written: %s", error)
         finally:
             parent.finish(status)
-
-    def _report(self, parent: Tracker, jobs: list[RunStatus]) -> None:
-        table = sweep_table(jobs, self.keys, self.split)
-        score = f"{self.split}/mAP"
-        if len(table):
-            parent.text(table.to_csv(index=False), "sweep.csv")
-            if self.keys and table[score].notna().any():
-                figure = sweep_figure(table, self.keys, score, score_label=f"mAP on {self.split} (%)")
-                parent.artifact(save(figure, self.folder / "sweep.png"), "figures")
-            parent.description(markdown(table, self.keys, self.split))
-            best = table[score].max()
-            if pd.notna(best):
-                parent.metrics({f"best/{score}": best}, 0)
-                parent.tags({"reid.selected_on": self.split})
 
 
 def swept_keys(overrides: list[str]) -> list[str]:
@@ -110,36 +95,3 @@ def job_statuses(folder: Path) -> list[RunStatus]:
 def failed_jobs(folder: Path) -> list[RunStatus]:
     """The jobs of the sweep in `folder` that did not finish."""
     return [job for job in job_statuses(folder) if job.status != "FINISHED"]
-
-
-def sweep_table(jobs: list[RunStatus], keys: list[str], split: str) -> pd.DataFrame:
-    """One row a job: the swept keys, mAP and rank-1 as fractions (NaN: not finished), its status."""
-    rows = []
-    for number, job in enumerate(jobs):
-        values = dict(override.lstrip("+~").partition("=")[::2] for override in job.overrides)
-        scores = {name: job.scores.get(f"{split}/{name}", float("nan")) for name in ("mAP", "rank-1")}
-        rows.append(
-            {
-                "job": number,
-                **{key: values.get(key, "") for key in keys},
-                **{f"{split}/{name}": value for name, value in scores.items()},
-                "status": job.status,
-                "run_id": job.run_id or "",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def markdown(table: pd.DataFrame, keys: list[str], split: str) -> str:
-    """The sweep's table for the parent's description, best first."""
-    score = f"{split}/mAP"
-    lines = [
-        f"| {' | '.join(keys)} | mAP on {split} | rank-1 | status |",
-        "|" + "---|" * (len(keys) + 3),
-    ]
-    for _, row in table.sort_values(score, ascending=False).iterrows():
-        numbers = [
-            f"{100 * row[name]:.1f}" if pd.notna(row[name]) else "-" for name in (score, f"{split}/rank-1")
-        ]
-        lines.append(f"| {' | '.join([*(str(row[key]) for key in keys), *numbers, row['status']])} |")
-    return "\n".join(lines)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reid.engine.rundir import RunStatus, find_unfinished
-from reid.engine.sweep import failed_jobs, job_statuses, markdown, sweep_table, swept_keys
+from reid.engine.sweep import failed_jobs, job_statuses, swept_keys
 
 
 def job(folder: Path, number: int, status: str, score: float | None = None) -> None:
@@ -36,18 +36,6 @@ def test_a_job_that_left_no_word_was_killed(tmp_path: Path) -> None:
         "FINISHED",
     ]
     assert len(failed_jobs(tmp_path)) == 2
-
-
-def test_the_table_has_a_row_for_each_job_and_no_number_for_a_failed_one(tmp_path: Path) -> None:
-    job(tmp_path, 0, "FINISHED", 0.5)
-    job(tmp_path, 1, "FAILED")
-    table = sweep_table(job_statuses(tmp_path), ["loss.alpha", "seed"], "test")
-    assert table["loss.alpha"].tolist() == ["1", "2"]
-    assert table["seed"].tolist() == ["3", "3"]
-    assert table["test/mAP"].isna().tolist() == [False, True]
-    text = markdown(table, ["loss.alpha", "seed"], "test")
-    assert "| 1 | 3 | 50.0 | 60.0 | FINISHED |" in text
-    assert "| 2 | 3 | - | - | FAILED |" in text
 
 
 def test_the_newest_run_of_the_config_is_resumed_unless_it_finished(tmp_path: Path) -> None:
