@@ -5,6 +5,7 @@ One story: read and check the data, build the model, train epoch by epoch, judge
 
 import logging
 import math
+from dataclasses import replace
 
 import torch
 
@@ -167,11 +168,13 @@ def _epochs(
     )
 
     def score(epoch: int) -> Judgement:
+        # Re-ranking may take longer than an epoch: only the scores that a run ends with are worth it.
+        asked = replace(settings.eval, rerank=False) if epoch < settings.epochs else settings.eval
         judgement = judge(
             session.model,
             judged.query,
             judged.gallery,
-            settings.eval,
+            asked,
             session.device,
             settings.precision,
             job.progress,

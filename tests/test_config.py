@@ -19,7 +19,9 @@ from reid.settings import config_hash, flat, resume_hash, train_settings
 
 GROUPS = ("dataset", "backbone", "loss", "optimizer", "tricks", "experiment")
 CHOICES = [
-    (group, file.stem) for group in GROUPS for file in sorted((config_folder() / group).glob("*.yaml"))
+    (group, file.relative_to(config_folder() / group).with_suffix("").as_posix())
+    for group in GROUPS
+    for file in sorted((config_folder() / group).rglob("*.yaml"))
 ]
 
 #: What a choice of a dataset cannot know.

@@ -20,7 +20,7 @@ PARSED = ("reid.compare", "reid.convert", "reid.data.check", "reid.data.split", 
 
 def shown_commands(module: str) -> list[str]:
     """The arguments of each `python -m module …` in the README and in the experiments' YAMLs."""
-    texts = [README, *(path.read_text() for path in (ROOT / "conf" / "experiment").glob("*.yaml"))]
+    texts = [README, *(path.read_text() for path in (ROOT / "conf" / "experiment").rglob("*.yaml"))]
     found: list[str] = []
     for text in texts:
         joined = re.sub(r"\\\n#?\s*", "", text)
