@@ -21,6 +21,7 @@ from reid.engine.describe import rebuild_model
 from reid.engine.domains import read_domain, read_domains
 from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
+from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.job import NAME_LENGTH, Job
 from reid.retrieval import Scores
@@ -76,13 +77,16 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             for path, shows_people in drawn:
                 if settings.tracking.images or not shows_people:
                     tracker.artifact(path, str(folder.relative_to(job.folder)))
+        named = {
+            label if evaluation.datasets else evaluation.split: judgement
+            for label, judgement in results.items()
+        }
         values = {
             name: value
-            for label, judgement in results.items()
-            for name, value in judged_values(
-                label if evaluation.datasets else evaluation.split, judgement
-            ).items()
+            for key, judged_one in named.items()
+            for name, value in judged_values(key, judged_one).items()
         }
+        tracker.text(query_csv(named), QUERIES)
         tracker.metrics(values, 0)
         tracker.tags({f"reid.data.fingerprint/{label}": told for label, told in fingerprints.items()})
         without = [domain.label for domain in domains if not domain.dataset.cameras]

@@ -32,6 +32,7 @@ from reid.engine.prepare import (
     open_training_data,
     read_dataset,
 )
+from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, seed_everything, set_up_backend
 from reid.engine.session import Session
 from reid.engine.start import begin, open_start
@@ -108,6 +109,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
             ) from error
         if (job.folder / "history.csv").exists():
             tracker.artifact(job.folder / "history.csv")
+        tracker.text(query_csv({settings.eval.split: last}), QUERIES)
         trained = session.save_model()
         if settings.tracking.checkpoint:
             tracker.artifact(trained, "checkpoints")

@@ -1,6 +1,7 @@
 """Judging embeddings: rankings and same-or-different, with their scores, as pure functions on tensors."""
 
 from reid.retrieval.bootstrap import Interval, Intervals, bootstrap
+from reid.retrieval.differences import Difference, Measured, difference
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
 from reid.retrieval.expansion import expand_queries
@@ -18,11 +19,13 @@ from reid.retrieval.verify import (
 
 __all__ = [
     "TARGETS",
+    "Difference",
     "Embeddings",
     "EvaluationError",
     "Interval",
     "Intervals",
     "MatchCounts",
+    "Measured",
     "OperatingPoint",
     "PairCounts",
     "Scores",
@@ -30,6 +33,7 @@ __all__ = [
     "bootstrap",
     "count_matches",
     "count_pairs",
+    "difference",
     "evaluate",
     "expand_queries",
     "hardest_pairs",

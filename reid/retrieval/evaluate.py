@@ -29,6 +29,7 @@ class Scores:
             the valid queries (Ye et al., TPAMI 2021, arXiv 2001.04193, equation 3).
         valid_queries: queries with at least one match; the others are skipped.
         average_precision: (Q,), in query order; NaN for a skipped query.
+        first_match: (Q,) int64, rank of the first match, from 1; 0 for a skipped query.
     """
 
     mAP: float
@@ -36,6 +37,7 @@ class Scores:
     mINP: float
     valid_queries: int
     average_precision: Tensor
+    first_match: Tensor
 
     @property
     def skipped_queries(self) -> int:
@@ -116,6 +118,8 @@ def evaluate(
         last_rank = rank.gather(1, number[:, None] - 1).squeeze(1)
         inverse_penalty[start : start + chunk] = number.double() / last_rank.double()
 
+    first_match = torch.zeros(len(query), dtype=torch.int64, device=order.device)
+    first_match[order] = first_rank
     histogram = torch.bincount(first_rank.clamp(max=max_rank + 1), minlength=max_rank + 2)[1 : max_rank + 1]
     return Scores(
         mAP=float(precision[valid].mean()),
@@ -123,6 +127,7 @@ def evaluate(
         mINP=float(inverse_penalty.mean()),
         valid_queries=len(order),
         average_precision=precision.cpu(),
+        first_match=first_match.cpu(),
     )
 
 

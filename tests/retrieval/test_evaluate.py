@@ -41,7 +41,7 @@ def single(pids: list[int], camids: list[int], places: list[float]) -> Embedding
 
 def naive(query: Embeddings, gallery: Embeddings, distance: Tensor, max_rank: int, protocol: str) -> Scores:
     """Sort each row, walk down it, count."""
-    average_precision, penalties, firsts = [], [], []
+    average_precision, penalties, firsts, first_match = [], [], [], []
     for i in range(len(query)):
         order = sorted(range(len(gallery)), key=lambda j: (distance[i, j].item(), j))
         hits = rank = first = last = 0
@@ -57,6 +57,7 @@ def naive(query: Embeddings, gallery: Embeddings, distance: Tensor, max_rank: in
                 last = rank
                 first = rank if hits == 1 else first
         average_precision.append(sum(precisions) / hits if hits else math.nan)
+        first_match.append(first)
         if hits:
             penalties.append(hits / last)
             firsts.append(first)
@@ -67,6 +68,7 @@ def naive(query: Embeddings, gallery: Embeddings, distance: Tensor, max_rank: in
         mINP=sum(penalties) / len(penalties),
         valid_queries=len(firsts),
         average_precision=torch.tensor(average_precision, dtype=torch.float64),
+        first_match=torch.tensor(first_match),
     )
 
 
@@ -75,6 +77,7 @@ def assert_equal(ours: Scores, expected: Scores) -> None:
     assert ours.mINP == pytest.approx(expected.mINP, abs=1e-12)
     assert ours.valid_queries == expected.valid_queries
     torch.testing.assert_close(ours.cmc, expected.cmc, rtol=0, atol=1e-12)
+    assert ours.first_match.tolist() == expected.first_match.tolist()
     torch.testing.assert_close(
         ours.average_precision, expected.average_precision, rtol=0, atol=1e-12, equal_nan=True
     )
