@@ -7,17 +7,21 @@ Importing this package does not import mlflow; the first use of a store does.
 from reid.tracking.attach import attach
 from reid.tracking.deliver import Delivery
 from reid.tracking.errors import TrackingError
-from reid.tracking.journal import JOURNAL
+from reid.tracking.journal import JOURNAL, under_way
 from reid.tracking.late import LateDelivery, send_late, store_of
 from reid.tracking.machine import Provenance, environment, hide_home
 from reid.tracking.records import (
     RunRecord,
+    all_runs,
+    artifact_paths,
     children,
     fetch_checkpoint,
     list_runs,
     local_children,
     read_record,
+    run_folders,
 )
+from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
 from reid.tracking.store import Store, default_store, ui_command
 from reid.tracking.tracker import Status, Tracker, open_parent
 
@@ -26,22 +30,30 @@ __all__ = [
     "Delivery",
     "LateDelivery",
     "Provenance",
+    "Removal",
     "RunRecord",
     "Status",
     "Store",
     "Tracker",
     "TrackingError",
+    "all_runs",
+    "artifact_bytes",
+    "artifact_paths",
     "attach",
     "children",
     "default_store",
+    "delete_runs",
     "environment",
     "fetch_checkpoint",
+    "folder_bytes",
     "hide_home",
     "list_runs",
     "local_children",
     "open_parent",
     "read_record",
+    "run_folders",
     "send_late",
     "store_of",
     "ui_command",
+    "under_way",
 ]

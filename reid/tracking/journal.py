@@ -130,6 +130,11 @@ class Journal:
                 os.truncate(self.path, end)
 
 
+def under_way(folder: Path) -> bool:
+    """Whether a process of this machine writes the run in `folder` right now."""
+    return Journal(folder).in_use()
+
+
 def status_change(status: str) -> Operation:
     """The operation that sets a run's status; the host tells whose lock to look for."""
     return {"op": "status", "time": now_ms(), "status": status, "host": socket.gethostname()}

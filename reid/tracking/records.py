@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,11 @@ _PAGE = 200
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as a table row. `metrics` holds the last value of each; `run_id` is None before it was sent."""
+    """One run as a table row. `metrics` holds the last value of each; `run_id` is None before it was sent.
+
+    started, ended: Unix time in seconds, None where it has not happened. `experiment` and `artifacts` (the
+    URI of the artifact folder) are known of runs that came from a store.
+    """
 
     run_id: str | None
     name: str
@@ -29,6 +33,32 @@ class RunRecord:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    experiment: str = ""
+    started: float | None = None
+    ended: float | None = None
+    artifacts: str = ""
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the sweep's run that this one is a child of."""
+        return self.tags.get(PARENT_RUN)
+
+
+def all_runs(store: Store) -> list[RunRecord]:
+    """Every run of every experiment, newest first; [] for a database that nobody has written yet.
+
+    Raises TrackingError when the store does not answer.
+    """
+    if store.is_unwritten:
+        return []
+    try:
+        # One page: a study is one experiment, and MLflow gives up to this many at once.
+        names = {each.experiment_id: each.name for each in store.client.search_experiments(max_results=1000)}
+        runs = list(_search(store, list(names), "", newest_first=True, names=names))
+    except Exception as error:
+        raise _unreadable(store, "the runs", error) from error
+    # Runs of one sweep may start within a millisecond.
+    return sorted(runs, key=lambda run: run.started or 0.0, reverse=True)
 
 
 def list_runs(store: Store, experiment: str, tags: Mapping[str, str] | None = None) -> list[RunRecord]:
@@ -41,7 +71,7 @@ def list_runs(store: Store, experiment: str, tags: Mapping[str, str] | None = No
         found = store.client.get_experiment_by_name(experiment)
         if found is None:
             return []
-        return list(_search(store, found.experiment_id, " and ".join(conditions)))
+        return list(_search(store, [found.experiment_id], " and ".join(conditions)))
     except Exception as error:
         raise _unreadable(store, f"the runs of {experiment!r}", error) from error
 
@@ -50,7 +80,7 @@ def children(store: Store, parent_run_id: str) -> list[RunRecord]:
     """The children of a sweep's run, oldest first. Raises TrackingError when the store cannot tell."""
     try:
         experiment_id = store.client.get_run(parent_run_id).info.experiment_id
-        return list(_search(store, experiment_id, f"tags.`{PARENT_RUN}` = '{parent_run_id}'"))
+        return list(_search(store, [experiment_id], f"tags.`{PARENT_RUN}` = '{parent_run_id}'"))
     except Exception as error:
         raise _unreadable(store, f"the children of run {parent_run_id}", error) from error
 
@@ -84,6 +114,17 @@ def local_children(sweep_dir: Path) -> list[RunRecord]:
     return [read_record(folder) for folder in sorted(folders, key=lambda path: _natural(path.name))]
 
 
+def run_folders(roots: Iterable[Path]) -> dict[str, Path]:
+    """The folders at or below `roots` that hold a run's journal, by the tag `reid.run_key` of the run."""
+    found: dict[str, Path] = {}
+    for path in (path for root in roots for path in root.rglob(JOURNAL)):
+        try:
+            found[str(Journal(path.parent).creation["run_key"])] = path.parent
+        except (TrackingError, ValueError):
+            continue  # a file of that name that is no journal
+    return found
+
+
 def fetch_checkpoint(store: Store, run_id: str, name: str = "model.pt") -> Path:
     """A local path of the run's artifact `checkpoints/<name>`, downloaded where the store is a server.
 
@@ -104,31 +145,51 @@ def fetch_checkpoint(store: Store, run_id: str, name: str = "model.pt") -> Path:
         raise _unreadable(store, f"{artifact} of run {run_id}", error) from error
 
 
-def _search(store: Store, experiment_id: str, condition: str) -> Iterator[RunRecord]:
+def artifact_paths(store: Store, run_id: str, folder: str | None = None) -> list[str]:
+    """The artifacts of a run, by their paths in it. Raises TrackingError when the store cannot tell."""
+    try:
+        items = store.client.list_artifacts(run_id, folder)
+    except Exception as error:
+        raise _unreadable(store, f"the artifacts of run {run_id}", error) from error
+    nested = (artifact_paths(store, run_id, item.path) if item.is_dir else [item.path] for item in items)
+    return [path for paths in nested for path in paths]
+
+
+def _search(
+    store: Store,
+    experiment_ids: list[str],
+    condition: str,
+    newest_first: bool = False,
+    names: Mapping[str, str] | None = None,
+) -> Iterator[RunRecord]:
     token = None
     while True:
         page = store.client.search_runs(
-            [experiment_id],
+            experiment_ids,
             condition,
             max_results=_PAGE,
-            order_by=["attributes.start_time ASC"],
+            order_by=[f"attributes.start_time {'DESC' if newest_first else 'ASC'}"],
             page_token=token,
         )
-        yield from map(_record, page)
+        yield from (_record(run, (names or {}).get(run.info.experiment_id, "")) for run in page)
         token = page.token
         if not token:
             return
 
 
-def _record(run: Run) -> RunRecord:
-    data = run.data
+def _record(run: Run, experiment: str) -> RunRecord:
+    data, info = run.data, run.info
     return RunRecord(
-        run.info.run_id,
-        run.info.run_name,
-        run.info.status,
+        info.run_id,
+        info.run_name,
+        info.status,
         dict(data.params),
         dict(data.metrics),
         dict(data.tags),
+        experiment,
+        info.start_time / 1000 if info.start_time else None,
+        info.end_time / 1000 if info.end_time else None,
+        info.artifact_uri or "",
     )
 
 

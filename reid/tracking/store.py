@@ -53,6 +53,11 @@ class Store:
         """The URI without its password, for journals and messages."""
         return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self.uri)
 
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether this is a sqlite file that is not there yet: reading should not create it."""
+        return self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists()
+
     @cached_property
     def client(self) -> MlflowClient:
         """The MLflow client. The first use of a fresh database creates its tables, one process at a time.

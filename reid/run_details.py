@@ -1,0 +1,129 @@
+"""Everything about one tracked run, as `reid.runs show` tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from reid.config import config_folder, register
+from reid.home import home
+from reid.run_selection import busy, code_version, differing, families
+from reid.run_tables import age, duration, run_row
+from reid.tracking import RunRecord, Store, artifact_paths, run_folders
+
+#: Where things lie and what is drawn says nothing about a run's recipe.
+_PLACES = ("data.root", "data.store", "dataset.root", "tracking.")
+
+
+def details(store: Store, run: RunRecord, runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """What is known of `run`, one of `runs`, as plain data.
+
+    Raises:
+        TrackingError: the store does not list its artifacts.
+    """
+    run_id = str(run.run_id)
+    artifacts = artifact_paths(store, run_id)
+    folder = run_folders([home() / "outputs", home() / "multirun"]).get(run.tags.get("reid.run_key", ""))
+    kin = next((kin for head, kin in families(runs) if head.run_id == run_id), [])
+    siblings = [other for other in runs if run.parent is not None and other.parent == run.parent]
+    prefix = "reid.data.fingerprint"
+    status = run.status
+    if status == "RUNNING" and folder is not None and not busy(run, folder):
+        status = "RUNNING, but its process is gone: `python -m reid.sync` marks it FAILED"
+    return {
+        **run_row(run),
+        "status": status,
+        "age": age(run.started),
+        "took": duration(run.ended - run.started) if run.ended and run.started else None,
+        "error": run.tags.get("reid.error"),
+        "typed": run.tags.get("reid.overrides"),
+        "differs_from": f"its {len(siblings)} siblings" if len(siblings) > 1 else "the defaults",
+        "differs": _from_siblings(run, siblings) if len(siblings) > 1 else _from_defaults(run),
+        "metrics": dict(sorted(run.metrics.items())),
+        "data": run.tags.get("reid.data.name"),
+        "data_fingerprint": {
+            key.removeprefix(prefix).lstrip("/") or "all": value
+            for key, value in sorted(run.tags.items())
+            if key.startswith(prefix)
+        },
+        "code": code_version(run),
+        "command": run.tags.get("reid.command"),
+        "machine": f"{run.tags.get('reid.host', '?')}, {run.tags.get('reid.cpu', '?')}, "
+        f"GPU {run.tags.get('reid.gpu', '?')}",
+        "folder": str(folder) if folder else None,
+        "checkpoint": _checkpoint(run_id, artifacts),
+        "artifacts": artifacts,
+        "children": [run_row(child) for child in kin],
+    }
+
+
+def show_details(console: Console, told: dict[str, Any]) -> None:
+    """The same for people; what is not known is left out."""
+
+    def line(name: str, value: object) -> None:
+        if value not in (None, "", []):
+            console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
+
+    line("run", told["run_id"])
+    line("name", told["name"])
+    line("experiment", told["experiment"])
+    line("kind", told["kind"] + (f", child of {told['parent']}" if told["parent"] else ""))
+    took = f", took {told['took']}" if told["took"] else ""
+    line("status", told["status"])
+    line("started", f"{told['started']} ({told['age']} ago{took})")
+    line("error", told["error"])
+    line("typed", told["typed"])
+    if told["differs"]:
+        console.print(f"differs from {told['differs_from']}:")
+        for key, value in told["differs"].items():
+            console.print(f"    {key} = {value}", markup=False, soft_wrap=True)
+    if told["metrics"]:
+        console.print(f"last values (scores are fractions; its own split is {told['split']}):")
+        for name, value in told["metrics"].items():
+            console.print(f"    {name:<32}{value:.5g}", markup=False)
+    line("data", told["data"])
+    for label, value in told["data_fingerprint"].items():
+        line("", f"fingerprint of {label}: {value}")
+    line("code", told["code"])
+    line("command", told["command"])
+    line("machine", told["machine"])
+    line("folder", told["folder"] or "none on this machine")
+    line("checkpoint", told["checkpoint"])
+    if told["artifacts"]:
+        console.print("artifacts:")
+        for path in told["artifacts"]:
+            console.print(f"    {path}", markup=False, soft_wrap=True)
+    if told["children"]:
+        console.print(f"{len(told['children'])} children:")
+        for child in told["children"]:
+            score = "" if child["mAP"] is None else f"  mAP {100 * child['mAP']:.1f} on {child['split']}"
+            console.print(f"    {child['run_id']}  {child['status']:<9} {child['name']}{score}", markup=False)
+
+
+def _from_siblings(run: RunRecord, siblings: Sequence[RunRecord]) -> dict[str, str]:
+    position = [other.run_id for other in siblings].index(run.run_id)
+    return {key: values[position] for key, values in differing(siblings).items()}
+
+
+def _from_defaults(run: RunRecord) -> dict[str, str]:
+    """The params of a training run that are not those of `python -m reid.train` without an override."""
+    if run.tags.get("reid.kind") != "run":
+        return {}
+    from reid.settings import flat, train_settings  # it imports torch, which the other subcommands do without
+
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        defaults = {key: str(value) for key, value in flat(train_settings(compose("train"))).items()}
+    return {
+        key: value
+        for key, value in sorted(run.params.items())
+        if defaults.get(key) != value and not key.startswith(_PLACES)
+    }
+
+
+def _checkpoint(run_id: str, artifacts: Sequence[str]) -> str | None:
+    kept = [path for path in artifacts if path.startswith("checkpoints/")]
+    return f"{', '.join(kept)}: checkpoint={run_id} names it to the commands" if kept else None

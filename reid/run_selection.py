@@ -1,0 +1,180 @@
+"""Which tracked runs somebody means, and what a run tells: shared by the subcommands of `reid.runs`."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reid.checks import nearest
+from reid.tracking import RunRecord, TrackingError, under_way
+
+#: The shortest prefix of a run id that is shown.
+SHORTEST = 8
+STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING")
+_SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_FINGERPRINT = "reid.data.fingerprint"
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """mAP and rank-1 (fractions; None: not there) on `split`; `best` of a sweep's children."""
+
+    split: str
+    mAP: float | None
+    rank1: float | None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The filters that were typed; None lets everything through. older_than: seconds."""
+
+    experiment: str | None = None
+    status: str | None = None
+    older_than: float | None = None
+
+    def __bool__(self) -> bool:
+        return (self.experiment, self.status, self.older_than) != (None, None, None)
+
+    def fits(self, run: RunRecord, now: float) -> bool:
+        """Whether a run passes; its age counts from its end, or from its start where it never ended."""
+        age = now - (run.ended or run.started or now)
+        return (
+            self.experiment in (None, run.experiment)
+            and self.status in (None, run.status)
+            and (self.older_than is None or age > self.older_than)
+        )
+
+
+def seconds(text: str) -> float:
+    """`30d`, `12h`, `90m` or `2w` in seconds. Raises ValueError for anything else."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text)
+    if parts is None:
+        raise ValueError(f"{text!r} is no age: expected a number and m, h, d or w, such as 30d")
+    return float(parts[1]) * _SECONDS[parts[2]]
+
+
+def find_run(runs: Sequence[RunRecord], name: str) -> RunRecord:
+    """The run of this id, or of the only id that begins so.
+
+    Raises:
+        TrackingError: naming the candidates of an ambiguous beginning, or what is near an unknown one.
+    """
+    found = [run for run in runs if run.run_id and run.run_id.startswith(name.lower())] if name else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = "\n  ".join(_line(run) for run in found[:8])
+        more = f"\n  … and {len(found) - 8} more" if len(found) > 8 else ""
+        raise TrackingError(
+            f"{name!r} begins the ids of {len(found)} runs; give more digits:\n  {listed}{more}"
+        )
+    named = [run for run in runs if run.name == name]
+    if named:
+        listed = "\n  ".join(_line(run) for run in named[:8])
+        raise TrackingError(f"{name!r} is a run's name, not its id; meant may be:\n  {listed}")
+    heads = [str(run.run_id)[: max(len(name), SHORTEST)] for run in runs]
+    raise TrackingError(
+        f"no run {name!r}.{nearest(name, heads)} Expected an id, or its beginning, as `python -m reid.runs "
+        "list` shows it"
+    )
+
+
+def known_experiment(runs: Iterable[RunRecord], name: str) -> None:
+    """Raise TrackingError for an experiment that no run belongs to."""
+    names = sorted({run.experiment for run in runs})
+    if name not in names:
+        raise TrackingError(
+            f"no runs of an experiment {name!r}.{nearest(name, names)} There are: "
+            + (", ".join(names) or "none")
+        )
+
+
+def short_ids(runs: Sequence[RunRecord]) -> dict[str, str]:
+    """For each id its beginning, as long as it takes to tell all of them apart."""
+    ids = sorted(str(run.run_id) for run in runs)
+    length = SHORTEST
+    for first, second in itertools.pairwise(ids):
+        common = next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), len(first))
+        length = max(length, common + 1)
+    return {each: each[:length] for each in ids}
+
+
+def families(runs: Sequence[RunRecord]) -> list[tuple[RunRecord, list[RunRecord]]]:
+    """Each run that is no child, with its children, oldest of these first; a child without its parent stands
+    for itself. The order of `runs`, newest first, stays."""
+    ids = {run.run_id for run in runs}
+    heads = [run for run in runs if run.parent not in ids]
+    kin: dict[str | None, list[RunRecord]] = {}
+    for run in reversed(runs):
+        if run.parent in ids:
+            kin.setdefault(run.parent, []).append(run)
+    return [(head, kin.get(head.run_id, [])) for head in heads]
+
+
+def with_children(chosen: Sequence[RunRecord], runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The chosen runs and all their children, each once, children before their parent."""
+    ids = {run.run_id for run in chosen}
+    below = [run for run in runs if run.parent in ids]
+    wanted = ids | {run.run_id for run in below}
+    return sorted((run for run in runs if run.run_id in wanted), key=lambda run: run.parent is None)
+
+
+def run_score(run: RunRecord) -> RunScore:
+    """The score that counts for a run: that of its own split; of a sweep the best of its children."""
+    split = run.tags.get("reid.score_split", "test")
+    own, best = f"{split}/mAP", f"best/{split}/mAP"
+    if own in run.metrics or best not in run.metrics:
+        return RunScore(split, run.metrics.get(own), run.metrics.get(f"{split}/rank-1"))
+    return RunScore(split, run.metrics[best], run.metrics.get(f"best/{split}/rank-1"), best=True)
+
+
+def busy(run: RunRecord, folder: Path | None) -> str:
+    """Why a run must not be deleted now, or "". `folder` is where its journal lies on this machine."""
+    if folder is not None:
+        return f"it is under way in {folder}" if under_way(folder) else ""
+    if run.status != "RUNNING":
+        return ""
+    host = run.tags.get("reid.host", "an unknown host")
+    where = "this machine, in a folder that is not under outputs/ or multirun/"
+    return f"it says RUNNING, on {where if host == socket.gethostname() else host}"
+
+
+def incomparable(runs: Sequence[RunRecord]) -> list[str]:
+    """What makes the scores of these runs no comparison of their settings, in words."""
+    warnings = []
+    splits = {run_score(run).split for run in runs}
+    if len(splits) > 1:
+        warnings.append(f"scored on different splits ({', '.join(sorted(splits))})")
+    tags = {key for run in runs for key in run.tags if key.startswith(_FINGERPRINT)}
+    told = [{key: run.tags[key] for key in tags if key in run.tags} for run in runs]
+    if any(len({facts[key] for facts in told if key in facts}) > 1 for key in tags):
+        warnings.append("the data differ (fingerprints of the images)")
+    elif any(set(facts) != tags for facts in told):
+        warnings.append("not all say on which data they were judged, so these may differ")
+    if len({code_version(run) for run in runs}) > 1:
+        warnings.append(f"made by different code ({', '.join(sorted({code_version(run) for run in runs}))})")
+    elif any(code_version(run).endswith("changed") for run in runs):
+        warnings.append("made with uncommitted changes (git.diff among their artifacts)")
+    return warnings
+
+
+def code_version(run: RunRecord) -> str:
+    """The commit, and whether there were changes beside it."""
+    sha = run.tags.get("reid.git.sha", "unknown")[:10]
+    return f"{sha}, changed" if run.tags.get("reid.git.dirty") == "true" else sha
+
+
+def differing(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """The params that are not the same in all of these runs, by name; "-" where a run has none."""
+    keys = sorted({key for run in runs for key in run.params})
+    values = {key: [run.params.get(key, "-") for run in runs] for key in keys}
+    return {key: row for key, row in values.items() if len(set(row)) > 1}
+
+
+def _line(run: RunRecord) -> str:
+    return f"{run.run_id}  {run.name}  ({run.experiment}, {run.status})"

@@ -1,0 +1,232 @@
+"""The tracked runs: `python -m reid.runs list | show | compare | delete`.
+
+A run is named by its MLflow id or the beginning of it. Parents are the runs of whole sweeps, their children
+the jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from reid.home import home
+from reid.run_deletion import delete
+from reid.run_details import details, show_details
+from reid.run_selection import (
+    STATUSES,
+    Wanted,
+    families,
+    find_run,
+    incomparable,
+    known_experiment,
+    seconds,
+    short_ids,
+)
+from reid.run_tables import comparison, run_row, run_table, show_comparison, write_csv
+from reid.tracking import RunRecord, Store, TrackingError, all_runs, default_store
+
+# Nobody waits in a training loop here, so a slow server gets more time than MLflow is given there.
+_TIMEOUT_S = "30"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call: where to answer, every run of the store, those that were named, and the options."""
+
+    console: Console
+    errors: Console
+    store: Store
+    runs: Sequence[RunRecord]
+    chosen: Sequence[RunRecord]
+    options: argparse.Namespace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 1: the store failed, or a run must not be deleted; 2: asked wrongly."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _TIMEOUT_S)
+    console, errors = Console(highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        store = default_store(home(), options.uri)
+    except TrackingError as error:
+        errors.print(f"reid.runs: {error}", markup=False)
+        return 2
+    try:
+        runs = all_runs(store)
+    except TrackingError as error:
+        errors.print(f"reid.runs: {error}", markup=False)
+        return 1
+    try:
+        if getattr(options, "experiment", None) is not None:
+            known_experiment(runs, options.experiment)
+        chosen = [find_run(runs, name) for name in getattr(options, "runs", [])]
+    except TrackingError as error:
+        errors.print(f"reid.runs: {error}", markup=False)
+        return 2
+    try:
+        return int(options.act(Asked(console, errors, store, runs, chosen, options)))
+    except (TrackingError, OSError) as error:
+        errors.print(f"reid.runs: {error}", markup=False)
+        return 1
+
+
+def _list(asked: Asked) -> int:
+    options, console, now = asked.options, asked.console, time.time()
+    wanted = _wanted(options)
+    # A family is shown whole where any of it fits: what failed is seen beside what did not.
+    found = [
+        (head, kin)
+        for head, kin in families(asked.runs)
+        if any(wanted.fits(run, now) for run in [head, *kin])
+    ]
+    shown = found[: options.limit] if options.limit else found
+    rows = [run_row(run) for head, kin in shown for run in [head, *kin]]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif options.csv:
+        write_csv(rows, list(_CSV_COLUMNS))
+    elif not shown:
+        console.print(f"no such runs in {asked.store.public_uri}", markup=False, soft_wrap=True)
+    else:
+        ids = short_ids(asked.runs)
+        for name in dict.fromkeys(head.experiment for head, _ in shown):
+            of_it = [family for family in shown if family[0].experiment == name]
+            console.print(run_table(of_it, f"experiment {name}", ids))
+        if len(found) > len(shown):
+            console.print(f"{len(found) - len(shown)} older ones are not shown: --limit 0 shows all")
+    return 0
+
+
+def _show(asked: Asked) -> int:
+    told = details(asked.store, asked.chosen[0], asked.runs)
+    if asked.options.json:
+        print(json.dumps(told, indent=2))
+    else:
+        show_details(asked.console, told)
+    return 0
+
+
+def _compare(asked: Asked) -> int:
+    if len({run.run_id for run in asked.chosen}) < 2:
+        asked.errors.print("reid.runs compare: give two runs or more")
+        return 2
+    found = {**comparison(asked.chosen), "warnings": incomparable(asked.chosen)}
+    if asked.options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    show_comparison(asked.console, asked.chosen, found)
+    for warning in found["warnings"]:
+        asked.errors.print(f"warning: {warning}: not a comparison of the settings alone", markup=False)
+    return 0
+
+
+def _delete(asked: Asked) -> int:
+    options, wanted, now = asked.options, _wanted(asked.options), time.time()
+    if not asked.chosen and not wanted:
+        asked.errors.print(
+            "reid.runs delete: name runs, or say which by --experiment, --status or --older-than"
+        )
+        return 2
+    doomed = [run for run in asked.chosen or asked.runs if wanted.fits(run, now)]
+    if not doomed:
+        asked.console.print("no run fits: nothing to delete")
+        return 0
+    return delete(
+        asked.console,
+        asked.errors,
+        asked.store,
+        asked.runs,
+        doomed,
+        yes=options.yes,
+        folders=options.folders,
+        dry_run=options.dry_run,
+    )
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    return Wanted(options.experiment, options.status, options.older_than)
+
+
+_CSV_COLUMNS = run_row(RunRecord(None, "", ""))
+
+
+def _age(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of runs, 0 for all")
+    return int(text)
+
+
+def _filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--experiment", help="only those of this experiment (study)")
+    parser.add_argument("--status", choices=STATUSES, type=str.upper, help="only those that ended so")
+    parser.add_argument(
+        "--older-than", type=_age, metavar="AGE", help="only those that ended so long ago: 30d, 12h, 2w"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reid.runs",
+        description="The tracked runs, sweeps with their jobs. A run is named by (the beginning of) its id.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--uri", help="the store (default: MLFLOW_TRACKING_URI, else mlflow.db of the project)"
+    )
+    commands = parser.add_subparsers(required=True, metavar="list | show | compare | delete")
+
+    listing = commands.add_parser(
+        "list", parents=[common], help="all runs, newest first, jobs below their sweep"
+    )
+    _filters(listing)
+    listing.add_argument(
+        "--limit", type=_count, default=20, help="sweeps and single runs to show, 0 for all (default: 20)"
+    )
+    form = listing.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for scripts: scores are fractions, times UTC")
+    form.add_argument("--csv", action="store_true", help="the same as a table")
+    listing.set_defaults(act=_list)
+
+    showing = commands.add_parser("show", parents=[common], help="everything about one run")
+    showing.add_argument("runs", nargs=1, metavar="run")
+    showing.add_argument("--json", action="store_true", help="for scripts")
+    showing.set_defaults(act=_show)
+
+    comparing = commands.add_parser(
+        "compare", parents=[common], help="what differs between runs, side by side"
+    )
+    comparing.add_argument("runs", nargs="+", metavar="run")
+    comparing.add_argument("--json", action="store_true", help="for scripts")
+    comparing.set_defaults(act=_compare)
+
+    deleting = commands.add_parser(
+        "delete", parents=[common], help="delete runs for good, with their artifacts; a sweep with its jobs"
+    )
+    deleting.add_argument("runs", nargs="*", metavar="run")
+    _filters(deleting)
+    deleting.add_argument("--yes", action="store_true", help="do not ask")
+    deleting.add_argument("--dry-run", action="store_true", help="show what would go, delete nothing")
+    deleting.add_argument(
+        "--folders", action="store_true", help="the runs' folders under outputs/ and multirun/ too"
+    )
+    deleting.set_defaults(act=_delete)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
