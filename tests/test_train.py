@@ -271,12 +271,29 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     status, children = children_of(home, "sweep of loss.alpha")
     assert status == "FINISHED"
     assert children == [(f"loss.alpha={alpha}", "FINISHED") for alpha in ("1.0", "1.2", "1.4")]
-    table = pd.read_csv(folder / "sweep.csv")
-    assert table["loss.alpha"].tolist() == [1.0, 1.2, 1.4]
-    assert table["test/mAP"].between(0, 1).all()
-    assert (folder / "sweep.png").exists()
+    results = home / "experiments" / "reid" / "results" / "loss.alpha"
+    for place in (folder, results):
+        table = pd.read_csv(place / "cells.csv")
+        assert table["loss.alpha"].tolist() == [1.0, 1.2, 1.4]
+        assert table["test/mAP"].between(0, 1).all()
+        assert (place / "figure.png").stat().st_size > 0
+    page = (results / "report.md").read_text()
+    assert "people resampled; one of the two has a single seed" in page
+    assert "selects on test" in page
     query = "select value from tags where key = 'mlflow.note.content' and value like '%| loss.alpha |%'"
-    assert len(database(home, query)) == 1
+    ((description,),) = database(home, query)
+    assert description in page
+
+    # Made again without the sweep's folder, from the store alone, it says the same.
+    ((parent,),) = database(home, "select run_uuid from runs where name = 'sweep of loss.alpha'")
+    again = [run_command("reid.report", f"runs={folder}", home=home)]
+    (results / "report.md").unlink()
+    folder.rename(home / "elsewhere")
+    again.append(run_command("reid.report", f"runs={parent}", home=home))
+    for run in again:
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert description in run.stdout
+    assert (results / "report.md").read_text() == page
 
 
 @pytest.mark.parametrize("fail_fast", [False, True])

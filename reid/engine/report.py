@@ -1,62 +1,256 @@
-"""The report of a sweep: its table and its figure, on the parent run and in its folder."""
+"""The report of a sweep: table, figure and one sentence, on its parent run and in the study's results."""
 
+from __future__ import annotations
+
+import logging
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
+from reid.config import config_folder
+from reid.engine.conclusion import conclude, notes
 from reid.engine.rundir import RunStatus
-from reid.figures import save, sweep_figure
+from reid.engine.swept import SEED, Setting, SweptRun, cell_table, runs_of_jobs, settings_of, without_twins
+from reid.figures import Against, difference_figure, save, sweep_figure
+from reid.home import home
+from reid.retrieval import Difference, difference
 from reid.tracking import Tracker
+from reid.tracking.journal import Journal, replace_text
+
+log = logging.getLogger(__name__)
+
+REPORT, CELLS, FIGURE = "report.md", "cells.csv", "figure.png"
+#: Tags of the parent: what the report is called, and what was swept on what.
+NAME_TAG, KEYS_TAG, SPLIT_TAG = "reid.report", "reid.swept", "reid.score_split"
 
 
-def write(parent: Tracker, folder: Path, jobs: list[RunStatus], keys: list[str], split: str) -> None:
-    """Put the table and the figure of the sweep in `folder` on its parent run.
+@dataclass(frozen=True)
+class Report:
+    """A sweep as it is told. `settings` are sorted, best first; `differences` are theirs from `reference`."""
+
+    title: str
+    keys: list[str]
+    split: str
+    runs: list[SweptRun]
+    settings: list[Setting]
+    reference: Setting | None
+    differences: list[Difference | None]
+    sentence: str
+    notes: list[str]
+
+    @property
+    def score(self) -> str:
+        return f"{self.split}/mAP"
+
+    def markdown(self) -> str:
+        """Sentence, table and notes, as the parent's description has them."""
+        compared = self.reference is not None and sum(bool(one.done) for one in self.settings) > 1
+        against = f" less that of {self.reference.name} [95 %]" if self.reference and compared else ""
+        head = [
+            *self.keys,
+            f"mAP on {self.split}",
+            "rank-1",
+            "seeds",
+            *([f"mAP{against}"] if compared else []),
+        ]
+        lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        for setting, less in zip(self.settings, self.differences, strict=True):
+            numbers = [self._score(setting, "mAP"), self._score(setting, "rank-1"), seeds(setting)]
+            numbers += [_less(less)] if compared else []
+            lines.append(f"| {' | '.join([*(_cell(setting.values[key]) for key in self.keys), *numbers])} |")
+        parts = [self.sentence, "\n".join(lines), *self.notes]
+        return "\n\n".join(parts) + "\n"
+
+    def page(self, figure: bool, again: str) -> str:
+        """`report.md`: the same under a title, with the figure and the command that makes it again."""
+        picture = f"![{self.title}]({FIGURE})\n\n" if figure else ""
+        return (
+            f"# {self.title}\n\n{self.markdown()}\n{picture}"
+            f"Every run: [{CELLS}]({CELLS}). Made by `python -m reid.report runs={again}`.\n"
+        )
+
+    def cells(self) -> str:
+        table: pd.DataFrame = cell_table(self.runs, self.keys, self.split)
+        return str(table.to_csv(index=False))
+
+    def figure(self) -> Figure | None:
+        """The chart for the sweep's shape; None where there is nothing to draw."""
+        if not self.keys or not any(one.done for one in self.settings):
+            return None
+        title = f"{self.title}: mAP on {self.split}"
+        if len(self.keys) == 1 and self.reference and len(self.settings) > 1:
+            key = self.keys[0]
+            if self.reference.values[key] == default_choice(key):
+                rows = [
+                    _against(setting, less, key)
+                    for setting, less in zip(self.settings, self.differences, strict=True)
+                    if setting is not self.reference
+                ]
+                named = (self.reference.values[key], 100 * self.reference.mean(self.score))
+                return difference_figure(rows, named, key, title=title)
+        table = pd.DataFrame(
+            [{**run.values, self.score: run.scores.get(self.score, math.nan)} for run in self.runs]
+        )
+        return sweep_figure(table, self.keys, self.score, score_label=f"mAP on {self.split} (%)", title=title)
+
+    def _score(self, setting: Setting, name: str) -> str:
+        mean, spread = setting.mean(f"{self.split}/{name}"), setting.deviation(f"{self.split}/{name}")
+        if math.isnan(mean):
+            return "-"
+        return f"{100 * mean:.1f}" + ("" if math.isnan(spread) else f" ± {100 * spread:.1f}")
+
+
+def build(
+    runs: Sequence[SweptRun], keys: Sequence[str], split: str, title: str, reference: str | None = None
+) -> Report:
+    """The report of these runs: settings compared with `reference` (a choice of the only key), the published
+    recipe's choice where it is among them, or else with the best.
 
     Raises:
-        OSError: a file could not be written.
+        ValueError: there is no run, or no setting of that name.
     """
-    table = sweep_table(jobs, keys, split)
-    score = f"{split}/mAP"
-    if len(table):
-        parent.text(table.to_csv(index=False), "sweep.csv")
-        if keys and table[score].notna().any():
-            figure = sweep_figure(table, keys, score, score_label=f"mAP on {split} (%)")
-            parent.artifact(save(figure, folder / "sweep.png"), "figures")
-        parent.description(markdown(table, keys, split))
-        best = table[score].max()
-        if pd.notna(best):
-            parent.metrics({f"best/{score}": best}, 0)
-            parent.tags({"reid.selected_on": split})
-
-
-def sweep_table(jobs: list[RunStatus], keys: list[str], split: str) -> pd.DataFrame:
-    """One row a job: the swept keys, mAP and rank-1 as fractions (NaN: not finished), its status."""
-    rows = []
-    for number, job in enumerate(jobs):
-        values = dict(override.lstrip("+~").partition("=")[::2] for override in job.overrides)
-        scores = {name: job.scores.get(f"{split}/{name}", float("nan")) for name in ("mAP", "rank-1")}
-        rows.append(
-            {
-                "job": number,
-                **{key: values.get(key, "") for key in keys},
-                **{f"{split}/{name}": value for name, value in scores.items()},
-                "status": job.status,
-                "run_id": job.run_id or "",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def markdown(table: pd.DataFrame, keys: list[str], split: str) -> str:
-    """The sweep's table for the parent's description, best first."""
-    score = f"{split}/mAP"
-    lines = [
-        f"| {' | '.join(keys)} | mAP on {split} | rank-1 | status |",
-        "|" + "---|" * (len(keys) + 3),
+    runs = without_twins(runs)
+    if not runs:
+        raise ValueError("no run to report; a sweep has at least one")
+    shown = [key for key in keys if key != SEED]
+    same_data = len({run.data for run in runs if run.data}) < 2
+    settings = settings_of(runs, split, paired=same_data)
+    base = _reference(settings, shown, reference)
+    differences = [
+        difference(one.measured, base.measured) if base and one.done and one is not base else None
+        for one in settings
     ]
-    for _, row in table.sort_values(score, ascending=False).iterrows():
-        numbers = [
-            f"{100 * row[name]:.1f}" if pd.notna(row[name]) else "-" for name in (score, f"{split}/rank-1")
-        ]
-        lines.append(f"| {' | '.join([*(str(row[key]) for key in keys), *numbers, row['status']])} |")
-    return "\n".join(lines)
+    sentence = conclude(settings, split)
+    return Report(
+        title, shown, split, runs, settings, base, differences, sentence, notes(runs, settings, split)
+    )
+
+
+def write(
+    parent: Tracker,
+    folder: Path,
+    jobs: list[RunStatus],
+    keys: Sequence[str],
+    split: str,
+    name: str | None = None,
+) -> None:
+    """Put the report of the sweep in `folder` on its parent run, into that folder and into the results.
+
+    name: of the folder in `experiments/<experiment>/results`; the swept keys by default.  Whatever goes wrong
+    is warned of, since the runs themselves are done.
+    """
+    try:
+        if not jobs:
+            return
+        experiment, name = str(Journal(folder).creation["experiment"]), name or default_name(keys)
+        report = build(runs_of_jobs(folder, jobs, keys), keys, split, f"{experiment}: {name}")
+        parent.tags({NAME_TAG: name})
+        parent.description(report.markdown())
+        for path in put(report, folder, parent.run_id or folder.name):
+            parent.artifact(path)
+        publish(folder, experiment, name)
+        best = report.settings[0].mean(report.score)
+        if not math.isnan(best):
+            parent.metrics({f"best/{report.score}": best}, 0)
+            parent.tags({"reid.selected_on": split})
+    except Exception as error:
+        log.warning(
+            "the sweep's report is not complete (%s); later: python -m reid.report runs=%s", error, folder
+        )
+
+
+def put(report: Report, folder: Path, again: str) -> list[Path]:
+    """Write the files of a report to `folder` and return them; a figure that cannot be drawn is warned of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / REPORT, folder / CELLS]
+    picture = folder / FIGURE
+    try:
+        figure = report.figure()
+        if figure is not None:
+            written.append(save(figure, picture))
+    except (OSError, ValueError) as error:
+        log.warning("the figure of the sweep could not be drawn: %s", error)
+    if picture not in written:
+        picture.unlink(missing_ok=True)  # one of an earlier report would be taken for this one's
+    replace_text(folder / REPORT, report.page(picture in written, again))
+    replace_text(folder / CELLS, report.cells())
+    return written
+
+
+def publish(folder: Path, experiment: str, name: str) -> Path:
+    """Copy the files of a report into the results of its study, and return that folder."""
+    place = results_folder(experiment, name)
+    place.mkdir(parents=True, exist_ok=True)
+    for file in (REPORT, CELLS, FIGURE):
+        if (folder / file).is_file():
+            shutil.copyfile(folder / file, place / file)
+        else:
+            (place / file).unlink(missing_ok=True)
+    return place
+
+
+def results_folder(experiment: str, name: str) -> Path:
+    """Where the results of a study lie: `experiments/<experiment>/results/<name>` at home."""
+    return home() / "experiments" / as_folder(experiment) / "results" / as_folder(name)
+
+
+def as_folder(name: str) -> str:
+    """A name as one folder: nothing in it leads anywhere else."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("._") or "unnamed"
+
+
+def default_name(keys: Sequence[str]) -> str:
+    return "-".join(key for key in keys if key != SEED) or "one_config"
+
+
+def default_choice(group: str) -> str | None:
+    """What `group` is where nobody chooses: the published recipe's; None for a key that is no group."""
+    for entry in OmegaConf.load(config_folder() / "train.yaml").defaults:
+        if OmegaConf.is_dict(entry) and group in entry:
+            return str(entry[group])
+    return None
+
+
+def seeds(setting: Setting) -> str:
+    """How many finished: "3", or "2 of 3"."""
+    done, all_runs = len(setting.done), len(setting.runs)
+    return str(done) if done == all_runs else f"{done} of {all_runs}"
+
+
+def _reference(settings: Sequence[Setting], keys: Sequence[str], wanted: str | None) -> Setting | None:
+    done = [setting for setting in settings if setting.done]
+    if wanted is not None:
+        for setting in done:
+            if wanted in (setting.name, *(setting.values.values() if len(keys) == 1 else ())):
+                return setting
+        names = "; ".join(setting.name for setting in done)
+        raise ValueError(f"no finished setting {wanted!r} to compare with; there are: {names}")
+    default = default_choice(keys[0]) if len(keys) == 1 else None
+    usual = [setting for setting in done if default and setting.values[keys[0]] == default]
+    return next(iter([*usual, *done]), None)
+
+
+def _against(setting: Setting, less: Difference | None, key: str) -> Against:
+    nan = math.nan
+    value, low, high = (less.value, *less.interval) if less else (nan, nan, nan)
+    score = setting.mean(setting.score)
+    return Against(setting.values[key] or "none", 100 * score, 100 * value, 100 * low, 100 * high)
+
+
+def _less(less: Difference | None) -> str:
+    if less is None:
+        return "-"
+    low, high = less.interval
+    interval = "" if math.isnan(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * less.value:+.1f}{interval}"
+
+
+def _cell(text: str) -> str:
+    return (text or "-").replace("|", "\\|")

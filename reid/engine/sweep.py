@@ -1,21 +1,18 @@
 """What Hydra calls around a multirun: one parent run, and the sweep's table and figure when it ends."""
 
 import atexit
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from reid.engine import report
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.home import home, source_root
 from reid.tracking import Status, Tracker, default_store, environment, open_parent
-
-log = logging.getLogger(__name__)
 
 #: How the jobs of a sweep, which may be other processes, learn whose children they are.
 PARENT_FOLDER = "REID_SWEEP_FOLDER"
@@ -30,6 +27,7 @@ class SweepCallback(Callback):
         self.folder = Path()
         self.keys: list[str] = []
         self.split = "test"
+        self.name: str | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         self.folder = Path(config.hydra.sweep.dir).absolute()
@@ -37,6 +35,7 @@ class SweepCallback(Callback):
         overrides = list(config.hydra.overrides.task)
         self.keys = swept_keys(overrides)
         self.split = config.eval.split
+        self.name = OmegaConf.select(config, "sweep.name", default=None)
         os.environ[PARENT_FOLDER] = str(self.folder)
         os.environ[SWEPT_KEYS] = ",".join(self.keys)
         self.parent = open_parent(
@@ -69,9 +68,7 @@ class SweepCallback(Callback):
             "FINISHED" if statuses == {"FINISHED"} else "KILLED" if "KILLED" in statuses else "FAILED"
         )
         try:
-            report.write(parent, self.folder, jobs, self.keys, self.split)
-        except OSError as error:
-            log.warning("the sweep's table or figure could not be written: %s", error)
+            report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
         finally:
             parent.finish(status)
 

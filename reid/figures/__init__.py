@@ -2,6 +2,7 @@
 
 from reid.figures.comparison import Pair, compared_pairs
 from reid.figures.curves import cmc_curves, training_curves
+from reid.figures.differences import Against, difference_figure
 from reid.figures.domains import domain_bars
 from reid.figures.pictures import Picture
 from reid.figures.rankings import Hit, RankedList, ranked_lists
@@ -11,6 +12,7 @@ from reid.figures.sweeps import sweep_figure
 from reid.figures.verification import Rate, hardest_bands, pair_distances, verification_roc
 
 __all__ = [
+    "Against",
     "Hit",
     "Pair",
     "Picture",
@@ -19,6 +21,7 @@ __all__ = [
     "cmc_curves",
     "compared_pairs",
     "contact_sheet",
+    "difference_figure",
     "domain_bars",
     "hardest_bands",
     "pair_distances",

@@ -7,6 +7,7 @@ Importing this package does not import mlflow; the first use of a store does.
 from reid.tracking.attach import attach
 from reid.tracking.deliver import Delivery
 from reid.tracking.errors import TrackingError
+from reid.tracking.fetch import describe, fetch_artifact, read_run
 from reid.tracking.journal import JOURNAL, under_way
 from reid.tracking.late import LateDelivery, send_late, store_of
 from reid.tracking.machine import Provenance, environment, hide_home
@@ -43,7 +44,9 @@ __all__ = [
     "children",
     "default_store",
     "delete_runs",
+    "describe",
     "environment",
+    "fetch_artifact",
     "fetch_checkpoint",
     "folder_bytes",
     "hide_home",
@@ -51,6 +54,7 @@ __all__ = [
     "local_children",
     "open_parent",
     "read_record",
+    "read_run",
     "run_folders",
     "send_late",
     "store_of",
