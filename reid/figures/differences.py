@@ -79,5 +79,6 @@ def difference_figure(
     axes.set_xticks([tick for tick in axes.get_xticks() if low - pad <= tick <= high + pad])
     axes.set_xlabel(f"Difference in {score} (points), 95 % interval")
     axes.set_ylabel(key)
+    axes.grid(visible=False, axis="y")
     headline(figure, title or f"{score} less that of {reference[0]}")
     return figure

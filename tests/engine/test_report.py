@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import logging.handlers
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -264,14 +265,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         patch.setenv("REID_HOME", str(home))
         jobs, keys = job_statuses(folder), ["loss.alpha", "seed"]
         (folder / "report.md").mkdir()  # nothing can be written in its place
-        with pytest.MonkeyPatch.context() as listening:
-            said: list[str] = []
-            listening.setattr(
-                logging.getLogger("reid.engine.report"),
-                "warning",
-                lambda text, *more: said.append(text % more),
-            )
-            report.write(parent, folder, jobs, keys, "val", "alpha")
+        heard = logging.handlers.BufferingHandler(100)
+        logging.getLogger("reid.engine.report").addHandler(heard)
+        report.write(parent, folder, jobs, keys, "val", "alpha")
+        logging.getLogger("reid.engine.report").removeHandler(heard)
         (folder / "report.md").rmdir()
         report.write(parent, folder, jobs, keys, "val", "alpha")
         parent.finish("FAILED")
@@ -279,7 +276,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         assert place == home / "experiments" / "study" / "results" / "alpha"
         files = {name: (place / name).read_bytes() for name in ("report.md", "cells.csv", "figure.png")}
         assert parent.run_id is not None
-        yield Ended(home, folder, parent.run_id, files, " ".join(said))
+        yield Ended(
+            home, folder, parent.run_id, files, " ".join(record.getMessage() for record in heard.buffer)
+        )
 
 
 def test_the_results_hold_every_run(ended: Ended) -> None:
