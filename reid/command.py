@@ -1,21 +1,19 @@
 """What every Hydra command of the suite shares: composing, refusing in words, exit codes, one job's frame."""
 
+import contextlib
 import gc
-import itertools
 import logging
 import os
 import sys
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from filelock import FileLock, Timeout
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -23,20 +21,20 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from reid.checkpoints import find_checkpoint
+from reid.cells import plan, sweep_arguments
 from reid.checks import ConfigError
 from reid.compose_errors import explain
-from reid.config import RUN_ID, EvaluateConfig, ThresholdConfig, TrainConfig, config_folder, register
+from reid.config import SweepConfig, config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
+from reid.engine.slots import jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
-from reid.engine.sweep import PARENT_FOLDER, SWEPT_KEYS, failed_jobs
-from reid.home import home
+from reid.engine.sweep import PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
+from reid.engine.sweep_file import read_sweep
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.retrieval import EvaluationError
-from reid.settings import evaluate_settings, threshold_settings, train_settings
-from reid.tracking import Status, TrackingError, default_store
+from reid.tracking import Status, TrackingError
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +47,14 @@ ASKED_WRONGLY = (
 FINAL: dict[str, Status] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}
 
 
-def check_train(config: DictConfig) -> None:
-    """Check a training config, and that the file that it starts from is there (a tracked run comes later)."""
-    settings = train_settings(config)
-    start = settings.init_from
-    if start is not None and settings.resume is None and not RUN_ID.fullmatch(start):
-        find_checkpoint(start, key="init_from")
+#: Launchers whose jobs run side by side on one machine.
+SHARED_LAUNCHERS = ("joblib", "submitit_local")
 
+#: What joblib and submitit raise when a worker did not come back.
+WORKER_LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
 
-#: How the config of each schema is checked.
-CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
-    TrainConfig: check_train,
-    EvaluateConfig: evaluate_settings,
-    ThresholdConfig: threshold_settings,
-}
+#: How often this sweep was begun again by itself.
+RESTARTS = "REID_SWEEP_RESTARTS"
 
 
 class SweepEnded(BaseException):
@@ -87,21 +79,33 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def app(config: DictConfig) -> None:
-        try:
-            _run_job(config, story)
-        except Exception as error:
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
-                # Hydra prints the whole command line again before an exception; so it does not see it.
-                failures.append(error)
-                return
-            failed_in_sweep.append(error)
-            expected = isinstance(error, ASKED_WRONGLY)
-            log.error("the job failed: %s", error, exc_info=None if expected else error)
-            if OmegaConf.select(config, "sweep.fail_fast", default=False):
-                raise SweepEnded from error
+        register()  # the worker of a launcher is a process of its own
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        fail_fast = OmegaConf.select(config, "sweep.fail_fast", default=False)
+        retries = OmegaConf.select(config, "sweep.retry", default=0) if in_sweep and not fail_fast else 0
+        for left in range(retries, -1, -1):
+            try:
+                return _run_job(config, story)
+            except Exception as error:
+                if not in_sweep:
+                    # Hydra prints the whole command line again before an exception; so it does not see it.
+                    failures.append(error)
+                    return None
+                expected = isinstance(error, ASKED_WRONGLY)
+                again = left > 0 and not expected
+                told = "the job failed and is tried again: %s" if again else "the job failed: %s"
+                log.error(told, error, exc_info=None if expected else error)
+                if again:
+                    continue
+                failed_in_sweep.append(error)
+                if fail_fast:
+                    raise SweepEnded from error
+                return None
+        return None
 
     try:
-        check_ahead(command, sys.argv[1:])
+        ahead = plan(command, sys.argv[1:])
+        sys.argv += sweep_arguments(ahead, sys.argv[1:])
         app()
         if failures:
             raise failures[0]
@@ -118,6 +122,8 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
         _complain(explain(error, command, sys.argv[1:]) if hydras else str(error))
         sys.exit(2)
     except Exception as error:
+        if type(error).__name__ in WORKER_LOST:
+            _go_on_without(error)
         if tracebacks or not isinstance(error, RuntimeError | OSError):
             raise
         _complain(str(error))
@@ -130,50 +136,18 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
     sys.exit(1 if failed else 0)
 
 
-def check_ahead(command: str, typed: list[str]) -> None:
-    """Compose and check every job before the first one starts: a slip costs seconds and leaves no trace.
-
-    What is typed for Hydra itself (`--cfg`, `--config-dir`, sweeps that only a plugin can expand,
-    `${hydra:…}`, which is known once a job runs) is left to Hydra.
-
-    Raises:
-        ConfigError, HydraException: the first job that is wrong.
-    """
-    words = [word for word in typed if not word.startswith("-")]
-    if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
-        return
-    multirun = len(words) < len(typed)
-    # What the job itself will warn of is not said twice.
-    with warnings.catch_warnings(), initialize_config_dir(str(config_folder()), version_base="1.3"):
-        warnings.simplefilter("ignore")
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        overrides = parser.parse_overrides(words)
-        choices = [[override.input_line or ""] for override in overrides]
-        if multirun:
-            for choice, override in zip(choices, overrides, strict=True):
-                if override.is_discrete_sweep():
-                    key = override.get_key_element()
-                    choice[:] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-                elif override.is_sweep_override():
-                    return
-        for job in itertools.product(*choices):
-            try:
-                config = compose(command, overrides=list(job))
-            except ValueError as error:  # such as a group set to null, which Hydra does not name
-                raise ConfigError(f"{' '.join(job)}: {error}") from error
-            check = CHECKS.get(OmegaConf.get_type(config))
-            if check:
-                check(config)
-                default_store(home(), config.tracking.uri)
-
-
 def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = list(hydra_config.overrides.task)
-    with StopSignals() as stop:
+    with contextlib.ExitStack() as frame:
+        stop = frame.enter_context(StopSignals())
+        if in_sweep:
+            # A worker whose launcher was killed may still be at this cell.
+            frame.enter_context(_alone(folder))
+            frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None
         job = Job(config, folder, overrides, Console(), stop, name=name, sweep=parent)
@@ -199,6 +173,67 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) ->
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only process at the job of this folder; the lock of one that was killed is free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".job.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        log.warning("another process is at the job in %s: waiting until it ends", folder)
+        lock.acquire(timeout=-1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _place(config: DictConfig, hydra_config: HydraConf, sweep: str | None) -> Iterator[None]:
+    """A GPU of its own for a job of a sweep, or its share of the cores."""
+    asked = OmegaConf.select(config, "device")
+    if asked in ("auto", "cuda") and torch.cuda.device_count():
+        with slot("gpu", torch.cuda.device_count()) as number:
+            config.device = f"cuda:{number}"
+            try:
+                yield
+            finally:
+                config.device = asked
+        return
+    launcher = hydra_config.runtime.choices["hydra/launcher"]
+    if launcher in SHARED_LAUNCHERS:
+        of_sweep = read_sweep(Path(sweep)) if sweep else None
+        n_jobs = int(hydra_config.launcher.get("n_jobs", -1))
+        cells = len(of_sweep.cells) if of_sweep else places()
+        torch.set_num_threads(max(1, places() // jobs_at_once(launcher, n_jobs, cells, places())))
+    yield
+
+
+def _go_on_without(lost: Exception) -> None:
+    """A worker of the launcher was killed, and its pool with it: start the sweep again, which then goes on.
+
+    As often as `sweep.retry` says; then exit with 1.
+    """
+    sweep = os.environ.get(PARENT_FOLDER)
+    jobs = job_statuses(Path(sweep)) if sweep else []
+    finished = sum(job.status == "FINISHED" for job in jobs)
+    typed = [word.partition("=")[2] for word in sys.argv if word.lstrip("+").startswith("sweep.retry=")]
+    restarts = int(os.environ.get(RESTARTS, "0"))
+    lines = str(lost).strip().splitlines() or [type(lost).__name__]
+    told = f"a worker of the sweep was killed ({lines[0]}); {finished} of {len(jobs)} cells are finished"
+    if restarts < int(typed[-1] if typed else SweepConfig().retry):
+        _complain(f"{told}. Going on with the rest")
+        os.environ[RESTARTS] = str(restarts + 1)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    _complain(
+        f"{told}. Out of memory is the usual cause: run fewer at a time. The same command continues the sweep"
+    )
+    sys.exit(1)
 
 
 def _complain(message: str) -> None:

@@ -2,8 +2,9 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 
@@ -12,12 +13,22 @@ from rich.console import Console
 
 from reid.config import EvaluateConfig, TrainConfig
 from reid.console import ConsoleProgress
-from reid.engine.rundir import STATUS, RunStatus, find_unfinished, run_of
+from reid.engine.rundir import (
+    LAST,
+    STATUS,
+    RunStatus,
+    find_finished,
+    find_unfinished,
+    read_status,
+    run_of,
+)
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, source_root
 from reid.settings import flat
+from reid.sources import sources_hash
 from reid.tracking import Tracker, TrackingError, default_store, environment
+from reid.tracking.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +57,14 @@ class Job:
         self.progress = ConsoleProgress(self.console)
         self.status = RunStatus("RUNNING", overrides=self.overrides, name=self.name)
         self._place = self.folder
+        self._finished: list[RunStatus] = []
+        self._taken = False
 
     def save_status(self) -> None:
         """Write `status.json`: into Hydra's folder, and into the resumed run's once this job owns it."""
-        self.status.run_dir = str(self.folder)
-        self.status.run_id = self.tracker.run_id if self.tracker else None
+        if not self._taken:
+            self.status.run_dir = str(self.folder)
+            self.status.run_id = self.tracker.run_id if self.tracker else None
         places = {self._place, self.folder} if self.tracker is not None else {self._place}
         for place in places:
             try:
@@ -58,18 +72,24 @@ class Job:
             except OSError as error:
                 log.warning("%s could not be written: %s", place / STATUS, error)
 
-    def resume(self, wanted: str | None, config_hash: str, data_root: str) -> None:
+    def resume(self, wanted: str | None, config_hash: str, data_root: str, take: str = "none") -> None:
         """Move into the folder of the run that `wanted` names (`auto`: the newest unfinished of this config).
 
+        A job of a sweep does so by itself, and knows from here on which runs have finished its cell already;
+        `take` says which of them count: those of the same code, of any, or none.
         Nothing is written there before `track`.
 
         Raises:
             CheckpointError: there is no such run.
         """
         self.status.config_hash, self.status.data_root = config_hash, data_root
+        self.status.code = sources_hash()
+        roots = [home() / "outputs", home() / "multirun"]
+        if self.sweep is not None and wanted in (None, "auto"):
+            self._go_on(take, roots)
+            return
         if wanted is None:
             return
-        roots = [home() / "outputs", home() / "multirun"]
         if wanted == "auto":
             found = find_unfinished(config_hash, data_root, self.folder, roots)
         else:
@@ -79,24 +99,55 @@ class Job:
             return
         self.folder, self.resuming = found, True
 
+    def _go_on(self, take: str, roots: list[Path]) -> None:
+        """Find what is there of this sweep's cell: finished runs, or a checkpoint to go on from."""
+        if take == "none":
+            return
+        status, code = self.status, None if take == "any_code" else self.status.code
+        self._finished = find_finished(status.config_hash, status.data_root, self.folder, roots, code)
+        found = find_unfinished(status.config_hash, status.data_root, self.folder, roots, code)
+        if found is None:
+            return
+        if found.parent != self._place.parent:
+            # Begun in another sweep: what it has learnt goes on here, as a run of this one.
+            shutil.copy2(found / LAST, self.folder / LAST)
+            found = self.folder
+        self.folder, self.resuming = found, True
+
+    @property
+    def may_be_finished(self) -> bool:
+        """Whether a finished run of this cell is known; its data must still be compared, see `taken`."""
+        return bool(self._finished)
+
+    def taken(self, data_fingerprint: str) -> dict[str, float] | None:
+        """The scores of the finished run of this cell on these very data, or None: then it has to run."""
+        for found in self._finished:
+            if found.data_fingerprint == data_fingerprint and Path(found.run_dir).is_dir():
+                own = Path(found.run_dir).parent == self._place.parent
+                source = "" if own else found.run_dir
+                self.status = replace(found, overrides=self.overrides, name=self.name, taken_from=source)
+                self._taken = True
+                where = "" if own else f" in {found.run_dir}"
+                self.console.print(f"[bold]{self.name}[/]: finished already{where}", soft_wrap=True)
+                return found.scores
+        return None
+
     def track(self, settings: TrainConfig | EvaluateConfig, facts: Mapping[str, object]) -> Tracker:
         """Open the tracked run of this job, as a child where it belongs to a sweep.
 
         From here on the run's folder is this job's: another process that holds it makes this raise.
         """
         provenance = environment(source_root())
+        code = {"reid.code": self.status.code or sources_hash()}
         # In one piece, so that no run is opened without anybody to close it.
         with self.stop.deferred():
-            self.tracker = Tracker.start(
-                default_store(home(), settings.tracking.uri),
+            self.tracker = self._open_run(
+                settings.tracking.uri,
                 settings.tracking.experiment,
-                self.folder,
-                self.name,
-                tags={**provenance.tags, **facts, "reid.overrides": " ".join(self.overrides)},
-                params=flat(settings),
-                parent=self.sweep,
-                resume=self.resuming,
+                {**provenance.tags, **code, **facts},
+                settings,
             )
+        self.status.data_fingerprint = str(facts.get("reid.data.fingerprint", ""))
         self.save_status()
         OmegaConf.save(OmegaConf.create(asdict(settings)), self.folder / "config_resolved.yaml")
         self.tracker.artifact(self.folder / "config_resolved.yaml")
@@ -104,21 +155,47 @@ class Job:
             self.tracker.text(provenance.diff, "git.diff")
         return self.tracker
 
+    def _open_run(
+        self,
+        uri: str | None,
+        experiment: str,
+        tags: Mapping[str, object],
+        settings: TrainConfig | EvaluateConfig | None = None,
+    ) -> Tracker:
+        again = self.resuming
+        if self.sweep is not None and not again and Journal(self.folder).path.exists():
+            # A failed attempt at this cell is tried again as the same run.  A finished one, on other data
+            # or by other code, stays what it is.
+            told = read_status(self.folder)
+            again = told is None or told.status != "FINISHED"
+            if not again:
+                self.folder = self._beside()
+        return Tracker.start(
+            default_store(home(), uri),
+            experiment,
+            self.folder,
+            self.name,
+            tags={**tags, "reid.overrides": " ".join(self.overrides)},
+            params=flat(settings) if settings else None,
+            parent=self.sweep,
+            resume=again,
+        )
+
+    def _beside(self) -> Path:
+        """A new folder beside Hydra's."""
+        number = 2
+        while (folder := self._place.with_name(f"{self._place.name}-{number}")).exists():
+            number += 1
+        folder.mkdir()
+        return folder
+
     def record_failure(self, error: Exception) -> None:
         """Show a job of a sweep that failed before it was tracked: its run is FAILED with the traceback."""
         if self.tracker is not None or self.sweep is None:
             return
         tracking = self.config.tracking
         try:
-            self.tracker = Tracker.start(
-                default_store(home(), tracking.uri),
-                tracking.experiment,
-                self.folder,
-                self.name,
-                tags={"reid.overrides": " ".join(self.overrides)},
-                parent=self.sweep,
-                resume=self.resuming,
-            )
+            self.tracker = self._open_run(tracking.uri, tracking.experiment, {})
             with self.tracker:
                 raise error
         except TrackingError as refusal:

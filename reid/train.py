@@ -28,6 +28,7 @@ from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_le
 from reid.engine.prepare import (
     JudgedData,
     TrainingData,
+    fingerprint,
     open_judged_data,
     open_training_data,
     read_dataset,
@@ -50,7 +51,9 @@ UI_HINT = "make ui" if source_root() else "reid-ui"
 def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     """One run from config to scores (fractions, by the names that the tracker shows)."""
     show = job.console
-    job.resume(settings.resume, config_hash(settings), str(settings.dataset["root"]))
+    job.resume(settings.resume, config_hash(settings), str(settings.dataset["root"]), settings.sweep.take)
+    if job.may_be_finished and (scores := _finished_already(job, settings)) is not None:
+        return scores
     start = None
     if settings.init_from is not None and not job.resuming:
         start = open_start(find_checkpoint(settings.init_from, settings.tracking.uri, "init_from"), settings)
@@ -124,6 +127,14 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     show.print(score_table(rows, describe(settings.eval, dataset.name)))
     _say_where(job, settings, session.history, tracker)
     return scores
+
+
+def _finished_already(job: Job, settings: TrainConfig) -> dict[str, float] | None:
+    """The scores of a finished run of this sweep's cell, if it was made from the data that lie there now."""
+    dataset, all_training_crops, settings = read_dataset(settings, job.progress, job.overrides)
+    data = open_training_data(dataset, settings, job.progress, all_training_crops)
+    judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
+    return job.taken(fingerprint(data.fingerprint, judged.fingerprint))
 
 
 def _say_where(job: Job, settings: TrainConfig, history: list[dict[str, float]], tracker: Tracker) -> None:

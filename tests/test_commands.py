@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from reid.command import Job, check_ahead, launch
+from reid.cells import plan
+from reid.command import Job, launch
 from reid.compose_errors import explain
 from reid.config import register
 
@@ -159,7 +160,7 @@ def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: py
 def test_right_command_lines_pass(typed: str, home: Path) -> None:
     register()
     words = [typed] if "'" in typed else typed.split()
-    check_ahead("train", words)
+    plan("train", words)
     assert list(home.iterdir()) == []
     assert not GlobalHydra.instance().is_initialized()
 

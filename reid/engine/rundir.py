@@ -1,7 +1,7 @@
 """The folder of a run: what it says of itself, and finding the one to resume."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,9 @@ class RunStatus:
     data_root: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    data_fingerprint: str = ""
+    code: str = ""  # `reid.sources.sources_hash` of what ran
+    taken_from: str = ""  # a sweep's cell that another sweep had finished: the folder of that run
 
     def write(self, folder: Path) -> None:
         partial = folder / f".{STATUS}.partial"
@@ -40,32 +43,55 @@ def read_status(folder: Path) -> RunStatus | None:
         return None
 
 
-def find_unfinished(config_hash: str, data_root: str, folder: Path, roots: list[Path]) -> Path | None:
+def find_unfinished(
+    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path], code: str | None = None
+) -> Path | None:
     """The newest run of this config on these data with a checkpoint, neither finished nor under way.
 
     Looked for in `folder` itself, beside it, and under `roots` (`outputs/*`, `multirun/*/*`).
+    code: only a run of this code.
     """
-
-    def candidates() -> Iterator[Path]:
-        yield folder / STATUS
-        for parent in {folder.parent, *roots}:
-            yield from parent.glob(f"*/{STATUS}")
-            yield from parent.glob(f"*/*/{STATUS}")
-
     found: dict[Path, float] = {}
-    for path in candidates():
-        status = read_status(path.parent)
-        checkpoint = path.parent / LAST
-        if status is None or (status.config_hash, status.data_root) != (config_hash, data_root):
+    for place, status in _statuses(folder, roots):
+        checkpoint = place / LAST
+        if (status.config_hash, status.data_root) != (config_hash, data_root):
             continue
-        if not checkpoint.exists() or Journal(path.parent).in_use():
+        if code is not None and status.code != code:
             continue
-        found[path.parent.resolve()] = checkpoint.stat().st_mtime
+        if not checkpoint.exists() or Journal(place).in_use():
+            continue
+        found[place.resolve()] = checkpoint.stat().st_mtime
     if not found:
         return None
     newest = max(found, key=lambda path: found[path])
-    status = read_status(newest)
-    return newest if status is not None and status.status != "FINISHED" else None
+    last_word = read_status(newest)
+    return newest if last_word is not None and last_word.status != "FINISHED" else None
+
+
+def find_finished(
+    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path], code: str | None = None
+) -> list[RunStatus]:
+    """The finished runs of this config on these data, the newest first; `code` and places as above."""
+    found: dict[str, tuple[float, RunStatus]] = {}
+    for place, status in _statuses(folder, roots):
+        same = (status.config_hash, status.data_root) == (config_hash, data_root)
+        if status.status != "FINISHED" or not same or code not in (None, status.code):
+            continue
+        # What is only pointed at is found where it lies, unless that folder is gone.
+        found.setdefault(status.run_dir, ((place / STATUS).stat().st_mtime, status))
+    return [status for _, status in sorted(found.values(), key=lambda item: -item[0])]
+
+
+def _statuses(folder: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, RunStatus]]:
+    """Every run folder that can be found, with what it says of itself."""
+    places = {folder}
+    for parent in {folder.parent, *roots}:
+        for pattern in (f"*/{STATUS}", f"*/*/{STATUS}"):
+            places.update(path.parent for path in parent.glob(pattern))
+    for place in sorted(places):
+        status = read_status(place)
+        if status is not None:
+            yield place, status
 
 
 def run_of(checkpoint: Path) -> Path:

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from reid.engine import report
 from reid.engine.rundir import STATUS, RunStatus, read_status
+from reid.engine.sweep_file import read_sweep
 from reid.home import home, source_root
-from reid.tracking import Status, Tracker, default_store, environment, open_parent
+from reid.tracking import JOURNAL, Status, Tracker, default_store, environment, open_parent
 
 #: How the jobs of a sweep, which may be other processes, learn whose children they are.
 PARENT_FOLDER = "REID_SWEEP_FOLDER"
@@ -33,7 +34,8 @@ class SweepCallback(Callback):
         self.folder = Path(config.hydra.sweep.dir).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         overrides = list(config.hydra.overrides.task)
-        self.keys = swept_keys(overrides)
+        of_file = OmegaConf.select(config, "hydra.sweeper.params") or {}
+        self.keys = swept_keys([*(f"{key}={value}" for key, value in of_file.items()), *overrides])
         self.split = config.eval.split
         self.name = OmegaConf.select(config, "sweep.name", default=None)
         os.environ[PARENT_FOLDER] = str(self.folder)
@@ -50,9 +52,14 @@ class SweepCallback(Callback):
                 "reid.score_split": self.split,
             },
             description=f"`{' '.join(overrides)}`: under way",
+            resume=(self.folder / JOURNAL).exists(),
         )
         # Hydra calls no callback when a job ends the process.
         atexit.register(self.close)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For the workers of a launcher: the parent stays with the process that opened it."""
+        return {**self.__dict__, "parent": None}
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         self.close()
@@ -74,18 +81,34 @@ class SweepCallback(Callback):
 
 
 def swept_keys(overrides: list[str]) -> list[str]:
-    """The keys that take several values in these overrides, in the order in which they were typed."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+    """The keys that take several values in these overrides, in the order in which they were typed.
+
+    Of a key that comes twice the last counts.
+    """
+    last = {
+        o.key_or_group: o.is_sweep_override() for o in OverridesParser.create().parse_overrides(overrides)
+    }
+    return [key for key, swept in last.items() if swept]
 
 
 def job_statuses(folder: Path) -> list[RunStatus]:
-    """What became of each job of the sweep in `folder`; a job that left no word was killed: FAILED."""
-    jobs = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
-    told = [read_status(job) or RunStatus("FAILED", error=f"no {STATUS}: the job was killed") for job in jobs]
-    for status in told:
-        if status.status == "RUNNING":
+    """What became of each job of the sweep in `folder`, in their order.
+
+    One that left no word was killed, one without a folder was not begun: both are FAILED.
+    """
+    jobs = {int(path.name): path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()}
+    sweep = read_sweep(folder)
+    overrides = sweep.overrides if sweep else []
+    told = []
+    for number in sorted({*jobs, *range(len(overrides))}):
+        status = read_status(jobs[number]) if number in jobs else None
+        if status is None:
+            words = overrides[number] if number < len(overrides) else []
+            error = f"no {STATUS}: the job was killed" if number in jobs else "not begun"
+            status = RunStatus("FAILED", overrides=words, error=error)
+        elif status.status == "RUNNING":
             status.status, status.error = "FAILED", status.error or "the job was killed"
+        told.append(status)
     return told
 
 

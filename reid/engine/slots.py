@@ -1,0 +1,69 @@
+"""Places that the jobs of this machine share: one job a GPU, however they were started."""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+
+
+def slots_folder() -> Path:
+    """Where the locks of this user's slots lie: on this machine, since its devices are what they count."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"reid-slots-{user}"
+
+
+def places() -> int:
+    """How many jobs fit this machine at a time: one a GPU, without GPUs one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return torch.cuda.device_count() or cores
+
+
+@contextmanager
+def slot(kind: str, count: int, folder: Path | None = None) -> Iterator[int]:
+    """Hold one of `count` places of this kind until the block ends, and wait as long as all are held.
+
+    A place is a file lock: the operating system frees it when its holder is killed.  Yields its number, 0 to
+    count - 1; the lowest free one is taken.
+    """
+    folder = folder or slots_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    told = False
+    while True:
+        for number in range(count):
+            lock = FileLock(folder / f"{kind}-{number}.lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            try:
+                yield number
+            finally:
+                lock.release()
+            return
+        if not told:
+            log.info("all %d places for %s are taken: waiting for one", count, kind)
+            told = True
+        time.sleep(_POLL_S)
+
+
+def jobs_at_once(launcher: str, n_jobs: int, cells: int, places: int) -> int:
+    """How many jobs of a sweep run at the same time on this machine.
+
+    launcher: the name of Hydra's launcher, such as `basic`, `joblib`, `submitit_local`, `submitit_slurm`.
+    n_jobs: what joblib was told (-1: one a core).  cells: jobs of the sweep.  places: GPUs, or cores without.
+    """
+    if launcher == "joblib":
+        return max(1, min(cells, places if n_jobs < 0 else n_jobs))
+    if launcher == "submitit_local":
+        return max(1, min(cells, places))
+    return 1
