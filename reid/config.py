@@ -60,6 +60,7 @@ class TricksConfig:
 class ScheduleConfig:
     milestones: list[int] = field(default_factory=lambda: [40, 70])
     gamma: float = above(0, 0.1)
+    warmup_epochs: int = at_least(1, 10)  # of the trick, where it is on: short studies have a short one
     warmup_factor: float = above(0, 0.01)
     warmup_method: str = one_of("linear", "constant")
 

@@ -112,6 +112,7 @@ PUBLISHED: dict[str, Any] = {
     "image.padding": 10,
     "schedule.milestones": [40, 70],
     "schedule.gamma": 0.1,
+    "schedule.warmup_epochs": 10,
     "schedule.warmup_factor": 0.01,
     "schedule.warmup_method": "linear",
     "eval.split": "test",
@@ -177,6 +178,7 @@ OFF = {"warmup": 0, "random_erasing": 0.0, "last_stride": 2, "label_smoothing": 
         ("bag_of_tricks", BAG),
         ("none", OFF),
         *((f"no_{trick}", {**BAG, trick: off}) for trick, off in OFF.items()),
+        *((f"only_{trick}", {**OFF, trick: on}) for trick, on in BAG.items()),
     ],
 )
 def test_tricks(choice: str, expected: dict[str, Any]) -> None:

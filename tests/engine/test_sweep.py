@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from reid.engine.rundir import RunStatus, find_unfinished
+from reid.engine.rundir import RunStatus, find_finished, find_unfinished
 from reid.engine.sweep import failed_jobs, job_statuses, swept_keys
+from reid.engine.sweep_file import SweepFile
 
 
 def job(folder: Path, number: int, status: str, score: float | None = None) -> None:
@@ -55,3 +56,37 @@ def test_the_newest_run_of_the_config_is_resumed_unless_it_finished(tmp_path: Pa
     assert find_unfinished("a", "", fresh, []) == killed
     run("done", "FINISHED")
     assert find_unfinished("a", "", fresh, []) is None
+
+
+def test_a_cell_is_finished_where_config_data_and_code_are_the_same(tmp_path: Path) -> None:
+    def run(name: str, **told: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        facts = {"status": "FINISHED", "config_hash": "a", "data_root": "/d", "code": "c", **told}
+        RunStatus(**facts, run_dir=str(folder)).write(folder)
+        return folder
+
+    first = run("outputs/one")
+    run("outputs/killed", status="RUNNING")
+    run("outputs/other", config_hash="b")
+    elsewhere = run("multirun/sweep/0", code="old")
+    roots = [tmp_path / "outputs", tmp_path / "multirun"]
+
+    def found(code: str | None) -> set[str]:
+        return {status.run_dir for status in find_finished("a", "/d", tmp_path / "new" / "3", roots, code)}
+
+    assert found("c") == {str(first)}
+    assert found(None) == {str(first), str(elsewhere)}
+    assert found("newer") == set()
+
+
+def test_a_job_that_was_not_begun_is_in_the_list_with_what_makes_it(tmp_path: Path) -> None:
+    SweepFile("reid", "c", [["a", "/d"], ["b", "/d"]], [["seed=0"], ["seed=1"]]).write(tmp_path)
+    job(tmp_path, 0, "FINISHED", 0.5)
+    told = job_statuses(tmp_path)
+    assert [(status.status, status.error) for status in told] == [("FINISHED", ""), ("FAILED", "not begun")]
+    assert told[1].overrides == ["seed=1"]
+
+
+def test_of_a_key_that_comes_twice_the_last_counts() -> None:
+    assert swept_keys(["loss.alpha=1,2", "seed=0,1", "loss.alpha=3"]) == ["seed"]

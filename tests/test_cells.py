@@ -1,0 +1,112 @@
+"""The cells of a sweep, named before the first one starts, and the folder in which it goes on."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from reid.cells import SWEEP_DIR, Plan, expand, plan, sweep_arguments
+from reid.checks import ConfigError
+from reid.engine.sweep_file import SweepFile, read_sweep
+from reid.sources import sources_hash
+from reid.tracking.journal import Journal
+
+pytestmark = pytest.mark.usefixtures("own_home")
+
+
+def folder_of(added: list[str]) -> Path:
+    (word,) = (word for word in added if word.startswith(SWEEP_DIR))
+    return Path(word.partition("=")[2].strip("'"))
+
+
+def test_a_grid_is_its_cells_in_the_order_of_hydras_jobs() -> None:
+    cells = expand("train", ["dataset=synthetic", "loss.alpha=1.0,1.4", "seed=range(0,2)"])
+    assert [cell.overrides[1:] for cell in cells] == [
+        ("loss.alpha=1.0", "seed=0"),
+        ("loss.alpha=1.0", "seed=1"),
+        ("loss.alpha=1.4", "seed=0"),
+        ("loss.alpha=1.4", "seed=1"),
+    ]
+    assert len({cell.config_hash for cell in cells}) == 4
+    assert len({cell.data_root for cell in cells}) == 1
+
+
+def test_a_sweep_file_brings_its_values_and_what_is_typed_wins() -> None:
+    cells = expand("train", ["sweep=alpha", "dataset=synthetic"])
+    alphas = [word for cell in cells for word in cell.overrides if word.startswith("loss.alpha=")]
+    assert alphas == [f"loss.alpha={value}" for value in ("1.0", "1.2", "1.4", "1.7", "2.0", "2.4")]
+    typed = expand("train", ["sweep=alpha", "dataset=synthetic", "loss.alpha=1.1,1.3"])
+    assert [cell.overrides[0] for cell in typed] == ["loss.alpha=1.1", "loss.alpha=1.3"]
+    with pytest.raises(ConfigError, match="Add -m"):
+        plan("train", ["sweep=alpha"])
+
+
+def test_twins_are_refused_unless_nothing_is_taken() -> None:
+    with pytest.raises(
+        ConfigError, match=r"same experiment, though device=cpu, device=cuda differ.*take=none"
+    ):
+        expand("train", ["dataset=synthetic", "device=cpu,cuda"])
+    assert len(expand("train", ["dataset=synthetic", "device=cpu,cuda", "sweep.take=none"])) == 2
+
+
+def test_a_sweep_goes_on_in_its_folder(tmp_path: Path) -> None:
+    words = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.4"]
+    begun = folder_of(sweep_arguments(plan("train", words), words))
+    assert begun.parent == tmp_path / "multirun"
+    told = read_sweep(begun)
+    assert told is not None
+    assert told.code == sources_hash()
+    assert [overrides[-1] for overrides in told.overrides] == ["loss.alpha=1.0", "loss.alpha=1.4"]
+    assert folder_of(sweep_arguments(plan("train", words), words)) == begun
+
+    other = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.5"]
+    assert folder_of(sweep_arguments(plan("train", other), other)) != begun
+    anew = [*words, "sweep.take=none"]
+    assert folder_of(sweep_arguments(plan("train", anew), anew)) != begun
+
+
+def test_code_that_changed_begins_a_new_sweep_unless_any_code_will_do(tmp_path: Path) -> None:
+    words = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.4"]
+    cells = plan("train", words).cells
+    old = tmp_path / "multirun" / "old"
+    names = [[cell.config_hash, cell.data_root] for cell in cells]
+    SweepFile("reid", "another code", names).write(old)
+    assert folder_of(sweep_arguments(plan("train", words), words)) != old
+    os.utime(old / "sweep.json", (2e9, 2e9))  # the newest
+    any_code = [*words, "sweep.take=any_code"]
+    assert folder_of(sweep_arguments(plan("train", any_code), any_code)) == old
+
+
+def test_a_folder_that_was_typed_may_not_hold_another_sweep_nor_one_under_way(tmp_path: Path) -> None:
+    folder = tmp_path / "mine, and only mine"
+    words = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.4", f"{SWEEP_DIR}='{folder}'"]
+    assert sweep_arguments(plan("train", words), words) == []
+    other = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.5", f"{SWEEP_DIR}='{folder}'"]
+    with pytest.raises(ConfigError, match="holds another sweep, of 2 cells"):
+        sweep_arguments(plan("train", other), other)
+    journal = Journal(folder)
+    journal.acquire()
+    try:
+        with pytest.raises(ConfigError, match="under way in another process"):
+            sweep_arguments(plan("train", words), words)
+    finally:
+        journal.release()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "key"),
+    [("joblib", "hydra.launcher.n_jobs"), ("submitit_local", "hydra.sweeper.max_batch_size")],
+)
+def test_a_launcher_that_runs_jobs_side_by_side_is_told_how_many_fit(launcher: str, key: str) -> None:
+    words = ["-m", "dataset=synthetic", "seed=0,1", f"hydra/launcher={launcher}"]
+    found = plan("train", words)
+    assert found.launcher == launcher
+    assert any(word.startswith(f"{key}=") for word in sweep_arguments(found, words))
+    typed = [*words, f"{key}=1"]
+    assert not any(word.startswith(key) for word in sweep_arguments(plan("train", typed), typed))
+
+
+def test_what_is_no_multirun_or_trains_nothing_gets_no_folder() -> None:
+    assert sweep_arguments(Plan(multirun=False), []) == []
+    assert plan("train", ["--cfg", "job"]) == Plan(multirun=False)
+    assert sweep_arguments(Plan(multirun=True), ["-m"]) == []
