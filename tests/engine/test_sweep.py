@@ -62,8 +62,10 @@ def test_a_cell_is_finished_where_config_data_and_code_are_the_same(tmp_path: Pa
     def run(name: str, **told: str) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        facts = {"status": "FINISHED", "config_hash": "a", "data_root": "/d", "code": "c", **told}
-        RunStatus(**facts, run_dir=str(folder)).write(folder)
+        status = RunStatus("FINISHED", config_hash="a", data_root="/d", code="c", run_dir=str(folder))
+        for key, value in told.items():
+            setattr(status, key, value)
+        status.write(folder)
         return folder
 
     first = run("outputs/one")
