@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from reid.checkpoints import find_checkpoint
 from reid.checks import ConfigError
-from reid.config import RUN_ID, EvaluateConfig, ThresholdConfig, TrainConfig, config_folder, register
+from reid.config import RUN_ID, EvaluateConfig, ThresholdConfig, TrainConfig, TuneConfig, config_folder, register
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import home
+from reid.search_space import tune_settings
 from reid.settings import config_hash, evaluate_settings, threshold_settings, train_settings
 from reid.sources import sources_hash
 from reid.tracking import default_store
@@ -65,6 +66,7 @@ CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
     TrainConfig: check_train,
     EvaluateConfig: evaluate_settings,
     ThresholdConfig: threshold_settings,
+    TuneConfig: tune_settings,
 }
 
 

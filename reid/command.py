@@ -151,28 +151,33 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) ->
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None
         job = Job(config, folder, overrides, Console(), stop, name=name, sweep=parent)
-        try:
-            job.status.scores = dict(story(job))
-            job.status.status = "FINISHED"
-        except Stopped:
-            job.status.status = "KILLED"
-            raise
-        except Exception as error:
-            job.status.status, job.status.error = "FAILED", f"{type(error).__name__}: {error}"
-            job.record_failure(error)
-            raise
-        finally:
-            if job.tracker is not None:
-                # Where the run was opened and then not closed by its own `with` block.
-                status = job.status.status
-                job.tracker.finish(
-                    "FAILED" if status == "FAILED" else "KILLED" if status != "FINISHED" else "FINISHED"
-                )
-            job.save_status()
-            # The jobs of a sweep share this process.
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        run_framed(job, story)
+
+
+def run_framed(job: Job, story: Callable[[Job], Mapping[str, float]]) -> None:
+    """Run `story`; whatever happens, status.json and the tracked run tell what became of the job."""
+    try:
+        job.status.scores = dict(story(job))
+        job.status.status = "FINISHED"
+    except Stopped:
+        job.status.status = "KILLED"
+        raise
+    except Exception as error:
+        job.status.status, job.status.error = "FAILED", f"{type(error).__name__}: {error}"
+        job.record_failure(error)
+        raise
+    finally:
+        if job.tracker is not None:
+            # Where the run was opened and then not closed by its own `with` block.
+            status = job.status.status
+            job.tracker.finish(
+                "FAILED" if status == "FAILED" else "KILLED" if status != "FINISHED" else "FINISHED"
+            )
+        job.save_status()
+        # The jobs of a sweep share this process.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

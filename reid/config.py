@@ -166,6 +166,40 @@ class TrainConfig:
 
 
 @dataclass
+class Dimension:
+    """One searched key: a range from `low` to `high`, in steps or by orders of magnitude, or `choices`."""
+
+    key: str = MISSING
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    log: bool = False
+    choices: list[Any] | None = None
+
+
+@dataclass
+class StudyConfig:
+    space: dict[str, Dimension] = MISSING  # by a short name, so that one can type study.space.alpha.low=1
+    name: str | None = None  # of the study to begin or go on with; by default it follows from the config
+    trials: int = at_least(1, 20)  # in all, those of earlier starts included
+    jobs: int = at_least(1, 1)  # processes
+    timeout: float | None = above(0, None)  # seconds of this start after which no further trial begins
+    seed: int = at_least(0, 0)  # of the sampler; every trial trains with `seed`
+    startup: int = at_least(
+        1, 5
+    )  # trials drawn at random before the sampler learns, and before any is pruned
+    prune: str = one_of("median", "none")
+    prune_after: int = at_least(1, 1)  # epochs that every trial gets
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """A training config and where to search around it."""
+
+    study: StudyConfig = field(default_factory=StudyConfig)
+
+
+@dataclass
 class EvaluateConfig:
     """What `reid.evaluate` needs: the rest it reads from the checkpoint."""
 
@@ -203,6 +237,7 @@ def register() -> None:
     store.store(name="schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="threshold_schema", node=ThresholdConfig)
+    store.store(name="tune_schema", node=TuneConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("reid.home", lambda: str(home()), replace=True)
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
@@ -41,6 +41,8 @@ class Job:
     """One job of a command: its config and the frame around it.
 
     `folder` is where the job writes: Hydra's output folder, or that of the run which is resumed.
+    `tags` are set on its tracked run.  `after_score` is told of the scores of an epoch once they and the
+    checkpoint are written; what it raises ends the run.
     """
 
     config: DictConfig
@@ -51,6 +53,8 @@ class Job:
     resuming: bool = False
     name: str = "run"
     sweep: Path | None = None
+    tags: Mapping[str, object] = field(default_factory=dict)
+    after_score: Callable[[int, dict[str, float]], None] = field(default=lambda _epoch, _scores: None)
     tracker: Tracker | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +148,7 @@ class Job:
             self.tracker = self._open_run(
                 settings.tracking.uri,
                 settings.tracking.experiment,
-                {**provenance.tags, **code, **facts},
+                {**provenance.tags, **code, **facts, **self.tags},
                 settings,
             )
         self.status.data_fingerprint = str(facts.get("reid.data.fingerprint", ""))
@@ -195,7 +199,7 @@ class Job:
             return
         tracking = self.config.tracking
         try:
-            self.tracker = self._open_run(tracking.uri, tracking.experiment, {})
+            self.tracker = self._open_run(tracking.uri, tracking.experiment, self.tags)
             with self.tracker:
                 raise error
         except TrackingError as refusal:

@@ -266,6 +266,7 @@ def _epochs(
         if due(epoch):
             last = score(epoch)
             session.save()
+            job.after_score(epoch, judged_values(settings.eval.split, last))
     return last if last is not None else score(session.epoch)
 
 

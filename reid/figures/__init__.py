@@ -6,6 +6,7 @@ from reid.figures.differences import Against, difference_figure
 from reid.figures.domains import domain_bars
 from reid.figures.pictures import Picture
 from reid.figures.rankings import Hit, RankedList, ranked_lists
+from reid.figures.searches import search_history, search_map, search_slices
 from reid.figures.sheets import contact_sheet
 from reid.figures.style import save
 from reid.figures.sweeps import sweep_figure
@@ -27,6 +28,9 @@ __all__ = [
     "pair_distances",
     "ranked_lists",
     "save",
+    "search_history",
+    "search_map",
+    "search_slices",
     "sweep_figure",
     "training_curves",
     "verification_roc",

@@ -1,0 +1,95 @@
+"""A study's config, checked: where it searches, and that it looks at `val` alone."""
+
+import copy
+import math
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from reid.checks import ConfigError, unknown_key
+from reid.config import Dimension, TrainConfig, TuneConfig
+from reid.settings import flat, train_settings
+
+#: What may not be searched: it says how trials are judged, where they lie, or how long they are.
+FIXED = ("eval.", "dataset.", "data.", "tracking.", "sweep.", "study.", "epochs", "seed", "device", "resume",
+         "init_from")  # fmt: skip
+
+
+def tune_settings(config: DictConfig) -> TuneConfig:
+    """The composed config of a study as typed values, refused where a value or a range is wrong.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    settings = train_settings(copy.deepcopy(config))
+    assert isinstance(settings, TuneConfig)
+    if settings.eval.split != "val":
+        raise ConfigError(
+            f"eval.split={settings.eval.split} is not allowed: a study chooses by its score, so it looks at "
+            "val alone. Leave the key out; the winner is judged on test by itself, once"
+        )
+    if settings.eval.period != 1 and settings.study.prune != "none":
+        raise ConfigError(
+            f"eval.period={settings.eval.period} is not allowed: trials are pruned by the score of each "
+            "epoch. Leave the key out, or set study.prune=none"
+        )
+    if settings.resume is not None:
+        raise ConfigError(f"resume={settings.resume} is not for a study: the same command goes on with it")
+    space = settings.study.space
+    if not isinstance(space, dict) or not space:
+        raise ConfigError(
+            "study.space is empty: give it a key, +study.space.lr={key:optimizer.lr,low:1e-5,high:1e-2}"
+        )
+    base = flat(training(settings))
+    for name, dimension in space.items():
+        _check_dimension(f"study.space.{name}", dimension, base)
+    keys = [dimension.key for dimension in space.values()]
+    if len(set(keys)) < len(keys):
+        raise ConfigError(f"study.space names a key twice: {', '.join(keys)}")
+    for name, dimension in space.items():
+        for value in dimension.choices or (dimension.low, dimension.high):
+            changed = copy.deepcopy(config)
+            whole = dimension.choices is None and is_whole(dimension, base[dimension.key])
+            OmegaConf.update(changed, dimension.key, int(value or 0) if whole else value)
+            try:
+                train_settings(changed)
+            except ConfigError as error:
+                raise ConfigError(f"study.space.{name}: {error}") from error
+    return settings
+
+
+def training(settings: TuneConfig) -> TrainConfig:
+    """What `reid.train` would know of this config: a trial and the same run by hand share their hash."""
+    return TrainConfig(**{entry.name: getattr(settings, entry.name) for entry in fields(TrainConfig)})
+
+
+def is_whole(dimension: Dimension, value: Any) -> bool:
+    """Whether the key, which is `value` in the config, takes whole numbers over this range."""
+    ends = (dimension.low, dimension.high, dimension.step or 1)
+    return type(value) is int and all(float(end or 0).is_integer() for end in ends)
+
+
+def _check_dimension(name: str, dimension: Dimension, base: dict[str, Any]) -> None:
+    key = dimension.key
+    if key == "???" or key not in base:
+        if key == "???":
+            raise ConfigError(f"{name}.key is not given: say which key is searched, such as loss.alpha")
+        raise ConfigError(f"{name}.key={key}: {unknown_key(key, base, 'tune')}")
+    if key.startswith(FIXED):
+        raise ConfigError(f"{name}.key={key} cannot be searched: it has to be the same for all trials")
+    low, high, step, choices = dimension.low, dimension.high, dimension.step, dimension.choices
+    if choices is not None:
+        if (low, high, step, dimension.log) != (None, None, None, False):
+            raise ConfigError(f"{name} has choices and a range: give it one of them")
+        if len(choices) < 2 or not all(isinstance(choice, str | int | float | bool) for choice in choices):
+            raise ConfigError(f"{name}.choices={choices} is not allowed: expected two values or more")
+        return
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(f"{name} has low={low} and high={high}: expected two numbers, low below high")
+    if isinstance(base[key], bool) or not isinstance(base[key], int | float | None):
+        raise ConfigError(f"{name}.key={key} is {base[key]!r}, no number: give {name}.choices, not a range")
+    if dimension.log and (low <= 0 or step is not None):
+        raise ConfigError(f"{name}.log=true needs low above 0 and no step; low is {low}, step {step}")
+    if step is not None and not 0 < step <= high - low:
+        raise ConfigError(f"{name}.step={step} is not allowed: expected a number above 0, at most high - low")
