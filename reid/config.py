@@ -179,7 +179,7 @@ class Dimension:
 
 @dataclass
 class StudyConfig:
-    space: dict[str, Dimension] = MISSING  # by a short name, so that one can type study.space.alpha.low=1
+    space: dict[str, Any] = MISSING  # a Dimension by a short name: study.space.alpha.low=1
     name: str | None = None  # of the study to begin or go on with; by default it follows from the config
     trials: int = at_least(1, 20)  # in all, those of earlier starts included
     jobs: int = at_least(1, 1)  # processes

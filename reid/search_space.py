@@ -2,10 +2,12 @@
 
 import copy
 import math
+import warnings
 from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from reid.checks import ConfigError, unknown_key
 from reid.config import Dimension, TrainConfig, TuneConfig
@@ -42,6 +44,7 @@ def tune_settings(config: DictConfig) -> TuneConfig:
             "study.space is empty: give it a key, +study.space.lr={key:optimizer.lr,low:1e-5,high:1e-2}"
         )
     base = flat(training(settings))
+    settings.study.space = space = {name: _dimension(name, given) for name, given in space.items()}
     for name, dimension in space.items():
         _check_dimension(f"study.space.{name}", dimension, base)
     keys = [dimension.key for dimension in space.values()]
@@ -53,7 +56,9 @@ def tune_settings(config: DictConfig) -> TuneConfig:
             whole = dimension.choices is None and is_whole(dimension, base[dimension.key])
             OmegaConf.update(changed, dimension.key, int(value or 0) if whole else value)
             try:
-                train_settings(changed)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a trial warns of itself
+                    train_settings(changed)
             except ConfigError as error:
                 raise ConfigError(f"study.space.{name}: {error}") from error
     return settings
@@ -70,11 +75,33 @@ def is_whole(dimension: Dimension, value: Any) -> bool:
     return type(value) is int and all(float(end or 0).is_integer() for end in ends)
 
 
+def _dimension(name: str, given: Any) -> Dimension:
+    """A dimension as typed values.
+
+    Raises:
+        ConfigError: a key that it does not have, or a value of another type.
+    """
+    known = [f"study.space.{name}.{entry.name}" for entry in fields(Dimension)]
+    if not isinstance(given, dict):
+        raise ConfigError(f"study.space.{name}={given} is not allowed: expected {{key:…,low:…,high:…}}")
+    for key in given:
+        if f"study.space.{name}.{key}" not in known:
+            raise ConfigError(unknown_key(f"study.space.{name}.{key}", known))
+    try:
+        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Dimension), given))
+    except MissingMandatoryValue as error:
+        raise ConfigError(
+            f"study.space.{name}.key is not given: say which key is searched, such as loss.alpha"
+        ) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"study.space.{name}.{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(typed, Dimension)
+    return typed
+
+
 def _check_dimension(name: str, dimension: Dimension, base: dict[str, Any]) -> None:
     key = dimension.key
-    if key == "???" or key not in base:
-        if key == "???":
-            raise ConfigError(f"{name}.key is not given: say which key is searched, such as loss.alpha")
+    if key not in base:
         raise ConfigError(f"{name}.key={key}: {unknown_key(key, base, 'tune')}")
     if key.startswith(FIXED):
         raise ConfigError(f"{name}.key={key} cannot be searched: it has to be the same for all trials")

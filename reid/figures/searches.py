@@ -80,6 +80,7 @@ def search_slices(table: pd.DataFrame, keys: Sequence[str], score: str) -> Figur
         shades = 0.35 + 0.65 * (done["trial"] + 1) / (table["trial"].max() + 1)
         for value, height, shade in zip(show(done[key]), done[score], shades, strict=True):
             axes.plot([value], [height], **{**_DONE, "alpha": shade, "label": None})
+        axes.plot([], [], **_DONE)
         best = done[done[score] == done[score].max()].head(1)
         _plot(axes, show(best[key]), best[score], _BEST)
         axes.set_xlabel(key)
@@ -123,6 +124,7 @@ def search_map(table: pd.DataFrame, x: str, y: str, score: str) -> Figure:
             points = axes.scatter(rows[x], rows[y], c=rows[score], cmap=COLOURS, norm=colours, marker=marker,
                                   s=size, edgecolors="white", linewidths=1, label=label)  # fmt: skip
     _mark_best(axes, done, x, score, y)
+    axes.use_sticky_edges = False  # the surface would cut the outer trials in half
     for log, scale in zip(logs, (axes.set_xscale, axes.set_yscale), strict=True):
         if log:
             scale("log")
