@@ -19,7 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from reid.checkpoints import find_checkpoint
 from reid.checks import ConfigError
-from reid.config import RUN_ID, EvaluateConfig, ThresholdConfig, TrainConfig, TuneConfig, config_folder, register
+from reid.config import (
+    RUN_ID,
+    EvaluateConfig,
+    ThresholdConfig,
+    TrainConfig,
+    TuneConfig,
+    config_folder,
+    register,
+)
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import home

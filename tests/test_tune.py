@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -228,7 +229,7 @@ def test_the_figures_show_every_trial() -> None:
     assert [axes.get_xlabel() for axes in search_slices(table, ["x", "y"], SCORE).axes[:2]] == ["x", "y"]
     surface = search_map(table, "x", "y", SCORE).axes[0]
     assert surface.get_yscale() == "log"
-    assert {tuple(point) for dots in surface.collections[1:] for point in dots.get_offsets().tolist()} == {
+    assert {tuple(point) for dots in surface.collections[1:] for point in np.asarray(dots.get_offsets())} == {
         (x, y) for x, y in zip(table["x"][:9], table["y"][:9], strict=True)
     }
     with pytest.raises(ValueError, match="no trial has"):

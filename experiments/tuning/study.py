@@ -131,6 +131,7 @@ class Search:
         config = compose("tune", overrides=[*self.overrides, *added])
         settings = train_settings(config)
         assert isinstance(settings, TuneConfig)
+        settings.sweep.take = "none"  # which trials are done is the study's to say
         split = [] if more else ["eval.split=val", "eval.period=1"]
         typed = [word for word in self.overrides if not word.lstrip("+~").startswith("study")]
         return config, training(settings), [*typed, *split, *added]
