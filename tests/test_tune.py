@@ -222,7 +222,7 @@ def test_the_figures_show_every_trial() -> None:
         }
     )
     history = search_history(table, SCORE).axes[0]
-    shown = {line.get_label(): list(line.get_ydata()) for line in history.lines}
+    shown = {line.get_label(): list(np.asarray(line.get_ydata())) for line in history.lines}
     assert shown["best so far"] == pytest.approx([10, 30, 30, 50, 50, 50, 50, 50])
     assert shown["pruned, its last score"] == pytest.approx([5])
     assert len(shown["failed"]) == 1
