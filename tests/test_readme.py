@@ -15,7 +15,16 @@ from reid.settings import evaluate_settings, threshold_settings, train_settings
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 #: The commands whose arguments argparse reads.
-PARSED = ("reid.compare", "reid.convert", "reid.data.check", "reid.data.split", "reid.extract", "reid.sync")
+PARSED = (
+    "reid.compare",
+    "reid.convert",
+    "reid.data.check",
+    "reid.data.split",
+    "reid.extract",
+    "reid.report",
+    "reid.runs",
+    "reid.sync",
+)
 
 
 def shown_commands(module: str) -> list[str]:
