@@ -3,10 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 5000
+PROFILE ?= full
+SEEDS ?= 1
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install quickstart test ui clean
+.PHONY: help install quickstart reproduce-table test ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +25,10 @@ $(READY): pyproject.toml
 
 quickstart: $(READY)  ## draw synthetic pedestrians, train on them, judge, draw figures: minutes on two cores
 	@$(BIN)/python -m reid.train experiment=quickstart
+
+reproduce-table: $(READY)  ## the published table: SEEDS=3, DRY_RUN=1 (plan only), FORCE=1, PROFILE=smoke (no data: minutes)
+	@$(BIN)/python -m experiments.reproduce_table --profile $(PROFILE) --seeds $(SEEDS) \
+		$(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(FORCE)),--force) $(ARGS)
 
 test: $(READY)  ## ruff, mypy, pytest
 	$(BIN)/ruff check

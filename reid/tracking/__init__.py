@@ -4,7 +4,7 @@
 Importing this package does not import mlflow; the first use of a store does.
 """
 
-from reid.tracking.attach import attach
+from reid.tracking.attach import attach, run_address
 from reid.tracking.deliver import Delivery
 from reid.tracking.errors import TrackingError
 from reid.tracking.fetch import describe, fetch_artifact, read_run
@@ -55,6 +55,7 @@ __all__ = [
     "open_parent",
     "read_record",
     "read_run",
+    "run_address",
     "run_folders",
     "send_late",
     "store_of",

@@ -1,4 +1,4 @@
-"""A file added to a run that has ended."""
+"""A file added to a run that has ended, and where the UI shows it."""
 
 from __future__ import annotations
 
@@ -18,3 +18,16 @@ def attach(store: Store, run_id: str, path: Path, folder: str) -> None:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrackingError(f"{path.name} could not be added to run {run_id}: {reason}") from error
+
+
+def run_address(store: Store, run_id: str, port: int = 5000) -> str | None:
+    """The page of a run in the MLflow UI: of the server, or of the UI that is opened on `port`.
+
+    None when the store does not answer, or has no such run.
+    """
+    try:
+        experiment = store.client.get_run(run_id).info.experiment_id
+    except Exception:  # databases, file systems and networks all have their own
+        return None
+    base = store.public_uri if store.is_server else f"http://127.0.0.1:{port}"
+    return f"{base}/#/experiments/{experiment}/runs/{run_id}"

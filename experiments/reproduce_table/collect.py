@@ -1,0 +1,97 @@
+"""From the folder of the table's sweep to its runs, its failures and its provenance."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from reid.cells import Cell
+from reid.engine.sweep_file import SweepFile, find_sweep
+from reid.sources import sources_hash
+
+from experiments.reproduce_table.table import Run
+from reid.engine.rundir import RunStatus
+from reid.engine.sweep import job_statuses
+from reid.home import home
+from reid.tracking import Store, TrackingError, read_record, run_address
+
+_VERSIONS = ("python", "torch", "torchvision", "timm", "numpy")
+
+
+def sweep_folder(cells: Sequence[Cell], experiment: str) -> Path | None:
+    """The newest folder of the sweep of these cells by this code; None where it was never begun."""
+    trained = [[cell.config_hash, cell.data_root] for cell in cells]
+    return find_sweep(SweepFile(experiment, sources_hash(), trained), home() / "multirun")
+
+
+def finished_runs(folder: Path, store: Store) -> tuple[list[Run], list[str]]:
+    """The finished runs of a sweep, and what is to be said of its other jobs, one a line."""
+    runs, failures = [], []
+    for status in job_statuses(folder):
+        if status.status != "FINISHED":
+            failures.append(f"{' '.join(status.overrides[:3])}: {status.error or status.status}")
+            continue
+        try:
+            runs.append(read_run(status, store))
+        except (TrackingError, KeyError, OSError) as error:
+            failures.append(f"{' '.join(status.overrides[:3])}: {status.run_dir} cannot be read: {error}")
+    return runs, failures
+
+
+def read_run(status: RunStatus, store: Store) -> Run:
+    """A finished run as its folder tells it: its scores are those after its last epoch.
+
+    Raises:
+        TrackingError, OSError: its journal cannot be read.
+        KeyError: it says nothing of its network, data or seed.
+    """
+    record = read_record(Path(status.run_dir))
+    run_id = record.run_id or status.run_id
+    return Run(
+        record.params["backbone.name"],
+        record.tags["reid.data.name"],
+        int(record.params["seed"]),
+        status.scores,
+        run_id,
+        run_address(store, run_id) if run_id else None,
+        {**record.tags, "code": status.code, "device": record.params["device"]},
+    )
+
+
+def provenance(runs: Iterable[Run], command: str) -> dict[str, str]:
+    """How the numbers came about: what all runs have in common, or each different value."""
+    runs = list(runs)
+    told = {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    if not runs:
+        return told
+    told["seeds"] = _each(str(run.seed) for run in runs)
+    told["commit"] = _each(_commit(run) for run in runs)
+    told["hash of reid/'s sources"] = _each(run.facts["code"] for run in runs)
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        own = [run for run in runs if run.dataset == dataset]
+        told[f"data of {dataset}"] = _each(
+            f"fingerprint {run.facts.get('reid.data.fingerprint')} ({run.facts.get('reid.data.training')}; "
+            f"{run.facts.get('reid.data.judged')})"
+            for run in own
+        )
+    told["device"] = _each(_device(run) for run in runs)
+    told["versions"] = _each(
+        ", ".join(f"{name} {run.facts.get(f'reid.version.{name}')}" for name in _VERSIONS) for run in runs
+    )
+    return told
+
+
+def _commit(run: Run) -> str:
+    dirty = " with changes" if run.facts.get("reid.git.dirty") == "true" else ""
+    return f"{run.facts.get('reid.git.sha', 'none')}{dirty}"
+
+
+def _device(run: Run) -> str:
+    facts = run.facts
+    gpu = facts.get("reid.gpu", "none")
+    if gpu != "none" and run.facts["device"] != "cpu":
+        return gpu
+    return f"{facts.get('reid.cpu')}, {facts.get('reid.cpu_count')} cores"
+
+
+def _each(values: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(values))

@@ -1,0 +1,105 @@
+"""What the table is made of: its rows, its columns, the published scores, and the sweep that fills it."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, judged as it is or after re-ranking: two rows of one checkpoint."""
+
+    backbone: str
+    label: str
+    reranked: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A dataset, by the name that its reader gives it."""
+
+    dataset: str
+    label: str
+
+
+ROWS = (
+    Row("resnet34", "ResNet34"),
+    Row("resnet50", "ResNet50"),
+    Row("se_resnet50", "SE-ResNet50"),
+    Row("se_resnext50", "SE-ResNeXt50"),
+    Row("resnet50_ibn_a", "ResNet50-IBN-a"),
+    Row("resnet50_ibn_a", "ResNet50-IBN-a + re-ranking", reranked=True),
+)
+
+BACKBONES = tuple(row.backbone for row in ROWS if not row.reranked)
+
+#: Published scores in percent: (mAP, rank-1) by (backbone, dataset, re-ranked).
+Published = dict[tuple[str, str, bool], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way to run the table.  `words` are the overrides of its sweep, without the seeds."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    words: tuple[str, ...]
+    #: Below `experiments/reproduce_table` of the home of the outputs.
+    results: str
+    #: Whether what is measured may stand beside the published scores.
+    comparable: bool = True
+    note: str = ""
+
+
+def _recipes(dataset: str) -> list[str]:
+    return [f"paper/{dataset}_{backbone}" for backbone in BACKBONES]
+
+
+FULL = Profile(
+    "full",
+    "The published table",
+    (Column("duke", "DukeMTMC-reID"), Column("market", "Market-1501")),
+    ("experiment=" + ",".join(_recipes("duke") + _recipes("market")),),
+    "results",
+)
+
+SMOKE = Profile(
+    "smoke",
+    "Smoke test of the published table",
+    (Column("synthetic", "synthetic (day)"), Column("synthetic_night", "synthetic_night")),
+    (
+        # The same recipes, on drawn people: what is typed for `dataset` wins over theirs.
+        "experiment=" + ",".join(_recipes("market")),
+        "dataset=synthetic,synthetic_night",
+        "dataset.preset=tiny",
+        "backbone.weights=none",
+        "image.height=64",
+        "image.width=32",
+        "image.padding=4",
+        "batch.identities=4",
+        "epochs=1",
+        "tracking.experiment=reproduce_table_smoke",
+        "tracking.checkpoint=false",
+    ),
+    "results/smoke",
+    comparable=False,
+    note="smoke: tiny synthetic data, one epoch from random weights; says nothing of the published scores, "
+    "which are of other data, so none stands here",
+)
+
+PROFILES = {profile.name: profile for profile in (FULL, SMOKE)}
+
+
+def published_scores() -> Published:
+    """The published table, read from `published.csv`."""
+    with (HERE / "published.csv").open(newline="") as file:
+        return {
+            (row["backbone"], row["dataset"], row["rerank"] == "true"): (
+                float(row["mAP"]),
+                float(row["rank1"]),
+            )
+            for row in csv.DictReader(file)
+        }

@@ -1,0 +1,59 @@
+"""The words that every form of the table shares: numbers, differences, marks, notes."""
+
+from experiments.reproduce_table.table import TOLERANCE, Entry, Score, Table
+
+DASH = "—"
+ABOVE, BELOW = "▲", "▼"
+
+
+def measured(score: Score) -> str:
+    """`87.0`, with several seeds `87.0 ± 0.3`, a dash where nothing was run."""
+    if score.mean is None:
+        return DASH
+    spread = "" if score.spread is None else f" ± {score.spread:.1f}"
+    return f"{score.mean:.1f}{spread}"
+
+
+def published(score: Score) -> str:
+    return DASH if score.published is None else f"{score.published:.1f}"
+
+
+def difference(score: Score) -> str:
+    """`+0.4`, `-1.3 ▼` outside the tolerance, a dash where there is nothing to compare."""
+    if score.difference is None:
+        return DASH
+    mark = (ABOVE if score.difference > 0 else BELOW) if score.outside else ""
+    return f"{score.difference:+.1f} {mark}".rstrip()
+
+
+def cells(entry: Entry) -> tuple[str, str, str]:
+    """Measured, published, difference; each mAP / rank-1, or one dash for both."""
+
+    def both(parts: list[str]) -> str:
+        return DASH if set(parts) == {DASH} else " / ".join(parts)
+
+    scores = entry.scores
+    return (
+        both([measured(score) for score in scores]),
+        both([published(score) for score in scores]),
+        both([difference(score) for score in scores]),
+    )
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader has to know, a sentence or two a line."""
+    lines = [table.state()]
+    lines += [f"Failed: {failure}" for failure in table.failures]
+    if table.profile.note:
+        lines.append(f"{table.profile.note[0].upper()}{table.profile.note[1:]}.")
+    lines.append(
+        "mAP / rank-1 in %, of each run's last epoch; with several seeds mean ± standard deviation over "
+        f"them. {DASH}: not run, or nothing to compare with."
+    )
+    if table.profile.comparable:
+        lines.append(
+            f"Published: by the authors, never measured here. {BELOW} {ABOVE}: below or above it by more "
+            f"than {TOLERANCE:.1f} point (with three seeds and more, by more than two standard deviations where "
+            "that is larger)."
+        )
+    return lines
