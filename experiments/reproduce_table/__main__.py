@@ -72,8 +72,10 @@ def _prepare(profile: Profile, planned: list[Planned], console: Console) -> bool
 
     todo = [one for one in planned if not one.finished]
     say(f"{profile.title}: {len(planned)} runs, {len(planned) - len(todo)} of them finished already")
+    common = set.intersection(*(set(one.cell.overrides) for one in planned))
     for one in planned:
-        say(f"  {'finished' if one.finished else 'to run  '}  {' '.join(one.cell.overrides)}")
+        apart = [word for word in one.cell.overrides if word not in common]
+        say(f"  {'finished' if one.finished else 'to run  '}  {' '.join(apart)}")
     if not todo:
         return True
     device = choose_device(todo[0].settings.device)

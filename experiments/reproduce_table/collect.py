@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reid.cells import Cell
-from reid.engine.sweep_file import SweepFile, find_sweep
-from reid.sources import sources_hash
-
 from experiments.reproduce_table.table import Run
+from reid.cells import Cell
 from reid.engine.rundir import RunStatus
 from reid.engine.sweep import job_statuses
+from reid.engine.sweep_file import SweepFile, find_sweep
 from reid.home import home
+from reid.sources import sources_hash
 from reid.tracking import Store, TrackingError, read_record, run_address
 
 _VERSIONS = ("python", "torch", "torchvision", "timm", "numpy")

@@ -153,7 +153,7 @@ def training_bytes(settings: TrainConfig) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.train()(images)
+        model.backbone.train()(images)  # what follows it is small
     activations = sum(storage.nbytes() for storage in kept.values())
     return _SLACK * (activations + 4 * _parameter_bytes(settings))
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hydra import compose, initialize_config_dir
-from reid.cells import Cell, expand
-from reid.sources import sources_hash
 
 from experiments.reproduce_table.profiles import Profile
+from reid.cells import Cell, expand
 from reid.config import TrainConfig, config_folder
 from reid.engine.rundir import find_finished
 from reid.home import home
 from reid.settings import train_settings
+from reid.sources import sources_hash
 
 
 @dataclass(frozen=True)

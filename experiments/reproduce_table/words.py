@@ -53,7 +53,7 @@ def notes(table: Table) -> list[str]:
     if table.profile.comparable:
         lines.append(
             f"Published: by the authors, never measured here. {BELOW} {ABOVE}: below or above it by more "
-            f"than {TOLERANCE:.1f} point (with three seeds and more, by more than two standard deviations where "
-            "that is larger)."
+            f"than {TOLERANCE:.1f} point (with three seeds and more, by more than two standard deviations "
+            "where that is larger)."
         )
     return lines
