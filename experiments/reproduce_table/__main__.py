@@ -60,7 +60,10 @@ def reproduce(options: argparse.Namespace, console: Console) -> int:
     code = _sweep(words)
     if code == 2:
         return 2
-    table = _write(profile, planned, _command(options), console)
+    folder = sweep_folder([one.cell for one in planned], planned[0].settings.tracking.experiment)
+    if folder is None:  # it ended before it began, and has said why
+        return code or 1
+    table = _write(profile, planned, folder, _command(options), console)
     return code or (0 if table.complete else 1)
 
 
@@ -122,23 +125,20 @@ def _sweep(words: list[str]) -> int:
             signal.signal(signum, handler)
 
 
-def _write(profile: Profile, planned: list[Planned], command: str, console: Console) -> Table:
-    """Write the table from what the sweep left, and put it on the sweep's run."""
-    tracking = planned[0].settings.tracking
-    store = default_store(home(), tracking.uri)
-    folder = sweep_folder([one.cell for one in planned], tracking.experiment)
-    runs, failures = finished_runs(folder, store) if folder else ([], [])
+def _write(profile: Profile, planned: list[Planned], folder: Path, command: str, console: Console) -> Table:
+    """Write the table from what the sweep in `folder` left, and put it on the sweep's run."""
+    store = default_store(home(), planned[0].settings.tracking.uri)
+    runs, failures = finished_runs(folder, store)
     table = fill(profile, runs, len(planned), published_scores(), failures, provenance(runs, command))
     files = write(table, home() / "experiments" / "reproduce_table" / profile.results)
-    if folder is not None:
-        try:
-            parent = read_record(folder).run_id
-            if parent is not None:
-                for path in files:
-                    attach(store, parent, path, "table")
-                describe(store, parent, cut(render.markdown(table, whole=False), MAX_TAG))
-        except TrackingError as error:
-            console.print(f"the table could not be put on the sweep's run: {escape(str(error))}")
+    try:
+        parent = read_record(folder).run_id
+        if parent is not None:
+            for path in files:
+                attach(store, parent, path, "table")
+            describe(store, parent, cut(render.markdown(table, whole=False), MAX_TAG))
+    except TrackingError as error:
+        console.print(f"the table could not be put on the sweep's run: {escape(str(error))}")
     console.print(render.markdown(table, whole=False), highlight=False, markup=False, soft_wrap=True)
     console.print(f"table: {files[0].parent}", highlight=False, soft_wrap=True)
     return table
