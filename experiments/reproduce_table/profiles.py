@@ -66,6 +66,7 @@ FULL = Profile(
         "experiment=" + ",".join(_recipes("duke") + _recipes("market")),
         # Theirs too, but Hydra opens the sweep before it reads a recipe.
         "tracking.experiment=reproduce_table",
+        "sweep.name=sweep",  # the sweep's own report: results/sweep
     ),
     "results",
 )
@@ -86,6 +87,7 @@ SMOKE = Profile(
         "batch.identities=4",
         "epochs=1",
         "tracking.experiment=reproduce_table_smoke",
+        "sweep.name=sweep",
         "tracking.checkpoint=false",
     ),
     "results/smoke",
