@@ -81,7 +81,7 @@ class Entry:
 class Table:
     """`entries` row by row; `provenance` says how they came about, one fact a line.
 
-    `asked` counts the runs that a complete table is made of, `failures` names those that failed.
+    `asked` counts the runs that a complete table is made of, `failures` names those that did not finish.
     """
 
     profile: Profile
@@ -109,8 +109,7 @@ class Table:
         missing = self.asked - len(self.runs)
         if not self.runs:
             return f"Not run here: none of its {self.asked} runs. A dash stands for what was not run."
-        failed = f" {len(self.failures)} failed." if self.failures else ""
-        return f"NOT COMPLETE: {missing} of {self.asked} runs are not finished.{failed}"
+        return f"NOT COMPLETE: {missing} of {self.asked} runs are not finished."
 
 
 def fill(

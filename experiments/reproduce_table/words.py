@@ -43,7 +43,7 @@ def cells(entry: Entry) -> tuple[str, str, str]:
 def notes(table: Table) -> list[str]:
     """What a reader has to know, a sentence or two a line."""
     lines = [table.state()]
-    lines += [f"Failed: {failure}" for failure in table.failures]
+    lines += [f"Not finished: {failure}" for failure in table.failures]
     if table.profile.note:
         lines.append(f"{table.profile.note[0].upper()}{table.profile.note[1:]}.")
     lines.append(
