@@ -16,9 +16,9 @@ from reid.losses import pair_statistics
 class Objective:
     """id_weight * cross entropy (label-smoothed) + metric_weight * metric loss.
 
-    `metric_loss` maps (features (N, C), labels (N,)) to a scalar, or is None for cross entropy alone. It may
-    tell what share of the pairs it still moves, by `active_fraction(features, labels)` or, where the two have
-    most of their work in common, by `measured(features, labels)`: the loss and that share.
+    `metric_loss` maps (features (N, C), labels (N,)) to a scalar, or is None for cross entropy alone. One
+    that knows what share of the pairs it still moves has a method `measured(features, labels)` -> (that
+    scalar, the share), both of the same distances.
     """
 
     id_weight: float
@@ -30,7 +30,7 @@ class Objective:
         self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Scalars by name: `loss` to go backward from, `id_loss` and `metric_loss` unweighted; of a loss that
-        is `measured`, also `active_fraction`."""
+        has `measured`, also `active_fraction`."""
         id_loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         losses = {"loss": self.id_weight * id_loss, "id_loss": id_loss}
         if self.metric_loss is not None:
@@ -51,9 +51,6 @@ class Objective:
         told = pair_statistics(features.float(), labels)
         if self.id_weight > 0:  # else nobody trains the classifier
             told["accuracy"] = (logits.argmax(1) == labels).float().mean()
-        active = getattr(self.metric_loss, "active_fraction", None)
-        if active is not None:
-            told["active_fraction"] = active(features.float(), labels)
         return told
 
 

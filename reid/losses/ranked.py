@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from reid.distance import euclidean, normalise
@@ -49,25 +48,20 @@ class RankedListLoss(nn.Module):
         self.margin = alpha - self.positive_radius
 
     def forward(self, features: Tensor, pids: Tensor) -> Tensor:
-        distance, positive, near_negative = self._pairs(features, pids)
-        pulled = pull(distance, positive, self.positive_radius)
-        pushed = push(distance, near_negative, self.alpha, self.temperature)
-        return (pulled + pushed).mean()
+        return self.measured(features, pids)[0]
 
-    @torch.no_grad()
-    def active_fraction(self, features: Tensor, pids: Tensor) -> Tensor:
-        """Fraction of the N (N - 1) ordered pairs that the loss still moves: positives beyond the
-        radius and negatives nearer than alpha. A 0-d tensor on the device; 0 for a single image."""
-        distance, positive, near_negative = self._pairs(features, pids)
-        active = (positive & (distance > self.positive_radius)) | near_negative
-        return active.sum() / max(1, len(pids) * (len(pids) - 1))
-
-    def _pairs(self, features: Tensor, pids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def measured(self, features: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the fraction of the N (N - 1) ordered pairs that it still moves: positives beyond
+        the radius and negatives nearer than alpha. 0-d tensors on the device; 0 for a single image."""
         check_batch(features, pids)
         embeddings = normalise(features)
         distance = euclidean(embeddings, embeddings)
         positive, negative = pair_masks(pids)
-        return distance, positive, negative & (distance < self.alpha)
+        near_negative = negative & (distance < self.alpha)
+        pulled = pull(distance, positive, self.positive_radius)
+        pushed = push(distance, near_negative, self.alpha, self.temperature)
+        active = (positive & (distance > self.positive_radius)) | near_negative
+        return (pulled + pushed).mean(), active.sum() / max(1, len(pids) * (len(pids) - 1))
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha:g}, margin={self.margin:g}, temperature={self.temperature:g}"

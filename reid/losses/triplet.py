@@ -44,16 +44,16 @@ class TripletLoss(nn.Module):
         self.margin, self.normalise = margin, normalise
 
     def forward(self, features: Tensor, pids: Tensor) -> Tensor:
-        gap, counted = self._gaps(features, pids)
-        penalty = softplus(gap) if self.margin is None else (self.margin + gap).clamp(min=0)
-        return torch.where(counted, penalty, 0).sum() / counted.sum().clamp(min=1)
+        return self.measured(features, pids)[0]
 
-    @torch.no_grad()
-    def active_fraction(self, features: Tensor, pids: Tensor) -> Tensor:
-        """Fraction of the anchors whose triplet violates the margin (0 for the soft one). A 0-d tensor on
-        the device; 0 where no anchor has both a positive and a negative."""
+    def measured(self, features: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the fraction of the anchors whose triplet violates the margin (0 for the soft one).
+        0-d tensors on the device; both 0 where no anchor has both a positive and a negative."""
         gap, counted = self._gaps(features, pids)
-        return (counted & (gap > -(self.margin or 0.0))).sum() / counted.sum().clamp(min=1)
+        anchors = counted.sum().clamp(min=1)
+        penalty = softplus(gap) if self.margin is None else (self.margin + gap).clamp(min=0)
+        violating = counted & (gap > -(self.margin or 0.0))
+        return torch.where(counted, penalty, 0).sum() / anchors, violating.sum() / anchors
 
     def _gaps(self, features: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
         """Farthest positive less nearest negative of each anchor, and whether it has both."""

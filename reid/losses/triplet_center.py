@@ -53,20 +53,21 @@ class TripletCenterLoss(nn.Module):
         self.centers = nn.Parameter(torch.randn(num_classes, embedding_size))
 
     def forward(self, features: Tensor, pids: Tensor) -> Tensor:
+        return self.measured(features, pids)[0]
+
+    def measured(self, features: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the fraction of the anchors whose triplet violates the margin."""
         check_batch(features, pids)
         centers = self.centers[pids]
         drawn = _mean_squared_distance(features, centers.detach())
         # Adds nothing to the value, and to the gradient only the centres' part, without the weight.
         followed = _mean_squared_distance(features.detach(), centers)
-        return self.triplet(features, pids) + self.center_weight * drawn + (followed - followed.detach())
+        triplet, active = self.triplet.measured(features, pids)
+        return triplet + self.center_weight * drawn + (followed - followed.detach()), active
 
     def own_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer of the centres."""
         return torch.optim.SGD([self.centers], lr=self.center_lr)
-
-    def active_fraction(self, features: Tensor, pids: Tensor) -> Tensor:
-        """That of the triplet loss."""
-        return self.triplet.active_fraction(features, pids)
 
 
 def _mean_squared_distance(a: Tensor, b: Tensor) -> Tensor:

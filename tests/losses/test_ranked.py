@@ -139,17 +139,17 @@ def test_overfits_one_batch() -> None:
         value.backward()
         optimizer.step()
     assert value.item() < 1e-3
-    assert loss.active_fraction(features.detach(), pids).item() == 0
+    assert loss.measured(features.detach(), pids)[1].item() == 0
 
 
 def test_active_fraction_by_hand() -> None:
     # Unit vectors at 0, 90 and 180 degrees: distances sqrt(2), 2 and sqrt(2).
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     loss = RankedListLoss(alpha=1.6, positive_radius=1.0)
-    assert loss.active_fraction(features, torch.tensor([0, 0, 1])).item() == pytest.approx(4 / 6)
-    assert loss.active_fraction(features, torch.tensor([0, 1, 0])).item() == pytest.approx(1)
-    assert loss.active_fraction(features, torch.tensor([0, 1, 2])).item() == pytest.approx(4 / 6)
-    assert loss.active_fraction(features[:1], torch.tensor([0])).item() == 0
+    assert loss.measured(features, torch.tensor([0, 0, 1]))[1].item() == pytest.approx(4 / 6)
+    assert loss.measured(features, torch.tensor([0, 1, 0]))[1].item() == pytest.approx(1)
+    assert loss.measured(features, torch.tensor([0, 1, 2]))[1].item() == pytest.approx(4 / 6)
+    assert loss.measured(features[:1], torch.tensor([0]))[1].item() == 0
 
 
 def test_positive_radius_replaces_margin() -> None:

@@ -55,7 +55,7 @@ def test_a_batch_without_triplets_gives_nothing(pids: list[int], margin: float |
     assert loss.item() == 0
     assert features.grad is not None
     assert not features.grad.any()
-    assert TripletLoss(margin).active_fraction(features, labels).item() == 0
+    assert TripletLoss(margin).measured(features, labels)[1].item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -84,9 +84,9 @@ def test_by_hand() -> None:
     # On a line: 0 and 1 of one pid, 3 and 3.5 of another. Gaps 1 - 3, 1 - 2, 0.5 - 2, 0.5 - 2.5.
     features, pids = torch.tensor([[0.0], [1.0], [3.0], [3.5]]), torch.tensor([0, 0, 1, 1])
     assert TripletLoss(margin=1.8)(features, pids).item() == pytest.approx((0.8 + 0.3) / 4, abs=1e-6)
-    assert TripletLoss(margin=1.8).active_fraction(features, pids).item() == 0.5
+    assert TripletLoss(margin=1.8).measured(features, pids)[1].item() == 0.5
     assert TripletLoss(margin=0.3)(features, pids).item() == 0
-    assert TripletLoss(margin=None).active_fraction(features, pids).item() == 0
+    assert TripletLoss(margin=None).measured(features, pids)[1].item() == 0
 
 
 @pytest.mark.parametrize("setting", [{"margin": -0.1}, {"margin": math.nan}, {"margin": math.inf}])
