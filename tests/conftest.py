@@ -1,5 +1,6 @@
 """What the tests share: the tiny synthetic set, drawn once, and a way to run the real commands."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from composing import composed
 from omegaconf import DictConfig
+from running import Forked, start_server
 
 from reid.data import load_dataset
 
@@ -31,6 +33,14 @@ TINY = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first. Left to itself xdist starts the files of fewest tests last, and these are
+    the longest: one worker would end minutes after the others. (`--no-loadscope-reorder` keeps this order.)
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A `data.root` that holds the tiny synthetic set."""
@@ -40,28 +50,47 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Runner = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def command(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
+Starter = Callable[..., Forked]
 
 
 def environment(home: Path) -> dict[str, str]:
     """The environment of a command whose outputs and tracking store go to `home`."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REID_"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REID_", "HYDRA_"))
+    }
     own = {"REID_HOME": str(home), "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     return {**kept, **own}
 
 
 @pytest.fixture(scope="session")
-def run_command() -> Runner:
-    """Runs `python -m module arguments…` with outputs in `home`, and returns what it printed."""
+def start_command(tmp_path_factory: pytest.TempPathFactory) -> Starter:
+    """Starts `python -m module arguments…` with outputs in `home`, and returns at once."""
+    start_server({**environment(tmp_path_factory.mktemp("home")), "MLFLOW_DISABLE_TELEMETRY": "true"})
+    output, count = tmp_path_factory.mktemp("output"), itertools.count()
+
+    def start(module: str, *arguments: str, home: Path) -> Forked:
+        return Forked([module, *arguments], environment(home), home, output / str(next(count)))
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_command(start_command: Starter) -> Runner:
+    """Runs the same to its end, and returns what it printed.
+
+    `fresh=True` starts Python anew, as a user does: once for each command, since it costs ten seconds.
+    """
 
     def run(
-        module: str, *arguments: str, home: Path, timeout: float = 240
+        module: str, *arguments: str, home: Path, timeout: float = 240, fresh: bool = False
     ) -> "subprocess.CompletedProcess[str]":
+        words = [module, *arguments]
+        if not fresh:
+            process = start_command(*words, home=home)
+            out, err = process.communicate(timeout)
+            return subprocess.CompletedProcess(words, process.wait(), out, err)
         return subprocess.run(
-            command(module, *arguments),
+            [sys.executable, "-m", *words],
             env=environment(home),
             cwd=home,
             capture_output=True,
@@ -70,23 +99,6 @@ def run_command() -> Runner:
         )
 
     return run
-
-
-@pytest.fixture(scope="session")
-def start_command() -> Callable[..., "subprocess.Popen[str]"]:
-    """Starts the same and returns at once, for tests that stop it."""
-
-    def start(module: str, *arguments: str, home: Path) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            command(module, *arguments),
-            env=environment(home),
-            cwd=home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    return start
 
 
 @pytest.fixture

@@ -1,15 +1,12 @@
 """Wrong command lines end with exit code 2 and one readable message, before any work and any file."""
 
 import logging
-import os
-import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import Runner
 from hydra.core.global_hydra import GlobalHydra
 
 from reid.cells import plan
@@ -187,72 +184,34 @@ def test_explain_passes_on_what_it_does_not_know() -> None:
 # ---- the commands themselves, as a user starts them
 
 
-def start(folder: Path, module: str, *words: str) -> tuple["subprocess.CompletedProcess[str]", Path]:
-    home = folder / re.sub(r"\W+", "_", " ".join((module, *words)))
-    home.mkdir()
-    environment = {
-        **os.environ,
-        "REID_HOME": str(home),
-        "REID_DATA": str(home / "data"),
-        "PYTHONPATH": str(ROOT),
-    }
-    environment.pop("HYDRA_FULL_ERROR", None)
-    run = subprocess.run(
-        [sys.executable, "-m", f"reid.{module}", *words],
-        capture_output=True,
-        text=True,
-        cwd=folder,  # any directory will do
-        env=environment,
-        timeout=300,
-        check=False,
-    )
-    return run, home
-
-
-STARTED: dict[str, tuple[str, ...]] = {
-    "slip": ("train", "sed=3"),
-    "duke": ("train", "dataset=duke", "backbone=se_resnext50", "loss=ranked"),
-    "no checkpoint": ("evaluate", "checkpoint=nowhere.pt"),
-}
-
-
-@pytest.fixture(scope="session")
-def started(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], tuple["subprocess.CompletedProcess[str]", Path]]]:
-    """Real processes, all under way at once: each pays seconds for its imports."""
-    folder = tmp_path_factory.mktemp("commands")
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        runs = {name: pool.submit(start, folder, *words) for name, words in STARTED.items()}
-        yield lambda name: runs[name].result()
-
-
-def test_a_slip_leaves_nothing_behind(started: Callable) -> None:
-    run, home = started("slip")
+def test_a_slip_leaves_nothing_behind(run_command: Runner, tmp_path: Path) -> None:
+    run = run_command("reid.train", "sed=3", home=tmp_path)
     assert run.returncode == 2
     assert run.stdout == ""
     assert run.stderr == "error: the train command has no key sed. Did you mean 'seed'?\n"
-    assert list(home.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_dataset_says_where_it_was_looked_for_and_what_needs_none(started: Callable) -> None:
-    run, home = started("duke")
+def test_a_missing_dataset_says_where_it_was_looked_for_and_what_needs_none(
+    run_command: Runner, tmp_path: Path
+) -> None:
+    run = run_command("reid.train", "dataset=duke", "backbone=se_resnext50", "loss=ranked", home=tmp_path)
     assert run.returncode == 2
     fragments = [
         "dataset 'duke' is not there",
-        f"{home}/data/dukemtmc-reid/DukeMTMC-reID/bounding_box_train",
+        f"{tmp_path}/data/dukemtmc-reid/DukeMTMC-reID/bounding_box_train",
         "0001_c2_f0046182.jpg",
         "withdrawn by its authors in 2019",
         "dataset.root=",
         "`make quickstart` needs no data",
     ]
     assert_readable(run.stderr, fragments)
-    assert not (home / "mlflow.db").exists()
-    assert not (home / "data").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "data").exists()
 
 
-def test_a_missing_checkpoint_is_named(started: Callable) -> None:
-    run, home = started("no checkpoint")
+def test_a_missing_checkpoint_is_named(run_command: Runner, tmp_path: Path) -> None:
+    run = run_command("reid.evaluate", "checkpoint=nowhere.pt", home=tmp_path)
     assert run.returncode == 2
     assert_readable(run.stderr, ["nowhere.pt"])
-    assert not (home / "mlflow.db").exists()
+    assert not (tmp_path / "mlflow.db").exists()

@@ -135,7 +135,7 @@ def test_the_real_command_checks_a_dataset_by_its_name(
 ) -> None:
     root = tiny_data / "synthetic" / "day_tiny_0"
     words = ("synthetic", "--root", str(root), "--option", "preset=tiny", "--json")
-    done = run_command("reid.data.check", *words, home=tmp_path)
+    done = run_command("reid.data.check", *words, home=tmp_path, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["counts"]["train"]["identities"] == 12
 

@@ -89,7 +89,7 @@ def measured(trained: Path, home: Path, tiny: list[str], run_command: Runner) ->
     data = tiny[-1]
     done = run_command(
         "reid.threshold", f"checkpoint={trained}", "target=far_1e-2", f"output={written}", "replicates=50",
-        "batches=6", data, "device=cpu", home=home,
+        "batches=6", data, "device=cpu", home=home, fresh=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder,) = (path.parent for path in home.glob("outputs/*/threshold.json"))
@@ -298,6 +298,7 @@ def test_the_real_command_tells_and_draws(
         "-o",
         "pairs.png",
         home=tmp_path,
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     assert "euclidean distance, L2-normalised feature after the neck" in done.stdout
@@ -507,7 +508,14 @@ def test_ten_lines_of_python_do_the_same_as_the_real_command(
     model: Path, folder: Path, tmp_path: Path, run_command: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run_command(
-        "reid.extract", "crops", "-o", "features.parquet", "--checkpoint", "model.pt", home=tmp_path
+        "reid.extract",
+        "crops",
+        "-o",
+        "features.parquet",
+        "--checkpoint",
+        "model.pt",
+        home=tmp_path,
+        fresh=True,
     )
     assert done.returncode == 0, done.stderr
     assert (

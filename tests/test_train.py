@@ -14,13 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from conftest import Starter
+from running import Forked
 
 from reid.engine.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.slow
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 EPOCHS = 4
 #: Columns that measure time, which no seed fixes.
@@ -37,8 +38,9 @@ def whole(run_command: Run, tiny: list[str], home: Path) -> Path:
     """An undisturbed run of four epochs."""
     folder = home / "whole"
     done = run_command(
-        "reid.train", *tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"hydra.run.dir={folder}", home=home
-    )
+        "reid.train", *tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"hydra.run.dir={folder}", home=home,
+        fresh=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "before training" in done.stdout
     return folder
@@ -58,11 +60,11 @@ def database(home: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-def wait_for_epoch(process: "subprocess.Popen[str]", folder: Path, epoch: int) -> None:
+def wait_for_epoch(process: Forked, folder: Path, epoch: int) -> None:
     deadline = time.monotonic() + 120
     path = folder / "history.csv"
     while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         if path.exists() and f"\n{epoch}," in path.read_text():
             return
         time.sleep(0.005)
@@ -140,7 +142,7 @@ def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> N
 
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
-    epoch: int, whole: Path, run_command: Run, start_command: Start, tiny: list[str], home: Path
+    epoch: int, whole: Path, run_command: Run, start_command: Starter, tiny: list[str], home: Path
 ) -> None:
     name = f"killed_{epoch}"
     folder = home / name
@@ -166,7 +168,7 @@ def test_asked_to_stop_it_saves_and_says_so(
     code: int,
     whole: Path,
     run_command: Run,
-    start_command: Start,
+    start_command: Starter,
     tiny: list[str],
     home: Path,
 ) -> None:
@@ -176,7 +178,7 @@ def test_asked_to_stop_it_saves_and_says_so(
     process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
     wait_for_epoch(process, folder, 1)
     process.send_signal(signum)
-    output = process.communicate(timeout=60)[0]
+    output = "".join(process.communicate(timeout=60))
     assert process.returncode == code, output
     assert "Traceback" not in output
     assert json.loads((folder / "status.json").read_text())["status"] == "KILLED"
@@ -200,6 +202,7 @@ def test_evaluate_gives_the_score_of_the_run(
             "device=cpu",
             f"hydra.run.dir={folder}",
             home=home,
+            fresh=name == "file",
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert re.search(r"mAP.*rank-1", done.stdout)

@@ -119,7 +119,7 @@ def test_a_number_that_is_none_stops_before_the_optimizer_moves(model: ReidModel
 def test_overfits_one_batch(model: ReidModel) -> None:
     batch = next(batches(1))
     first = run(copy.deepcopy(model), iter([batch])).means()
-    run(model, (batch for _ in range(40)))
+    run(model, (batch for _ in range(20)))
     last = run(model, iter([batch])).means()
     assert last["accuracy"] == 1.0
     assert last["loss"] < 0.5 * first["loss"]

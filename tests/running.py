@@ -1,0 +1,93 @@
+"""A command in a process of its own, forked from one that has imported PyTorch and MLflow already.
+
+Signals, exit codes, working directory and environment are those of a real process; only the imports, ten
+seconds of a core, are not paid again.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+#: What a training run imports, also late: MLflow and its database, the compiler that an optimizer looks for.
+IMPORTED = [
+    "reid.train", "reid.evaluate", "reid.threshold", "reid.tracking", "mlflow", "alembic.context",
+    "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.artifact.local_artifact_repo", "torch._dynamo",
+    "matplotlib.pyplot",
+]  # fmt: skip
+
+
+def start_server(environment: dict[str, str]) -> None:
+    """Start the process that is forked from. It ends with this one."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(IMPORTED)
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class Forked:
+    """A command under way, with the part of `subprocess.Popen` that the tests use."""
+
+    def __init__(self, words: list[str], environment: dict[str, str], home: Path, output: Path) -> None:
+        self._words, self._output = words, output
+        output.mkdir()
+        self._process = ForkServerProcess(target=_run, args=(words, environment, home, output))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def send_signal(self, signum: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signum)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            self._process.kill()
+            told = "".join(self._printed())
+            raise subprocess.TimeoutExpired(self._words, timeout or 0, output=told)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it printed, and what it complained of, once it has ended."""
+        self.wait(timeout)
+        return self._printed()
+
+    def _printed(self) -> tuple[str, str]:
+        out, err = ((self._output / name).read_text() for name in ("out", "err"))
+        return out, err
+
+
+def _run(words: list[str], environment: dict[str, str], home: Path, output: Path) -> None:
+    """What `python -m word…` does."""
+    for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
+        with open(output / name, "wb") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    # Processes that the command starts are of the kind that it would start elsewhere.
+    multiprocessing.set_start_method(None, force=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(home)
+    sys.argv = list(words)
+    sys.modules.pop(words[0], None)  # or runpy warns
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()
