@@ -34,7 +34,7 @@ test: $(READY)  ## ruff, mypy, pytest
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 ui: $(READY)  ## the MLflow UI on http://127.0.0.1:5000 (PORT=… for another)
 	@$(BIN)/python -m reid.ui --port $(PORT)
