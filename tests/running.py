@@ -86,6 +86,7 @@ def _run(words: list[str], environment: dict[str, str], home: Path, output: Path
     os.environ.update(environment)
     os.chdir(home)
     sys.argv = list(words)
+    sys.orig_argv = [sys.executable, "-m", *words]
     sys.modules.pop(words[0], None)  # or runpy warns
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
