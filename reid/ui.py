@@ -5,7 +5,7 @@ import os
 import sys
 
 from reid.home import home
-from reid.tracking import TrackingError, default_store, ui_command
+from reid.tracking import TrackingError, default_store, prepare_views, ui_command
 
 
 def main() -> None:
@@ -19,10 +19,17 @@ def main() -> None:
     except TrackingError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(
-        f"{store.public_uri}\nMLflow UI: http://127.0.0.1:{port}  (ready within a minute; Ctrl-C ends it)",
-        flush=True,
-    )
+    print(store.public_uri)
+    try:
+        views = prepare_views(store)
+    except TrackingError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        views = []
+    address = f"http://127.0.0.1:{port}"
+    print(f"MLflow UI: {address}  (ready within a minute; Ctrl-C ends it)")
+    for view in views:
+        print(f"  {view.experiment}: {address}{view.path}")
+    sys.stdout.flush()
     # MLflow's background jobs serve features that are not used here, and double the time to start.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

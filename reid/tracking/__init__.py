@@ -25,6 +25,7 @@ from reid.tracking.records import (
 from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
 from reid.tracking.store import Store, default_store, ui_command
 from reid.tracking.tracker import Status, Tracker, open_parent
+from reid.tracking.ui_view import View, figure_markdown, prepare_views
 
 __all__ = [
     "JOURNAL",
@@ -37,6 +38,7 @@ __all__ = [
     "Store",
     "Tracker",
     "TrackingError",
+    "View",
     "all_runs",
     "artifact_bytes",
     "artifact_paths",
@@ -48,11 +50,13 @@ __all__ = [
     "environment",
     "fetch_artifact",
     "fetch_checkpoint",
+    "figure_markdown",
     "folder_bytes",
     "hide_home",
     "list_runs",
     "local_children",
     "open_parent",
+    "prepare_views",
     "read_record",
     "read_run",
     "run_address",

@@ -1,0 +1,130 @@
+"""What a user sees on opening an experiment in the MLflow UI: columns, charts, and figures in descriptions.
+
+MLflow has no API for this. It opens a view of an experiment from the tag `mlflow.sharedViewState.<key>` when
+a link names the key, as its button "Share" does (seen in 3.17). A version that reads the tag otherwise shows
+its own columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from reid.tracking.errors import TrackingError
+from reid.tracking.records import RunRecord, all_runs
+from reid.tracking.store import Store
+
+VIEW_KEY = "reid"
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+_KIND_TAG = "mlflow.experimentKind"
+#: An experiment's tag holds 5000 characters.
+_MOST_KEYS = 12
+_SECTION = "reid-section"
+
+
+@dataclass(frozen=True)
+class View:
+    """An experiment and the part of the address, after the server's, that opens it as it is meant."""
+
+    experiment: str
+    path: str
+
+
+def figure_markdown(run_id: str, artifact: str, title: str = "") -> str:
+    """The Markdown of a figure that is an artifact of a run, to stand in a description.
+
+    The address is relative, so it holds wherever the UI is served.
+    """
+    return f"![{title}](get-artifact?path={quote(artifact, safe='')}&run_uuid={run_id})"
+
+
+def prepare_views(store: Store) -> list[View]:
+    """Give each experiment that has runs its columns and charts, and say how to open them; newest first.
+
+    Raises TrackingError when the store cannot be read or written.
+    """
+    runs = all_runs(store)
+    views = []
+    try:
+        for name in dict.fromkeys(run.experiment for run in runs):
+            experiment = store.client.get_experiment_by_name(name)
+            of_it = [run for run in runs if run.experiment == name]
+            state = json.dumps(view_state(of_it))
+            if experiment.tags.get(_VIEW_TAG) != state:
+                store.client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, state)
+            if _KIND_TAG not in experiment.tags:
+                # Otherwise the UI guesses, and offers prompts and traces of language models.
+                store.client.set_experiment_tag(
+                    experiment.experiment_id, _KIND_TAG, "custom_model_development"
+                )
+            query = f"viewStateShareKey={VIEW_KEY}&workflowType=machine_learning"
+            views.append(View(name, f"/#/experiments/{experiment.experiment_id}/runs?{query}"))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrackingError(f"the views of {store.public_uri} could not be prepared: {reason}") from error
+    return views
+
+
+def view_state(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Columns and charts for the runs of one experiment: scores, then what was swept, then the curves."""
+    splits = dict.fromkeys(run.tags.get("reid.score_split", "test") for run in runs)
+    known = {name for run in runs for name in run.metrics}
+    scores = [f"{split}/{name}" for split in splits for name in ("mAP", "rank-1")]
+    scores = [name for name in scores if name in known][:_MOST_KEYS]
+    swept = swept_params(runs)[:_MOST_KEYS]
+    columns = [*(f"params.`{name}`" for name in swept), *(f"metrics.`{name}`" for name in scores)]
+    charts: list[dict[str, Any]] = []
+    if swept and scores:
+        charts.append(_chart("PARALLEL", selectedParams=swept, selectedMetrics=scores[:1], showAllRuns=False))
+    for name in [*scores, *(name for name in ("train/loss", "train/accuracy") if name in known)]:
+        charts.append(
+            _chart(
+                "LINE",
+                metricKey=name,
+                selectedMetricKeys=[name],
+                xAxisKey="step",
+                selectedXAxisMetricKey="",
+                lineSmoothness=0,
+                scaleType="linear",
+                xAxisScaleType="linear",
+                range={},
+                yAxisKey="metric",
+                yAxisExpressions=[],
+                useGlobalXaxisKey=True,
+                useGlobalLineSmoothing=True,
+            )
+        )
+    for number, chart in enumerate(charts):
+        chart["uuid"] = f"reid-{number}"
+    section = {"uuid": _SECTION, "name": "reid", "display": True, "isReordered": False, "deleted": False}
+    return {
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "compareRunCharts": charts,
+        "compareRunSections": [{**section, "isGenerated": False}],
+        "viewMaximized": False,
+        "runListHidden": False,
+    }
+
+
+def swept_params(runs: Sequence[RunRecord]) -> list[str]:
+    """The params that a sweep of these runs went through: the tag `reid.swept` of the parents."""
+    typed = [key for run in runs for key in run.tags.get("reid.swept", "").split(", ") if key]
+    params = {name for run in runs for name in run.params}
+    # A swept group, such as `backbone`, is told by the params under it.
+    found = [name for key in typed for name in (key, f"{key}.name", f"{key}._target_") if name in params]
+    return list(dict.fromkeys(found))
+
+
+def _chart(kind: str, **options: Any) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "runsCountToCompare": 100,
+        "metricSectionId": _SECTION,
+        "deleted": False,
+        "isGenerated": False,
+        **options,
+    }
