@@ -49,8 +49,11 @@ def prepare_views(store: Store) -> list[View]:
     runs = all_runs(store)
     views = []
     try:
+        known = (
+            {each.name: each for each in store.client.search_experiments(max_results=1000)} if runs else {}
+        )
         for name in dict.fromkeys(run.experiment for run in runs):
-            experiment = store.client.get_experiment_by_name(name)
+            experiment = known[name]
             of_it = [run for run in runs if run.experiment == name]
             state = json.dumps(view_state(of_it))
             if experiment.tags.get(_VIEW_TAG) != state:
