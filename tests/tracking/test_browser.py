@@ -199,6 +199,7 @@ def test_a_user_finds_sweep_children_comparison_and_curves(study: Study, browser
 
     # The charts that the view registers: parallel coordinates, and a curve for each job.
     browser.get(f"{address}{view.path}&compareRunsMode=CHART")
+    click(browser, "[data-component-id*=runnamecellrenderer]")  # charts show the runs that the list shows
     wait_until(lambda: len(elements(browser, ".scatterlayer .trace")) >= len(ALPHAS), "metric curves")
     browser.save_screenshot(str(PICTURES / "charts.png"))
 
@@ -206,6 +207,7 @@ def test_a_user_finds_sweep_children_comparison_and_curves(study: Study, browser
     experiment = view.path.partition("/runs")[0]
     browser.get(f"{address}{experiment}/runs/{study.parent}")
     see(browser, "table td", "34.0")
+    click(browser, "button", "Show more")
     width = "return document.querySelector('img[alt=\"mAP by alpha\"]').naturalWidth"
     assert wait_until(lambda: browser.execute_script(width), "the figure is loaded") == 400
     browser.save_screenshot(str(PICTURES / "sweep.png"))
