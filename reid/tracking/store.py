@@ -73,6 +73,7 @@ class Store:
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         with self._first_use():
+            self._make_database()
             client = MlflowClient(tracking_uri=self.uri)
             if not self.is_server:
                 client.search_experiments(max_results=1)
@@ -98,6 +99,22 @@ class Store:
                 if found is None:
                     raise
         return str(found.experiment_id)
+
+    def _make_database(self) -> None:
+        """Make a fresh sqlite file beside its place and move it there: a kill leaves none, or a whole one.
+
+        MLflow makes its tables in many steps, and never repairs a file that was left between two of them.
+        """
+        from mlflow import MlflowClient
+
+        database = Path(self.uri.removeprefix("sqlite:///"))
+        if not self.uri.startswith("sqlite:///") or database.exists():
+            return
+        partial = database.with_name(f"{database.name}.partial")
+        for left_over in (partial, partial.with_name(f"{partial.name}-journal")):
+            left_over.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+        partial.replace(database)
 
     def _first_use(self) -> AbstractContextManager[object]:
         if self.artifact_root is None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,29 @@ def test_six_processes_started_together_share_a_fresh_store(
     assert {(run.name, run.status, run.metrics["loss"]) for run in runs} == {
         (f"run{index}", "FINISHED", 1.0) for index in range(6)
     }
+
+
+@pytest.mark.slow
+def test_database_whose_making_was_killed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    program = (
+        "import sys, pathlib, reid.tracking as t; t.default_store(pathlib.Path(sys.argv[1])).prepare('e')"
+    )
+    making = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
+    partial, whole = tmp_path / "mlflow.db.partial", tmp_path / "mlflow.db"
+    while not (partial.exists() and partial.stat().st_size):
+        assert making.poll() is None
+        time.sleep(0.01)
+    making.kill()
+    making.wait()
+    assert not whole.exists()
+    store = default_store(tmp_path)
+    store.prepare("e")
+    assert list_runs(store, "e") == []
+    assert whole.exists()
+    assert not partial.exists()
 
 
 def test_default_store_is_under_home_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
