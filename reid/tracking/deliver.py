@@ -70,7 +70,9 @@ def find_run(client: MlflowClient, experiment_id: str, run_key: str) -> str | No
 def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> Delivery:
     """Send what `store` does not have yet, in order, and stop after about `budget_s` seconds.
 
-    Never raises because of the store: the operations stay in the journal and the error is in the answer.
+    An artifact that cannot be sent does not hold back the numbers and the status behind it; from it on all is
+    sent again the next time.  Never raises because of the store: the operations stay in the journal and the
+    error is in the answer.
     """
     delivery = Delivery()
     started = time.monotonic()
@@ -82,11 +84,21 @@ def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> De
         last_upload = {_upload_key(operation): index for index, (operation, _) in enumerate(pending)}
         try:
             for index, (operation, after) in enumerate(pending):
+                upload = operation["op"] == "artifact"
                 # Of a file logged several times only the present content can be sent: once is enough.
-                if operation["op"] != "artifact" or last_upload[_upload_key(operation)] == index:
-                    _send(store.client, sent.run_id, operation, journal.folder, delivery)
+                if not upload or last_upload[_upload_key(operation)] == index:
+                    if upload and delivery.error is not None:
+                        continue  # where one cannot be stored the others wait too
+                    try:
+                        _send(store.client, sent.run_id, operation, journal.folder, delivery)
+                    except Exception as error:
+                        if not upload:
+                            raise
+                        delivery.error = error
+                        continue
                 delivery.sent += 1
-                offset = after
+                if delivery.error is None:
+                    offset = after
                 if budget_s is not None and time.monotonic() - started > budget_s:
                     break
         finally:

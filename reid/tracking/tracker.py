@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -46,6 +47,7 @@ class Tracker:
         self._journal = journal
         self._params: dict[str, str] = {}
         self._points: set[tuple[str, int, float]] = set()
+        self._unwritten: list[tuple[Operation, bool]] = []  # what a full disk has refused so far
         self._retry_at = 0.0
         self._failing = False
         self._finished = False
@@ -198,7 +200,10 @@ class Tracker:
         return self.text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", name)
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Close the run with this status and send what still waits. A second call does nothing."""
+        """Close the run with this status and send what still waits. A second call does nothing.
+
+        Raises OSError where a full disk kept back what belongs to a FINISHED run: it has to be resumed.
+        """
         if self._finished:
             return
         self._record(status_change(status), durable=True, last=True)
@@ -206,6 +211,12 @@ class Tracker:
         self._journal.release()
         if self._failing:
             logger.warning("not all of this run could be sent. Later: python -m reid.sync %s", self.folder)
+        if self._unwritten and status == "FINISHED":
+            raise OSError(
+                errno.ENOSPC,
+                f"{len(self._unwritten)} operations of the run were not written",
+                str(self.folder),
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -225,11 +236,14 @@ class Tracker:
     def _record(self, operation: Operation, durable: bool = False, last: bool = False) -> None:
         if self._finished:
             raise TrackingError(f"the run in {self.folder} is finished: start it with resume=True")
+        self._remember(operation)
+        self._unwritten.append((operation, durable))
         try:
-            self._journal.append(operation, durable)
-            self._remember(operation)
+            while self._unwritten:
+                self._journal.append(*self._unwritten[0])
+                del self._unwritten[0]
         except OSError as error:
-            logger.warning("%s: %s not tracked: %s", self._journal.path, operation["op"], error)
+            logger.warning("%s: %s not written yet: %s", self._journal.path, operation["op"], error)
         self._send(last)
 
     def _remember(self, operation: Operation) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -30,22 +32,14 @@ def test_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
     journal.release()
 
 
-def test_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
-    import resource
-    import signal
-
+def test_full_disk_leaves_the_journal_as_it_was(
+    tmp_path: Path, no_room: Callable[[int], AbstractContextManager[None]]
+) -> None:
     journal = Journal(tmp_path)
     journal.append({"op": "create"})
     before = journal.path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:  # a file size limit cuts a write in the middle, as a full disk does
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
-        with pytest.raises(OSError, match="part of the line"):
-            journal.append({"op": "tags", "values": {"long": "x" * 100}})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with no_room(len(before) + 10), pytest.raises(OSError, match="part of the line"):
+        journal.append({"op": "tags", "values": {"long": "x" * 100}})
     assert journal.path.read_bytes() == before
 
 

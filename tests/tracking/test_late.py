@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,53 @@ def test_full_disk_under_the_store_does_not_stop_the_run(tmp_path: Path) -> None
         run.metrics({"loss": 1.0}, step=1)
     assert run.run_id is None
     assert read_record(tmp_path / "run").metrics == {"loss": 1.0}
+
+
+def test_full_disk_under_the_journal_delays_and_loses_nothing(
+    store: Store, tmp_path: Path, no_room: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    nowhere = Store("sqlite:////dev/full", tmp_path / "mlartifacts")
+    with Tracker.start(nowhere, "e", tmp_path / "run", "n") as run:
+        with no_room((tmp_path / "run" / "journal.jsonl").stat().st_size):
+            run.metrics({"loss": 1.0}, step=1)
+            run.metrics({"loss": 1.0}, step=1)  # as a resumed run says it again
+            assert read_record(tmp_path / "run").metrics == {}
+        run.metrics({"loss": 0.5}, step=2)
+    send_late(tmp_path / "run", store)
+    (record,) = list_runs(store, "e")
+    assert (record.status, history(store, record.run_id, "loss")) == ("FINISHED", [(1, 1.0), (2, 0.5)])
+
+
+def test_run_whose_end_is_not_on_disk_is_not_finished(
+    store: Store, tmp_path: Path, no_room: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    nowhere = Store("sqlite:////dev/full", tmp_path / "mlartifacts")
+    run = Tracker.start(nowhere, "e", tmp_path / "run", "n")
+    with (
+        no_room((tmp_path / "run" / "journal.jsonl").stat().st_size),
+        pytest.raises(OSError, match="1 operations of the run were not written"),
+    ):
+        run.finish()
+    assert read_record(tmp_path / "run").status == "RUNNING"
+    Tracker.start(store, "e", tmp_path / "run", "n", resume=True).finish()
+    assert [record.status for record in list_runs(store, "e")] == ["FINISHED"]
+
+
+def test_artifact_that_cannot_be_stored_holds_back_neither_numbers_nor_status(
+    store: Store, tmp_path: Path
+) -> None:
+    assert store.artifact_root is not None
+    store.artifact_root.write_text("a file where the folder of the artifacts belongs")
+    with Tracker.start(store, "e", tmp_path / "run", "n") as run:
+        run.text("kept", "kept.txt")
+        run.metrics({"loss": 1.0}, step=1)
+    (record,) = list_runs(store, "e")
+    assert (record.status, record.metrics) == ("FINISHED", {"loss": 1.0})
+    store.artifact_root.unlink()
+    assert send_late(tmp_path / "run", store).delivery.error is None
+    assert artifact_text(store, run.run_id, "kept.txt") == "kept"
+    assert history(store, run.run_id, "loss") == [(1, 1.0)]
+    assert list_runs(store, "e")[0].status == "FINISHED"
 
 
 def test_after_a_failure_the_store_is_left_alone_for_a_while(store: Store, tmp_path: Path) -> None:
