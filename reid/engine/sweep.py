@@ -1,6 +1,7 @@
 """What Hydra calls around a multirun: one parent run, and the sweep's table and figure when it ends."""
 
 import atexit
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,19 @@ from reid.engine import report
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.engine.sweep_file import read_sweep
 from reid.home import home, source_root
-from reid.tracking import JOURNAL, Status, Tracker, default_store, environment, open_parent
+from reid.tracking import (
+    JOURNAL,
+    Status,
+    Store,
+    Tracker,
+    TrackingError,
+    default_store,
+    environment,
+    open_parent,
+    send_late,
+)
+
+log = logging.getLogger(__name__)
 
 #: How the jobs of a sweep, which may be other processes, learn whose children they are.
 PARENT_FOLDER = "REID_SWEEP_FOLDER"
@@ -25,6 +38,7 @@ class SweepCallback(Callback):
 
     def __init__(self) -> None:
         self.parent: Tracker | None = None
+        self.store: Store | None = None
         self.folder = Path()
         self.keys: list[str] = []
         self.split = "test"
@@ -40,8 +54,9 @@ class SweepCallback(Callback):
         self.name = OmegaConf.select(config, "sweep.name", default=None)
         os.environ[PARENT_FOLDER] = str(self.folder)
         os.environ[SWEPT_KEYS] = ",".join(self.keys)
+        self.store = default_store(home(), config.tracking.uri)
         self.parent = open_parent(
-            default_store(home(), config.tracking.uri),
+            self.store,
             config.tracking.experiment,
             self.folder,
             config.tracking.run_name or f"sweep of {', '.join(self.keys) or 'one config'}",
@@ -59,7 +74,7 @@ class SweepCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """For the workers of a launcher: the parent stays with the process that opened it."""
-        return {**self.__dict__, "parent": None}
+        return {**self.__dict__, "parent": None, "store": None}
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         self.close()
@@ -67,8 +82,9 @@ class SweepCallback(Callback):
     def close(self) -> None:
         """Put table and figure on the parent and close it; a second call does nothing."""
         parent, self.parent = self.parent, None
-        if parent is None:
+        if parent is None or self.store is None:
             return
+        send_children(self.folder, self.store)
         jobs = job_statuses(self.folder)
         statuses = {job.status for job in jobs}
         status: Status = (
@@ -77,7 +93,28 @@ class SweepCallback(Callback):
         try:
             report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
         finally:
-            parent.finish(status)
+            try:
+                parent.finish(status)
+            except OSError as error:
+                log.warning("the sweep's end could not be written down: %s", error)
+
+
+def send_children(folder: Path, store: Store) -> None:
+    """Send what the jobs of the sweep in `folder` could not send, as far as the store answers.
+
+    A job that was killed is marked FAILED there; one that an orphan is still at sends by itself.
+    """
+    for path in sorted(folder.glob(f"*/{JOURNAL}")):
+        try:
+            delivery = send_late(path.parent, store).delivery
+        except (TrackingError, OSError) as error:
+            log.info("%s: %s", path.parent, error)
+            continue
+        if delivery.error is not None:
+            log.warning(
+                "the tracking store does not take all of this sweep; later: python -m reid.sync %s", folder
+            )
+            return
 
 
 def swept_keys(overrides: list[str]) -> list[str]:
