@@ -38,6 +38,7 @@ from reid.tracking import default_store
 from reid.tracking.journal import Journal
 
 SWEEP_DIR = "hydra.sweep.dir"
+A_YEAR = 365 * 24 * 60  # minutes
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Plan:
     launcher: str = "basic"
     experiment: str = ""
     take: str = "same_code"
+    retry: int = 0
 
 
 def check_train(config: DictConfig) -> TrainConfig:
@@ -130,9 +132,11 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
                 default_store(home(), config.tracking.uri)
         experiment = str(OmegaConf.select(config, "tracking.experiment", default=""))
         take = str(OmegaConf.select(config, "sweep.take", default="same_code"))
+        fail_fast = OmegaConf.select(config, "sweep.fail_fast", default=False)
+        retry = 0 if fail_fast else int(OmegaConf.select(config, "sweep.retry", default=0))
     if take != "none":
         _refuse_twins(cells)
-    return Plan(multirun, cells, launcher, experiment, take)
+    return Plan(multirun, cells, launcher, experiment, take, retry)
 
 
 def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
@@ -167,11 +171,14 @@ def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
         )
     sweep.write(folder)
     # One job a place at a time.  Submitit starts all jobs of a batch together, joblib would go by the cores.
-    key = {"joblib": "hydra.launcher.n_jobs", "submitit_local": "hydra.sweeper.max_batch_size"}.get(
-        plan.launcher
-    )
-    if key and not any(word.lstrip("+").startswith(f"{key}=") for word in typed):
-        added.append(f"{key}={places()}")
+    own = {
+        "joblib": {"hydra.launcher.n_jobs": places()},
+        # Without it submitit would end every job after an hour, though nobody waits for this machine.
+        "submitit_local": {"hydra.sweeper.max_batch_size": places(), "hydra.launcher.timeout_min": A_YEAR},
+    }
+    for key, value in own.get(plan.launcher, {}).items():
+        if not any(word.lstrip("+").startswith(f"{key}=") for word in typed):
+            added.append(f"{key}={value}")
     return added
 
 

@@ -21,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.markup import escape
 
-from reid.cells import plan, sweep_arguments
+from reid.cells import SWEEP_DIR, plan, sweep_arguments
 from reid.checks import ConfigError
 from reid.compose_errors import explain
-from reid.config import SweepConfig, config_folder, register
+from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.slots import jobs_at_once, places, slot
@@ -103,8 +103,10 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
                 return None
         return None
 
+    retry = 0
     try:
         ahead = plan(command, sys.argv[1:])
+        retry = ahead.retry
         sys.argv += sweep_arguments(ahead, sys.argv[1:])
         app()
         if failures:
@@ -123,7 +125,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
         sys.exit(2)
     except Exception as error:
         if type(error).__name__ in WORKER_LOST:
-            _go_on_without(error)
+            _go_on_without(error, retry)
         if tracebacks or not isinstance(error, RuntimeError | OSError):
             raise
         _complain(str(error))
@@ -213,28 +215,31 @@ def _place(config: DictConfig, hydra_config: HydraConf, sweep: str | None) -> It
         of_sweep = read_sweep(Path(sweep)) if sweep else None
         n_jobs = int(hydra_config.launcher.get("n_jobs", -1))
         cells = len(of_sweep.cells) if of_sweep else places()
-        torch.set_num_threads(max(1, places() // jobs_at_once(launcher, n_jobs, cells, places())))
+        share = places() // jobs_at_once(launcher, n_jobs, cells, places())
+        # Never more than what was set: OMP_NUM_THREADS=1 makes the numbers the same by every launcher.
+        torch.set_num_threads(max(1, min(share, torch.get_num_threads())))
     yield
 
 
-def _go_on_without(lost: Exception) -> None:
+def _go_on_without(lost: Exception, retry: int) -> None:
     """A worker of the launcher was killed, and its pool with it: start the sweep again, which then goes on.
 
-    As often as `sweep.retry` says; then exit with 1.
+    As often as `retry` says; then exit with 1.
     """
     sweep = os.environ.get(PARENT_FOLDER)
     jobs = job_statuses(Path(sweep)) if sweep else []
     finished = sum(job.status == "FINISHED" for job in jobs)
-    typed = [word.partition("=")[2] for word in sys.argv if word.lstrip("+").startswith("sweep.retry=")]
     restarts = int(os.environ.get(RESTARTS, "0"))
     lines = str(lost).strip().splitlines() or [type(lost).__name__]
     told = f"a worker of the sweep was killed ({lines[0]}); {finished} of {len(jobs)} cells are finished"
-    if restarts < int(typed[-1] if typed else SweepConfig().retry):
+    if restarts < retry:
         _complain(f"{told}. Going on with the rest")
         os.environ[RESTARTS] = str(restarts + 1)
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        # In the same folder, also where finished cells of other sweeps are not to be taken.
+        here = [word for word in sys.argv if word.startswith(f"{SWEEP_DIR}=") and word not in sys.orig_argv]
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *here])
     _complain(
         f"{told}. Out of memory is the usual cause: run fewer at a time. The same command continues the sweep"
     )

@@ -80,7 +80,8 @@ class Job:
         """Move into the folder of the run that `wanted` names (`auto`: the newest unfinished of this config).
 
         A job of a sweep does so by itself, and knows from here on which runs have finished its cell already;
-        `take` says which of them count: those of the same code, of any, or none.
+        `take` says which of them count: those of the same code, of any, or (none) only what this very job
+        left in its folder before it was killed.
         Nothing is written there before `track`.
 
         Raises:
@@ -105,16 +106,17 @@ class Job:
 
     def _go_on(self, take: str, roots: list[Path]) -> None:
         """Find what is there of this sweep's cell: finished runs, or a checkpoint to go on from."""
-        if take == "none":
-            return
         status, code = self.status, None if take == "any_code" else self.status.code
-        self._finished = find_finished(status.config_hash, status.data_root, self.folder, roots, code)
-        found = find_unfinished(status.config_hash, status.data_root, self.folder, roots, code)
+        places = None if take == "none" else roots
+        self._finished = find_finished(status.config_hash, status.data_root, self.folder, places, code)
+        found = find_unfinished(status.config_hash, status.data_root, self.folder, places, code)
         if found is None:
             return
         if found.parent != self._place.parent:
             # Begun in another sweep: what it has learnt goes on here, as a run of this one.
-            shutil.copy2(found / LAST, self.folder / LAST)
+            partial = self.folder / f".{LAST}.copy.partial"
+            shutil.copy2(found / LAST, partial)
+            partial.replace(self.folder / LAST)
             found = self.folder
         self.folder, self.resuming = found, True
 
@@ -151,6 +153,9 @@ class Job:
                 {**provenance.tags, **code, **facts, **self.tags},
                 settings,
             )
+        # The folder is this job's now.  What a kill left half written would fill the disk.
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
         self.status.data_fingerprint = str(facts.get("reid.data.fingerprint", ""))
         self.save_status()
         OmegaConf.save(OmegaConf.create(asdict(settings)), self.folder / "config_resolved.yaml")

@@ -44,12 +44,12 @@ def read_status(folder: Path) -> RunStatus | None:
 
 
 def find_unfinished(
-    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path], code: str | None = None
+    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path] | None, code: str | None = None
 ) -> Path | None:
     """The newest run of this config on these data with a checkpoint, neither finished nor under way.
 
-    Looked for in `folder` itself, beside it, and under `roots` (`outputs/*`, `multirun/*/*`).
-    code: only a run of this code.
+    Looked for in `folder` itself, beside it, and under `roots` (`outputs/*`, `multirun/*/*`); roots None: in
+    `folder` alone.  code: only a run of this code.
     """
     found: dict[Path, float] = {}
     for place, status in _statuses(folder, roots):
@@ -69,7 +69,7 @@ def find_unfinished(
 
 
 def find_finished(
-    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path], code: str | None = None
+    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path] | None, code: str | None = None
 ) -> list[RunStatus]:
     """The finished runs of this config on these data, the newest first; `code` and places as above."""
     found: dict[str, tuple[float, RunStatus]] = {}
@@ -82,10 +82,10 @@ def find_finished(
     return [status for _, status in sorted(found.values(), key=lambda item: -item[0])]
 
 
-def _statuses(folder: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, RunStatus]]:
+def _statuses(folder: Path, roots: Iterable[Path] | None) -> Iterator[tuple[Path, RunStatus]]:
     """Every run folder that can be found, with what it says of itself."""
     places = {folder}
-    for parent in {folder.parent, *roots}:
+    for parent in () if roots is None else {folder.parent, *roots}:
         for pattern in (f"*/{STATUS}", f"*/*/{STATUS}"):
             places.update(path.parent for path in parent.glob(pattern))
     for place in sorted(places):
