@@ -1,0 +1,108 @@
+"""The campaign of experiments/faults in short: sweeps by every launcher here, killed and started again."""
+
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from experiments.faults.sweep import Sweep
+from experiments.faults.verdict import Numbers, all_runs, judge, numbers_of
+from reid.tracking import default_store
+
+pytestmark = pytest.mark.slow
+
+CELLS = "loss.alpha=1.4,1.6"
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A sweep of two cells that nothing happened to: its numbers by config hash, and how much it tracked."""
+
+    sweep: Sweep
+    numbers: dict[str, Numbers]
+    operations: int
+
+    def runs(self) -> list[tuple[str, str]]:
+        home = self.sweep.home
+        found = all_runs(home, default_store(home).uri)
+        return sorted((run.info.run_id, run.info.status) for run in found)
+
+
+Prepare = Callable[[Path, str], Sweep]
+
+
+@pytest.fixture(scope="module")
+def prepare(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare:
+    """A sweep that has not begun, in a new home whose store has its tables: making them takes seconds."""
+    template = tmp_path_factory.mktemp("template")
+    default_store(template, f"sqlite:///{template / 'mlflow.db'}").prepare("reid")
+
+    def prepared(folder: Path, launcher: str) -> Sweep:
+        home = folder / "home"
+        home.mkdir()
+        shutil.copy(template / "mlflow.db", home)
+        return Sweep(home, launcher, [CELLS, f"data.root={tiny_data}"])
+
+    return prepared
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepare: Prepare, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    sweep = prepare(tmp_path_factory.mktemp("undisturbed"), "basic")
+    sweep.start()
+    assert sweep.wait() == 0, sweep.log.read_text()
+    numbers = numbers_of(sweep.home, default_store(sweep.home).uri)
+    return Undisturbed(sweep, {name: found for (name, _), found in numbers.items()}, sweep.progress())
+
+
+def assert_as_undisturbed(sweep: Sweep, undisturbed: Undisturbed) -> None:
+    verdict = judge(sweep.home, default_store(sweep.home).uri, undisturbed.numbers)
+    assert verdict.cells == 2
+    assert verdict.clean, (verdict, sweep.log.read_text())
+
+
+def test_finished_sweep_started_again_runs_nothing(undisturbed: Undisturbed) -> None:
+    before = undisturbed.runs()
+    assert len(before) == 3
+    undisturbed.sweep.start()
+    assert undisturbed.sweep.wait() == 0
+    assert undisturbed.runs() == before
+    assert undisturbed.sweep.progress() == undisturbed.operations
+
+
+def test_launcher_killed_in_the_second_cell_is_started_again(
+    undisturbed: Undisturbed, prepare: Prepare, tmp_path: Path
+) -> None:
+    sweep = prepare(tmp_path, "basic")
+    sweep.start()
+    assert sweep.wait_for(undisturbed.operations // 2 + 4), sweep.log.read_text()
+    assert sweep.process is not None
+    sweep.process.kill()
+    assert sweep.wait() == -signal.SIGKILL
+    sweep.start()
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert_as_undisturbed(sweep, undisturbed)
+
+
+def test_sweep_goes_on_by_itself_when_a_worker_is_killed(
+    undisturbed: Undisturbed, prepare: Prepare, tmp_path: Path
+) -> None:
+    sweep = prepare(tmp_path, "joblib")
+    sweep.start()
+    assert sweep.wait_for(undisturbed.operations // 3), sweep.log.read_text()
+    sweep.workers()[0].kill()
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert "a worker of the sweep was killed" in sweep.log.read_text()
+    assert_as_undisturbed(sweep, undisturbed)
+
+
+def test_submitit_runs_the_cells_in_processes_of_their_own(
+    undisturbed: Undisturbed, prepare: Prepare, tmp_path: Path
+) -> None:
+    sweep = prepare(tmp_path, "submitit")
+    sweep.start()
+    assert sweep.wait() == 0, sweep.log.read_text()
+    assert_as_undisturbed(sweep, undisturbed)
