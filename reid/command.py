@@ -27,7 +27,7 @@ from reid.compose_errors import explain
 from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
-from reid.engine.slots import jobs_at_once, places, slot
+from reid.engine.slots import gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
 from reid.engine.sweep import PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.engine.sweep_file import read_sweep
@@ -203,7 +203,7 @@ def _place(config: DictConfig, hydra_config: HydraConf, sweep: str | None) -> It
     """A GPU of its own for a job of a sweep, or its share of the cores."""
     asked = OmegaConf.select(config, "device")
     if asked in ("auto", "cuda") and torch.cuda.device_count():
-        with slot("gpu", torch.cuda.device_count()) as number:
+        with slot(gpus()) as number:
             config.device = f"cuda:{number}"
             try:
                 yield

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 
 from reid.cells import SWEEP_DIR, Plan, expand, plan, sweep_arguments
 from reid.checks import ConfigError
@@ -104,6 +105,33 @@ def test_a_launcher_that_runs_jobs_side_by_side_is_told_how_many_fit(launcher: s
     assert any(word.startswith(f"{key}=") for word in sweep_arguments(found, words))
     typed = [*words, f"{key}=1"]
     assert not any(word.startswith(key) for word in sweep_arguments(plan("train", typed), typed))
+
+
+def test_submitit_on_this_machine_ends_no_job_for_its_length() -> None:
+    words = ["-m", "dataset=synthetic", "seed=0,1", "hydra/launcher=submitit_local"]
+    added = sweep_arguments(plan("train", words), words)
+    assert "hydra.launcher.timeout_min=525600" in added
+    typed = [*words, "hydra.launcher.timeout_min=5"]
+    assert not any("timeout_min" in word for word in sweep_arguments(plan("train", typed), typed))
+
+
+def test_slurm_takes_its_own_keys_and_nothing_is_added_to_them() -> None:
+    keys = ["partition=gpu", "gpus_per_node=1", "cpus_per_task=8", "mem_gb=32", "timeout_min=720"]
+    keys += ["max_num_timeout=3", "array_parallelism=4", "account=lab", "qos=low"]
+    given = [f"hydra.launcher.{key}" for key in keys]
+    words = ["-m", "dataset=synthetic", "seed=0,1", "hydra/launcher=submitit_slurm", *given]
+    found = plan("train", words)
+    assert (found.launcher, len(found.cells)) == ("submitit_slurm", 2)
+    assert [word.partition("=")[0] for word in sweep_arguments(found, words)] == [SWEEP_DIR]
+    with pytest.raises(HydraException, match="partitions"):
+        plan("train", [*words, "hydra.launcher.partitions=gpu"])
+
+
+def test_a_killed_worker_is_replaced_as_often_as_a_failed_job_is_tried_again() -> None:
+    words = ["-m", "dataset=synthetic", "seed=0,1"]
+    assert plan("train", words).retry == 1
+    assert plan("train", [*words, "sweep.retry=3"]).retry == 3
+    assert plan("train", [*words, "sweep.retry=3", "sweep.fail_fast=true"]).retry == 0
 
 
 def test_what_is_no_multirun_or_trains_nothing_gets_no_folder() -> None:

@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,19 +28,29 @@ def places() -> int:
     return torch.cuda.device_count() or cores
 
 
-@contextmanager
-def slot(kind: str, count: int, folder: Path | None = None) -> Iterator[int]:
-    """Hold one of `count` places of this kind until the block ends, and wait as long as all are held.
+def gpus() -> list[str]:
+    """The GPUs that this process sees, in its order, by names that are the same in every process.
 
-    A place is a file lock: the operating system frees it when its holder is killed.  Yields its number, 0 to
-    count - 1; the lowest free one is taken.
+    Their numbers are not: Slurm and CUDA_VISIBLE_DEVICES let each process count from 0.
+    """
+    return [
+        f"gpu-{torch.cuda.get_device_properties(number).uuid}" for number in range(torch.cuda.device_count())
+    ]
+
+
+@contextmanager
+def slot(names: Sequence[str], folder: Path | None = None) -> Iterator[int]:
+    """Hold one of these places until the block ends, and wait as long as all are held.
+
+    A place is a file lock: the operating system frees it when its holder is killed.  Yields its index in
+    `names`; the first free one is taken.
     """
     folder = folder or slots_folder()
     folder.mkdir(parents=True, exist_ok=True)
     told = False
     while True:
-        for number in range(count):
-            lock = FileLock(folder / f"{kind}-{number}.lock", timeout=0)
+        for number, name in enumerate(names):
+            lock = FileLock(folder / f"{name}.lock", timeout=0)
             try:
                 lock.acquire()
             except Timeout:
@@ -51,7 +61,7 @@ def slot(kind: str, count: int, folder: Path | None = None) -> Iterator[int]:
                 lock.release()
             return
         if not told:
-            log.info("all %d places for %s are taken: waiting for one", count, kind)
+            log.info("all %d places are taken: waiting for one of %s", len(names), ", ".join(names))
             told = True
         time.sleep(_POLL_S)
 

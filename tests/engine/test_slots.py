@@ -15,7 +15,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from reid.engine.slots import slot
-with slot("gpu", 2, Path(sys.argv[1])) as number:
+with slot(["a", "b"], Path(sys.argv[1])) as number:
     print(number, flush=True)
     time.sleep(60)
 """
@@ -34,7 +34,7 @@ def test_a_slot_is_held_by_one_process_and_free_again_when_that_is_killed(tmp_pa
         assert sorted(told) == [0, 1]
         os.kill(holders[0].pid, signal.SIGKILL)
         holders[0].wait()
-        with slot("gpu", 2, tmp_path) as number:
+        with slot(["a", "b"], tmp_path) as number:
             assert number == told[0]
     finally:
         for holder in holders:
@@ -46,9 +46,9 @@ def test_a_slot_is_held_by_one_process_and_free_again_when_that_is_killed(tmp_pa
 
 def test_the_lowest_free_slot_is_taken(tmp_path: Path) -> None:
     with ExitStack() as held:
-        assert [held.enter_context(slot("gpu", 3, tmp_path)) for _ in range(3)] == [0, 1, 2]
-        assert held.enter_context(slot("cpu", 1, tmp_path)) == 0
-    with slot("gpu", 3, tmp_path) as number:
+        assert [held.enter_context(slot(["a", "b", "c"], tmp_path)) for _ in range(3)] == [0, 1, 2]
+        assert held.enter_context(slot(["c", "d"], tmp_path)) == 1
+    with slot(["a", "b", "c"], tmp_path) as number:
         assert number == 0
 
 
