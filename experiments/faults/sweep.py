@@ -87,7 +87,7 @@ class Sweep:
                 return False
             if time.monotonic() > deadline:
                 raise CampaignError(f"the sweep in {self.home} does not go on; see {self.log}")
-            time.sleep(0.05)
+            time.sleep(0.2)
         return self.running()
 
     def workers(self) -> list[psutil.Process]:
