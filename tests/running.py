@@ -45,6 +45,11 @@ class Forked:
         self._process = ForkServerProcess(target=_run, args=(words, environment, home, output))
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
     def poll(self) -> int | None:
         return self._process.exitcode
 
@@ -53,8 +58,7 @@ class Forked:
         return self.poll()
 
     def send_signal(self, signum: signal.Signals) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, signum)
+        os.kill(self.pid, signum)
 
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)

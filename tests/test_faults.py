@@ -1,5 +1,6 @@
 """The campaign of experiments/faults in short: sweeps by every launcher here, killed and started again."""
 
+import itertools
 import shutil
 import signal
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from running import Forked
 
 from experiments.faults.sweep import Sweep
 from experiments.faults.verdict import Numbers, all_runs, judge, numbers_of
@@ -35,16 +37,24 @@ Prepare = Callable[[Path, str], Sweep]
 
 
 @pytest.fixture(scope="module")
-def prepare(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepare:
+def prepare(
+    tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, start_command: Callable[..., Forked]
+) -> Prepare:
     """A sweep that has not begun, in a new home whose store has its tables: making them takes seconds."""
     template = tmp_path_factory.mktemp("template")
     default_store(template, f"sqlite:///{template / 'mlflow.db'}").prepare("reid")
+
+    count = itertools.count()
+
+    # The server that this is forked from is started by `start_command`.
+    def forked(words: list[str], environment: dict[str, str], log: Path) -> Forked:
+        return Forked(words, environment, log.parent, log.parent / f"start-{next(count)}")
 
     def prepared(folder: Path, launcher: str) -> Sweep:
         home = folder / "home"
         home.mkdir()
         shutil.copy(template / "mlflow.db", home)
-        return Sweep(home, launcher, [CELLS, f"data.root={tiny_data}"])
+        return Sweep(home, launcher, [CELLS, f"data.root={tiny_data}"], begin=forked)
 
     return prepared
 
@@ -53,15 +63,19 @@ def prepare(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepar
 def undisturbed(prepare: Prepare, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     sweep = prepare(tmp_path_factory.mktemp("undisturbed"), "basic")
     sweep.start()
-    assert sweep.wait() == 0, sweep.log.read_text()
+    assert sweep.wait() == 0, printed(sweep)
     numbers = numbers_of(sweep.home, default_store(sweep.home).uri)
     return Undisturbed(sweep, {name: found for (name, _), found in numbers.items()}, sweep.progress())
+
+
+def printed(sweep: Sweep) -> str:
+    return "\n".join(path.read_text() for path in sorted(sweep.home.parent.glob("start-*/*")))
 
 
 def assert_as_undisturbed(sweep: Sweep, undisturbed: Undisturbed) -> None:
     verdict = judge(sweep.home, default_store(sweep.home).uri, undisturbed.numbers)
     assert verdict.cells == 2
-    assert verdict.clean, (verdict, sweep.log.read_text())
+    assert verdict.clean, (verdict, printed(sweep))
 
 
 def test_finished_sweep_started_again_runs_nothing(undisturbed: Undisturbed) -> None:
@@ -78,12 +92,12 @@ def test_launcher_killed_in_the_second_cell_is_started_again(
 ) -> None:
     sweep = prepare(tmp_path, "basic")
     sweep.start()
-    assert sweep.wait_for(undisturbed.operations // 2 + 4), sweep.log.read_text()
+    assert sweep.wait_for(undisturbed.operations // 2 + 4), printed(sweep)
     assert sweep.process is not None
-    sweep.process.kill()
+    sweep.process.send_signal(signal.SIGKILL)
     assert sweep.wait() == -signal.SIGKILL
     sweep.start()
-    assert sweep.wait() == 0, sweep.log.read_text()
+    assert sweep.wait() == 0, printed(sweep)
     assert_as_undisturbed(sweep, undisturbed)
 
 
@@ -92,10 +106,10 @@ def test_sweep_goes_on_by_itself_when_a_worker_is_killed(
 ) -> None:
     sweep = prepare(tmp_path, "joblib")
     sweep.start()
-    assert sweep.wait_for(undisturbed.operations // 3), sweep.log.read_text()
+    assert sweep.wait_for(undisturbed.operations // 3), printed(sweep)
     sweep.workers()[0].kill()
-    assert sweep.wait() == 0, sweep.log.read_text()
-    assert "a worker of the sweep was killed" in sweep.log.read_text()
+    assert sweep.wait() == 0, printed(sweep)
+    assert "a worker of the sweep was killed" in printed(sweep)
     assert_as_undisturbed(sweep, undisturbed)
 
 
@@ -104,5 +118,5 @@ def test_submitit_runs_the_cells_in_processes_of_their_own(
 ) -> None:
     sweep = prepare(tmp_path, "submitit")
     sweep.start()
-    assert sweep.wait() == 0, sweep.log.read_text()
+    assert sweep.wait() == 0, printed(sweep)
     assert_as_undisturbed(sweep, undisturbed)

@@ -50,7 +50,7 @@ def kill_worker(sweep: Sweep, chance: random.Random, _: Scene) -> Repair:
 def kill_launcher(sweep: Sweep, _: random.Random, __: Scene) -> Repair:
     """SIGKILL of the command itself.  Its workers are left alone, and may work on as orphans."""
     assert sweep.process is not None
-    sweep.process.kill()
+    sweep.process.send_signal(signal.SIGKILL)
     return _nothing
 
 

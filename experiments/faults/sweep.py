@@ -1,12 +1,14 @@
 """One small sweep as a user starts it: the real command, in processes of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -32,12 +34,32 @@ class CampaignError(Exception):
     """The campaign itself could not go on: no sweep, no worker, no end."""
 
 
+class Process(Protocol):
+    """What is used of a command under way."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: signal.Signals, /) -> None: ...
+
+
+def start_python(words: list[str], environment: dict[str, str], log: Path) -> Process:
+    """`python -m words…`, with what it prints at the end of `log`."""
+    with log.open("ab") as file:
+        file.write(b"--- start\n")
+        file.flush()
+        return subprocess.Popen(
+            [sys.executable, "-m", *words], env=environment, stdout=file, stderr=file, cwd=log.parent
+        )
+
+
 @dataclass
 class Sweep:
     """A sweep whose outputs lie in `home`; started as often as it takes.
 
     words: the cells.  uri: tracking server, None: the store in `home`.  exits: exit codes so far, negative
-    where the launcher was killed by that signal.
+    where the launcher was killed by that signal.  begin: how the command is started.
     """
 
     home: Path
@@ -45,19 +67,15 @@ class Sweep:
     words: Sequence[str]
     uri: str | None = None
     exits: list[int] = field(default_factory=list)
-    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    begin: Callable[[list[str], dict[str, str], Path], Process] = start_python
+    process: Process | None = field(default=None, repr=False)
 
     def start(self) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REID_"))}
         own = {"REID_HOME": str(self.home), "PYTHONPATH": str(source_root() or ""), "OMP_NUM_THREADS": "1"}
         where = {"MLFLOW_TRACKING_URI": self.uri} if self.uri else {}
-        command = [sys.executable, "-m", "reid.train", "-m", *TINY, *self.words]
-        command += [f"hydra/launcher={LAUNCHERS[self.launcher]}"]
-        with self.log.open("ab") as log:
-            log.write(f"--- start {len(self.exits) + 1}\n".encode())
-            self.process = subprocess.Popen(
-                command, env={**kept, **own, **where}, stdout=log, stderr=log, cwd=self.log.parent
-            )
+        words = ["reid.train", "-m", *TINY, *self.words, f"hydra/launcher={LAUNCHERS[self.launcher]}"]
+        self.process = self.begin(words, {**kept, **own, **where}, self.log)
 
     @property
     def log(self) -> Path:
