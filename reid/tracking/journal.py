@@ -140,6 +140,14 @@ def status_change(status: str) -> Operation:
     return {"op": "status", "time": now_ms(), "status": status, "host": socket.gethostname()}
 
 
+def parent_reference(run_dir: Path, parent: Path | None) -> dict[str, str] | None:
+    """How the journal of a run names the sweep that it belongs to: by folder and key."""
+    if parent is None:
+        return None
+    folder = os.path.relpath(parent.resolve(), run_dir.resolve())
+    return {"folder": Path(folder).as_posix(), "run_key": str(Journal(parent).creation["run_key"])}
+
+
 def now_ms() -> int:
     """Unix time in milliseconds, MLflow's unit."""
     return time.time_ns() // 1_000_000

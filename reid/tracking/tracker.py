@@ -6,7 +6,6 @@ import errno
 import json
 import logging
 import math
-import os
 import time
 import traceback
 import uuid
@@ -17,7 +16,7 @@ from typing import Literal, Self
 
 from reid.tracking.deliver import deliver
 from reid.tracking.errors import TrackingError
-from reid.tracking.journal import Journal, Operation, now_ms, replace_text, status_change
+from reid.tracking.journal import Journal, Operation, now_ms, parent_reference, replace_text, status_change
 from reid.tracking.machine import hide_home
 from reid.tracking.names import MAX_PARAM, MAX_TAG, as_text, check_names, cut
 from reid.tracking.store import Store
@@ -82,7 +81,7 @@ class Tracker:
             "experiment": experiment,
             "name": name,
             "tags": {"reid.kind": "run", **as_text(tags or {}, MAX_TAG)},
-            "parent": _parent_reference(run_dir, parent),
+            "parent": parent_reference(run_dir, parent),
             "store": store.public_uri,
             "artifact_root": str(store.artifact_root) if store.artifact_root else None,
         }
@@ -293,13 +292,6 @@ def open_parent(
     if description:
         parent.description(description)
     return parent
-
-
-def _parent_reference(run_dir: Path, parent: Path | None) -> dict[str, str] | None:
-    if parent is None:
-        return None
-    folder = os.path.relpath(parent.resolve(), run_dir.resolve())
-    return {"folder": Path(folder).as_posix(), "run_key": str(Journal(parent).creation["run_key"])}
 
 
 def _first_line(error: BaseException) -> str:
