@@ -153,7 +153,8 @@ def _home(home: Path, full: bool) -> Iterator[Path]:
         yield home
     finally:
         if full:
-            subprocess.run(["umount", home], check=True)
+            # Lazily: MLflow keeps the database open as long as this process lives.
+            subprocess.run(["umount", "--lazy", home], check=True)
 
 
 @contextmanager
