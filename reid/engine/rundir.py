@@ -36,11 +36,18 @@ class RunStatus:
 
 
 def read_status(folder: Path) -> RunStatus | None:
-    """The status that `folder` holds, or None where there is none that can be read."""
+    """The status that `folder` holds, or None where there is none that can be read.
+
+    A run that ended while its store was away got its id later: the journal knows it.
+    """
     try:
-        return RunStatus(**json.loads((folder / STATUS).read_text()))
+        status = RunStatus(**json.loads((folder / STATUS).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    if status.run_id is None and status.run_dir:
+        sent = Journal(Path(status.run_dir)).sent()
+        status.run_id = sent.run_id if sent else None
+    return status
 
 
 def find_unfinished(

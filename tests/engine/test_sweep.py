@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from reid.engine.rundir import RunStatus, find_finished, find_unfinished
+from reid.engine.rundir import RunStatus, find_finished, find_unfinished, read_status
 from reid.engine.sweep import failed_jobs, job_statuses, swept_keys
 from reid.engine.sweep_file import SweepFile
+from reid.tracking.journal import Journal, Sent
 
 
 def job(folder: Path, number: int, status: str, score: float | None = None) -> None:
@@ -92,3 +93,14 @@ def test_a_job_that_was_not_begun_is_in_the_list_with_what_makes_it(tmp_path: Pa
 
 def test_of_a_key_that_comes_twice_the_last_counts() -> None:
     assert swept_keys(["loss.alpha=1,2", "seed=0,1", "loss.alpha=3"]) == ["seed"]
+
+
+def test_the_id_that_a_run_got_after_its_end_is_that_of_its_journal(tmp_path: Path) -> None:
+    RunStatus("FINISHED", run_dir=str(tmp_path)).write(tmp_path)
+    told = read_status(tmp_path)
+    assert told is not None
+    assert told.run_id is None
+    Journal(tmp_path).save_sent(Sent("sqlite:////x.db", "1234", 5))
+    told = read_status(tmp_path)
+    assert told is not None
+    assert told.run_id == "1234"
