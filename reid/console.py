@@ -1,15 +1,21 @@
 """What the commands show on the terminal: progress bars, tables, short lines."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from reid.config import TrainConfig
+from reid.home import home, source_root
 from reid.retrieval import Scores
+from reid.tracking import default_store
 
 T = TypeVar("T")
+
+UI_HINT = "make ui" if source_root() else "reid-ui"
 
 
 class ConsoleProgress:
@@ -41,3 +47,41 @@ def score_table(scores: Mapping[str, Scores], header: str) -> Table:
         skipped = f" ({score.skipped_queries} without a match)" if score.skipped_queries else ""
         table.add_row(name, *cells, f"{score.valid_queries:,}{skipped}")
     return table
+
+
+def epoch_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
+    """What an epoch of training is told by: its losses, its speed."""
+    shown = {
+        "loss": ".3f",
+        "accuracy": ".1%",
+        "hardest_positive": ".2f",
+        "hardest_negative": ".2f",
+        "lr": ".2g",
+    }
+    parts = [
+        f"{k.replace('_', ' ')} {values[f'train/{k}']:{f}}"
+        for k, f in shown.items()
+        if f"train/{k}" in values
+    ]
+    return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"
+
+
+def say_where(
+    console: Console, settings: TrainConfig, folder: Path, history: list[dict[str, float]], run_id: str | None
+) -> None:
+    """The last words of a run: before and after, and where everything is."""
+    key = f"{settings.eval.split}/mAP"
+    scored = [row for row in history if key in row]
+    if scored[0]["epoch"] == 0:
+        before, after = scored[0][key], scored[-1][key]
+        console.print(f"mAP on people not trained on: {before:.3f} before training, {after:.3f} after")
+    for what, path in (
+        ("data", settings.dataset["root"]),
+        ("figures", folder / "figures"),
+        ("numbers by epoch", folder / "history.csv"),
+        ("the trained model", folder / "model.pt"),
+    ):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    store = default_store(home(), settings.tracking.uri).public_uri
+    console.print(f"tracked as run {run_id} in {store}", highlight=False, soft_wrap=True)
+    console.print(f"compare runs in the MLflow UI: {UI_HINT}", highlight=False)

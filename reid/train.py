@@ -14,7 +14,7 @@ from reid.checkpoints import find_checkpoint
 from reid.checks import ConfigError
 from reid.command import launch
 from reid.config import TrainConfig
-from reid.console import score_table
+from reid.console import epoch_line, say_where, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.engine import learning_rate
@@ -38,14 +38,11 @@ from reid.engine.runtime import choose_device, seed_everything, set_up_backend
 from reid.engine.session import Session
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
-from reid.home import home, source_root
 from reid.job import Job
 from reid.settings import config_hash, train_settings
-from reid.tracking import Tracker, default_store
+from reid.tracking import Tracker
 
 log = logging.getLogger(__name__)
-
-UI_HINT = "make ui" if source_root() else "reid-ui"
 
 
 def train(job: Job, settings: TrainConfig) -> dict[str, float]:
@@ -125,7 +122,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         tracker.description(run_figures.summary(job.name, settings, scores))
     rows = judged_rows("last epoch", last, settings.eval)
     show.print(score_table(rows, describe(settings.eval, dataset.name)))
-    _say_where(job, settings, session.history, tracker)
+    say_where(job.console, settings, job.folder, session.history, tracker.run_id)
     return scores
 
 
@@ -135,25 +132,6 @@ def _finished_already(job: Job, settings: TrainConfig) -> dict[str, float] | Non
     data = open_training_data(dataset, settings, job.progress, all_training_crops)
     judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
     return job.taken(fingerprint(data.fingerprint, judged.fingerprint))
-
-
-def _say_where(job: Job, settings: TrainConfig, history: list[dict[str, float]], tracker: Tracker) -> None:
-    """The last words of a run: before and after, and where everything is."""
-    key = f"{settings.eval.split}/mAP"
-    scored = [row for row in history if key in row]
-    if scored[0]["epoch"] == 0:
-        before, after = scored[0][key], scored[-1][key]
-        job.console.print(f"mAP on people not trained on: {before:.3f} before training, {after:.3f} after")
-    for what, path in (
-        ("data", settings.dataset["root"]),
-        ("figures", job.folder / "figures"),
-        ("numbers by epoch", job.folder / "history.csv"),
-        ("the trained model", job.folder / "model.pt"),
-    ):
-        job.console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    store = default_store(home(), settings.tracking.uri).public_uri
-    job.console.print(f"tracked as run {tracker.run_id} in {store}", highlight=False, soft_wrap=True)
-    job.console.print(f"compare runs in the MLflow UI: {UI_HINT}", highlight=False)
 
 
 def _epochs(
@@ -262,7 +240,7 @@ def _epochs(
             log.warning("epoch %d: %s", epoch, trouble)
             tracker.tags({"reid.collapsed": f"since epoch {epoch}"})
             warned = True
-        job.console.print(_line(epoch, settings.epochs, values), highlight=False)
+        job.console.print(epoch_line(epoch, settings.epochs, values), highlight=False)
         if due(epoch):
             last = score(epoch)
             session.save()
@@ -273,22 +251,6 @@ def _epochs(
 def finite(values: dict[str, float]) -> dict[str, float]:
     """The numbers to track: not the epoch, nor what does not exist (a hardest positive where K is 1)."""
     return {name: value for name, value in values.items() if "/" in name and math.isfinite(value)}
-
-
-def _line(epoch: int, epochs: int, values: dict[str, float]) -> str:
-    shown = {
-        "loss": ".3f",
-        "accuracy": ".1%",
-        "hardest_positive": ".2f",
-        "hardest_negative": ".2f",
-        "lr": ".2g",
-    }
-    parts = [
-        f"{k.replace('_', ' ')} {values[f'train/{k}']:{f}}"
-        for k, f in shown.items()
-        if f"train/{k}" in values
-    ]
-    return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"
 
 
 def main() -> None:
