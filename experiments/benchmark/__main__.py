@@ -1,0 +1,106 @@
+"""Speed and memory against the limit: `python -m experiments.benchmark ranked_loss evaluate`, or `all`.
+
+Each benchmark prints its table and writes <name>.json and <name>.png; `table` makes table.md of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.benchmark.catalogue import Setup, load, names
+from experiments.benchmark.limits import Limits, measure_limits
+from experiments.benchmark.machine import describe
+from experiments.benchmark.outcome import Outcome
+from experiments.benchmark.show import markdown_table, picture, terminal_table
+from reid.figures import save
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: all done, goals met (small sizes are not judged); 1: a goal missed, or a benchmark failed;
+    2: asked wrongly."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    known = names()
+    unknown = [name for name in options.names if name not in (*known, "all", "table")]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are all, table, {', '.join(known)}")
+    if options.repeats is not None and options.repeats < 1:
+        parser.error(f"--repeats {options.repeats}: expected 1 or more")
+    console = Console()
+    folder = Path(options.results) / "quick" if options.quick else Path(options.results)
+    chosen = list(known) if "all" in options.names else [name for name in options.names if name != "table"]
+    complaints: list[str] = []
+    limits = measure_limits(options.quick) if chosen else None
+    for name in dict.fromkeys(chosen):
+        assert limits is not None
+        complaints += _run(name, known[name], options, limits, folder, console)
+    if "table" in options.names:
+        try:
+            console.print(_write_table(known, folder), markup=False, highlight=False, soft_wrap=True)
+        except ValueError as error:
+            parser.error(str(error))
+    for complaint in complaints:
+        print(f"experiments.benchmark: {complaint}", file=sys.stderr)
+    return 1 if complaints else 0
+
+
+def _run(
+    name: str, question: str, options: argparse.Namespace, limits: Limits, folder: Path, console: Console
+) -> list[str]:
+    """Run one benchmark, show and write what it found; returns what is to be complained of."""
+
+    def say(text: str) -> None:
+        console.print(f"{name}{' (quick)' if options.quick else ''}: {text}", markup=False, highlight=False)
+
+    try:
+        benchmark = load(name)
+        repeats = options.repeats or (min(2, benchmark.REPEATS) if options.quick else benchmark.REPEATS)
+        cases = benchmark.measure(Setup(options.quick, repeats, limits, say))
+        outcome = Outcome(name, question, options.quick, repeats, describe(limits), cases)
+    except Exception as error:  # the others of `all` still run
+        traceback.print_exc()
+        return [f"{name} failed: {error}"]
+    outcome.write(folder / f"{name}.json")
+    save(picture(outcome), folder / f"{name}.png")
+    console.print(terminal_table(outcome))
+    say(f"written to {folder / name}.json and .png")
+    return [] if options.quick else [f"{name}, {missed}" for missed in outcome.missed]
+
+
+def _write_table(known: dict[str, str], folder: Path) -> str:
+    files = {name: folder / f"{name}.json" for name in known}
+    text = markdown_table(
+        {name: Outcome.read(file) if file.exists() else None for name, file in files.items()}
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    return f"{text}\nwritten to {folder / 'table.md'}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:16}{told}" for name, told in names().items())
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmark",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog=f"benchmarks:\n{listed}\n  all             every one of them\n"
+        "  table           write table.md from the results that are there (alone, or after others)\n\n"
+        "Run it on a machine that does nothing else. Exit code 1: a goal was missed, or something failed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="which to run; see below")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; not judged")
+    parser.add_argument("--repeats", type=int, help="how often each contestant is timed (default: its own)")
+    parser.add_argument("--results", default=str(RESULTS), help="folder to write to (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
