@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: expected 1 or more")
     console = Console()
+    if not console.is_terminal:
+        console.width = 120
     folder = Path(options.results) / "quick" if options.quick else Path(options.results)
     chosen = list(known) if "all" in options.names else [name for name in options.names if name != "table"]
     complaints: list[str] = []

@@ -44,9 +44,6 @@ class Scale:
             for count in (self.queries, self.gallery, self.identities, self.distractors)
         )
         return Scale(queries, gallery, identities, self.cameras, self.dimensions, distractors, self.strangers)
-        return Scale(
-            *fewer, self.cameras, self.dimensions, round(fraction * self.distractors), self.strangers
-        )
 
 
 def size(scale: Scale) -> str:

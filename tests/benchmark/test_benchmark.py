@@ -36,8 +36,8 @@ def goal(value: float, bound: float | None = 2.0) -> Goal:
 
 def outcome(*goals: Goal, quick: bool = False) -> Outcome:
     machine = {
-        "cpu": "A CPU", "cores": 2, "threads": 2, "memory_gb": 24.0, "gpu": "none", "torch": "2", "gflops": 150,
-        "gigabytes_per_second": 9.5, "git_sha": "0123456789abcdef", "git_dirty": False,
+        "cpu": "A CPU", "cores": 2, "threads": 2, "memory_gb": 24.0, "gpu": "none", "torch": "2",
+        "gflops": 150, "gigabytes_per_second": 9.5, "git_sha": "0123456789abcdef", "git_dirty": False,
         "date": "2026-01-02 03:04 UTC",
     }  # fmt: skip
     case = Case(

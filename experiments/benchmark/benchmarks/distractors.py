@@ -24,8 +24,8 @@ QUICK = Scale(50, 4_000, 40, 6, 128, distractors=3_000, strangers=150)
 MOST_MIB = 8 * 1024
 NEAREST = 100
 RECALL = 0.99
-#: 64 directions of the largest variance, searched whole; of what they find, CANDIDATES x NEAREST are ranked by
-#: the features themselves. Inverted lists lose here: see README.md.
+#: 64 directions of the largest variance, searched whole; CANDIDATES x NEAREST of what they find are ranked
+#: by the features themselves. Inverted lists lose here: see README.md.
 INDEX, CANDIDATES = "PCA64,SQfp16,RFlat", 2
 TRAINED_ON = 65_536
 

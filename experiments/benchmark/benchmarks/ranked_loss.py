@@ -82,6 +82,6 @@ def _compare(
     for loss in (ours(), other()):
         values.append(float(loss.detach()))
         gradients.append(torch.autograd.grad(loss, features)[0])
-    agree(f"loss of {name}", *values, tolerance=relative * abs(values[0]))
+    agree(f"loss of {name}", values[0], values[1], relative * abs(values[0]))
     largest = float((gradients[0] - gradients[1]).abs().max() / gradients[1].abs().max())
     agree(f"gradient of {name}, largest relative difference", largest, 0.0, 20 * relative)
