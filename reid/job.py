@@ -62,6 +62,7 @@ class Job:
         self.status = RunStatus("RUNNING", overrides=self.overrides, name=self.name)
         self._place = self.folder
         self._finished: list[RunStatus] = []
+        self._begun: Path | None = None
         self._taken = False
 
     def save_status(self) -> None:
@@ -109,24 +110,18 @@ class Job:
         status, code = self.status, None if take == "any_code" else self.status.code
         places = None if take == "none" else roots
         self._finished = find_finished(status.config_hash, status.data_root, self.folder, places, code)
-        found = find_unfinished(status.config_hash, status.data_root, self.folder, places, code)
-        if found is None:
-            return
-        if found.parent != self._place.parent:
-            # Begun in another sweep: what it has learnt goes on here, as a run of this one.
-            partial = self.folder / f".{LAST}.copy.partial"
-            shutil.copy2(found / LAST, partial)
-            partial.replace(self.folder / LAST)
-            found = self.folder
-        self.folder, self.resuming = found, True
+        self._begun = find_unfinished(status.config_hash, status.data_root, self.folder, places, code)
 
     @property
-    def may_be_finished(self) -> bool:
-        """Whether a finished run of this cell is known; its data must still be compared, see `taken`."""
-        return bool(self._finished)
+    def found_a_run(self) -> bool:
+        """Whether a run of this sweep's cell is known; its data must still be compared, see `taken`."""
+        return bool(self._finished) or self._begun is not None
 
     def taken(self, data_fingerprint: str) -> dict[str, float] | None:
-        """The scores of the finished run of this cell on these very data, or None: then it has to run."""
+        """The scores of the finished run of this cell on these very data, or None: then it has to run.
+
+        One that was begun on these data is gone on with.
+        """
         for found in self._finished:
             if found.data_fingerprint == data_fingerprint and Path(found.run_dir).is_dir():
                 own = Path(found.run_dir).parent == self._place.parent
@@ -136,7 +131,24 @@ class Job:
                 where = "" if own else f" in {found.run_dir}"
                 self.console.print(f"[bold]{self.name}[/]: finished already{where}", soft_wrap=True)
                 return found.scores
+        if self._begun is not None:
+            self._take_up(self._begun, data_fingerprint)
         return None
+
+    def _take_up(self, begun: Path, data_fingerprint: str) -> None:
+        told = read_status(begun)
+        if told is not None and told.data_fingerprint not in ("", data_fingerprint):
+            log.warning("%s was begun on other data than lie there now: starting anew", begun)
+            if Journal(self.folder).path.exists():
+                self.folder = self._beside()
+            return
+        if begun.parent != self._place.parent:
+            # Begun in another sweep: what it has learnt goes on here, as a run of this one.
+            partial = self.folder / f".{LAST}.copy.partial"
+            shutil.copy2(begun / LAST, partial)
+            partial.replace(self.folder / LAST)
+            begun = self.folder
+        self.folder, self.resuming = begun, True
 
     def track(self, settings: TrainConfig | EvaluateConfig, facts: Mapping[str, object]) -> Tracker:
         """Open the tracked run of this job, as a child where it belongs to a sweep.

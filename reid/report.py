@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(made.markdown())
     print(f"written: {', '.join(path.name for path in written)} in {place}")
     # One report of several sweeps belongs to none of them.
-    told = _put_on_run(first, written, made.markdown()) if len(sweeps) == 1 else True
+    told = _put_on_run(first, written, made.description(first.run_id)) if len(sweeps) == 1 else True
     return 0 if told and all(run.status == "FINISHED" for run in made.runs) else 1
 
 

@@ -49,7 +49,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     """One run from config to scores (fractions, by the names that the tracker shows)."""
     show = job.console
     job.resume(settings.resume, config_hash(settings), str(settings.dataset["root"]), settings.sweep.take)
-    if job.may_be_finished and (scores := _finished_already(job, settings)) is not None:
+    if job.found_a_run and (scores := _finished_already(job, settings)) is not None:
         return scores
     start = None
     if settings.init_from is not None and not job.resuming:
@@ -127,7 +127,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
 
 
 def _finished_already(job: Job, settings: TrainConfig) -> dict[str, float] | None:
-    """The scores of a finished run of this sweep's cell, if it was made from the data that lie there now."""
+    """The scores of a finished run of this sweep's cell on the data of now; one begun is taken up."""
     dataset, all_training_crops, settings = read_dataset(settings, job.progress, job.overrides)
     data = open_training_data(dataset, settings, job.progress, all_training_crops)
     judged = open_judged_data(dataset, settings.image, settings.data, job.progress)

@@ -21,7 +21,7 @@ from reid.engine.swept import SEED, Setting, SweptRun, cell_table, runs_of_jobs,
 from reid.figures import Against, difference_figure, save, sweep_figure
 from reid.home import home
 from reid.retrieval import Difference, difference
-from reid.tracking import Tracker
+from reid.tracking import Tracker, figure_markdown
 from reid.tracking.journal import Journal, replace_text
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,11 @@ class Report:
     def score(self) -> str:
         return f"{self.split}/mAP"
 
-    def markdown(self) -> str:
-        """Sentence, table and notes, as the parent's description has them."""
+    def markdown(self, picture: str = "") -> str:
+        """Sentence, figure, table and notes: what matters first, since the UI folds a long description.
+
+        picture: the figure as Markdown.
+        """
         compared = self.reference is not None and sum(bool(one.done) for one in self.settings) > 1
         against = f" less that of {self.reference.name} [95 %]" if self.reference and compared else ""
         head = [
@@ -65,14 +68,19 @@ class Report:
             numbers = [self._score(setting, "mAP"), self._score(setting, "rank-1"), seeds(setting)]
             numbers += [_less(less)] if compared else []
             lines.append(f"| {' | '.join([*(_cell(setting.values[key]) for key in self.keys), *numbers])} |")
-        parts = [self.sentence, "\n".join(lines), *self.notes]
-        return "\n\n".join(parts) + "\n"
+        parts = [self.sentence, picture, "\n".join(lines), *self.notes]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def description(self, run_id: str | None) -> str:
+        """The same, as the tracked parent of this id shows it: its artifact is the figure."""
+        drawn = run_id is not None and self._draws
+        return self.markdown(figure_markdown(str(run_id), FIGURE, self.title) if drawn else "")
 
     def page(self, figure: bool, again: str) -> str:
-        """`report.md`: the same under a title, with the figure and the command that makes it again."""
-        picture = f"![{self.title}]({FIGURE})\n\n" if figure else ""
+        """`report.md`: the same under a title, with the command that makes it again."""
+        picture = f"![{self.title}]({FIGURE})" if figure else ""
         return (
-            f"# {self.title}\n\n{self.markdown()}\n{picture}"
+            f"# {self.title}\n\n{self.markdown(picture)}\n"
             f"Every run: [{CELLS}]({CELLS}). Made by `python -m reid.report runs={again}`.\n"
         )
 
@@ -82,7 +90,7 @@ class Report:
 
     def figure(self) -> Figure | None:
         """The chart for the sweep's shape; None where there is nothing to draw."""
-        if not self.keys or not any(one.done for one in self.settings):
+        if not self._draws:
             return None
         title = f"{self.title}: mAP on {self.split}"
         if len(self.keys) == 1 and self.reference and len(self.settings) > 1:
@@ -99,6 +107,10 @@ class Report:
             [{**run.values, self.score: run.scores.get(self.score, math.nan)} for run in self.runs]
         )
         return sweep_figure(table, self.keys, self.score, score_label=f"mAP on {self.split} (%)", title=title)
+
+    @property
+    def _draws(self) -> bool:
+        return bool(self.keys) and any(one.done for one in self.settings)
 
     def _score(self, setting: Setting, name: str) -> str:
         mean, spread = setting.mean(f"{self.split}/{name}"), setting.deviation(f"{self.split}/{name}")
@@ -152,7 +164,7 @@ def write(
         experiment, name = str(Journal(folder).creation["experiment"]), name or default_name(keys)
         report = build(runs_of_jobs(folder, jobs, keys), keys, split, f"{experiment}: {name}")
         parent.tags({NAME_TAG: name})
-        parent.description(report.markdown())
+        parent.description(report.description(parent.run_id))
         for path in put(report, folder, parent.run_id or folder.name):
             parent.artifact(path)
         publish(folder, experiment, name)

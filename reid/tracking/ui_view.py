@@ -20,6 +20,14 @@ from reid.tracking.store import Store
 VIEW_KEY = "reid"
 _VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 _KIND_TAG = "mlflow.experimentKind"
+_NOTE_TAG = "mlflow.note.content"
+_NOTE = """\
+One row a run, named by what it changes. A row with a small triangle is a sweep: its own page says in a
+sentence, a figure and a table what came of it; under the triangle lie its jobs.
+
+Select rows and press **Compare** for parallel coordinates and curves. Every run carries its resolved config
+(`config_resolved.yaml`), the commit, the fingerprint of its data and the machine (tags).
+"""
 #: An experiment's tag holds 5000 characters.
 _MOST_KEYS = 12
 _SECTION = "reid-section"
@@ -63,6 +71,8 @@ def prepare_views(store: Store) -> list[View]:
                 store.client.set_experiment_tag(
                     experiment.experiment_id, _KIND_TAG, "custom_model_development"
                 )
+            if _NOTE_TAG not in experiment.tags:  # what somebody wrote there stays
+                store.client.set_experiment_tag(experiment.experiment_id, _NOTE_TAG, _NOTE)
             query = f"viewStateShareKey={VIEW_KEY}&workflowType=machine_learning"
             views.append(View(name, f"/#/experiments/{experiment.experiment_id}/runs?{query}"))
     except Exception as error:

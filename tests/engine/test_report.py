@@ -318,7 +318,10 @@ def test_made_again_from_the_store_alone(ended: Ended, capsys: pytest.CaptureFix
     with sqlite3.connect(ended.home / "mlflow.db") as database:
         where = f"where run_uuid = '{ended.parent}' and key = 'mlflow.note.content'"
         ((note,),) = database.execute(f"select value from tags {where}").fetchall()
-    assert note.strip() in out
+    # The UI folds a long description: the sentence and the figure stand before the table.
+    sentence, picture, rest = note.split("\n\n", 2)
+    assert picture == f"![study: again](get-artifact?path=figure.png&run_uuid={ended.parent})"
+    assert f"{sentence}\n\n{rest}".strip() in out
 
 
 def test_several_sweeps_are_one_table(ended: Ended) -> None:

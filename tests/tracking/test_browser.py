@@ -85,6 +85,20 @@ def test_a_figures_address_is_quoted() -> None:
     assert drawn == f"![t](get-artifact?path=figures%2Fa%20b%26c.png&run_uuid={'f' * 32})"
 
 
+def test_the_experiment_says_how_to_read_it_unless_somebody_wrote_there(study: Study) -> None:
+    def noted() -> Any:
+        experiment = study.store.client.get_experiment_by_name("tune_alpha")
+        assert experiment is not None
+        return experiment.tags["mlflow.note.content"], experiment.experiment_id
+
+    prepare_views(study.store)
+    note, experiment_id = noted()
+    assert "Compare" in note
+    study.store.client.set_experiment_tag(experiment_id, "mlflow.note.content", "our study of alpha")
+    prepare_views(study.store)
+    assert noted()[0] == "our study of alpha"
+
+
 @pytest.fixture(scope="module")
 def address(study: Study) -> Iterator[str]:
     """The UI on the study's store, started by the project's own command."""

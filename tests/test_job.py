@@ -1,0 +1,74 @@
+"""What a sweep's cell does with what an earlier start left of it."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from reid.engine.rundir import LAST, RunStatus
+from reid.engine.stop import StopSignals
+from reid.job import Job
+from reid.sources import sources_hash
+from reid.tracking.journal import JOURNAL
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REID_HOME", str(tmp_path))
+    folder = tmp_path / "multirun" / "now"
+    (folder / "0").mkdir(parents=True)
+    return folder
+
+
+def left(folder: Path, status: str, data: str, scores: dict[str, float] | None = None) -> Path:
+    """A run of the cell that ended so, with what it had learnt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LAST).write_text(f"learnt from {data}")
+    (folder / JOURNAL).touch()
+    RunStatus(
+        status, "cell", run_dir=str(folder), data_root="/data", scores=scores or {}, data_fingerprint=data,
+        code=sources_hash(),
+    ).write(folder)  # fmt: skip
+    return folder
+
+
+def started_again(sweep: Path, data: str) -> tuple[Job, dict[str, float] | None]:
+    job = Job(OmegaConf.create({}), sweep / "0", [], Console(quiet=True), StopSignals(), sweep=sweep)
+    job.resume(None, "cell", "/data", "same_code")
+    return job, job.taken(data) if job.found_a_run else None
+
+
+def test_a_killed_cell_goes_on_in_its_folder(sweep: Path) -> None:
+    left(sweep / "0", "RUNNING", "these")
+    job, scores = started_again(sweep, "these")
+    assert (scores, job.resuming, job.folder) == (None, True, sweep / "0")
+
+
+def test_a_cell_that_was_begun_on_other_data_starts_anew_beside_it(
+    sweep: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left(sweep / "0", "RUNNING", "those")
+    job, scores = started_again(sweep, "these")
+    assert (scores, job.resuming, job.folder) == (None, False, sweep / "0-2")
+    assert "begun on other data" in caplog.text
+    assert (sweep / "0" / LAST).read_text() == "learnt from those"
+
+
+def test_what_another_sweep_began_goes_on_as_a_run_of_this_one(sweep: Path) -> None:
+    left(sweep.parent / "then" / "7", "KILLED", "these")
+    job, _ = started_again(sweep, "these")
+    assert (job.resuming, job.folder) == (True, sweep / "0")
+    assert (sweep / "0" / LAST).read_text() == "learnt from these"
+
+
+def test_only_what_was_finished_on_these_data_is_taken(sweep: Path) -> None:
+    left(sweep.parent / "then" / "7", "FINISHED", "these", {"test/mAP": 0.5})
+    assert started_again(sweep, "these")[1] == {"test/mAP": 0.5}
+    assert started_again(sweep, "those")[1] is None
+
+
+def test_a_cell_that_nobody_began_is_new(sweep: Path) -> None:
+    job, _ = started_again(sweep, "these")
+    assert not job.found_a_run
+    assert (job.resuming, job.folder) == (False, sweep / "0")
