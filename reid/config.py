@@ -110,7 +110,7 @@ OWN_KEYS: dict[str, frozenset[str]] = {
     "dataset": frozenset({"name", "root"}),  # what a backbone takes, `build_backbone` checks
     "loss": frozenset({"_target_", "id_weight", "metric_weight", "neck_feature"}),
     "optimizer": frozenset(
-        {"_target_", "lr", "weight_decay", "bias_lr_factor", "bias_weight_decay", "layer_decay"}
+        {"_target_", "lr", "weight_decay", "bias_lr_factor", "bias_weight_decay", "layer_decay", "fused"}
     ),
 }
 
@@ -136,6 +136,7 @@ class OptimizerKeys:
     bias_lr_factor: float = at_least(0.0, 1.0)
     bias_weight_decay: float = at_least(0.0, 5e-4)
     layer_decay: float | None = between(0, 1, None)  # of transformers
+    fused: bool | None = None  # all parameters in one kernel; null: on a GPU
 
 
 @dataclass

@@ -131,6 +131,7 @@ OURS = {
     "seed",
     "device",
     "channels_last",
+    "optimizer.fused",
     "resume",
     "init_from",
     "eval.period",

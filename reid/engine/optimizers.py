@@ -1,5 +1,6 @@
 """The published parameter groups around any torch optimizer."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -8,9 +9,14 @@ from torch import nn
 from reid.checks import ConfigError, trusted_target
 from reid.models import layer_depths
 
+_CPU = torch.device("cpu")
+
 
 def build_optimizer(
-    model: nn.Module, options: dict[str, Any], metric_loss: nn.Module | None = None
+    model: nn.Module,
+    options: dict[str, Any],
+    metric_loss: nn.Module | None = None,
+    device: torch.device = _CPU,
 ) -> torch.optim.Optimizer:
     """An optimizer of the class `_target_` names, biases in a group of their own.
 
@@ -20,7 +26,7 @@ def build_optimizer(
     Each group keeps its `lr_factor`, so that `set_learning_rate` can move them together.
 
     Raises:
-        ConfigError: the class refuses a value.
+        ConfigError: the class refuses a value, or has no fused form.
         BackboneError: a layer decay was asked for, and the backbone is no transformer.
     """
     options = dict(options)
@@ -28,6 +34,12 @@ def build_optimizer(
     lr, decay = options.pop("lr"), options.pop("weight_decay")
     bias_factor, bias_decay = options.pop("bias_lr_factor"), options.pop("bias_weight_decay")
     layer_decay = options.pop("layer_decay", None)
+    fused = options.pop("fused", None)
+    has_fused = "fused" in inspect.signature(target).parameters
+    if fused and not has_fused:
+        raise ConfigError(f"optimizer.fused=true: {target.__name__} has no fused form. Leave it null")
+    if fused or (fused is None and has_fused and device.type == "cuda"):
+        options["fused"] = True
     depths = {} if layer_decay is None else layer_depths(model.backbone)
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

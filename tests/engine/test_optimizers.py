@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from reid.checks import ConfigError
 from reid.engine.optimizers import build_optimizer, set_learning_rate
 from reid.models import BackboneError, ReidModel, build_backbone, layer_depths
 
@@ -67,3 +69,29 @@ def test_layer_decay_is_refused_where_there_are_no_layers_to_tell_apart() -> Non
     ):
         with pytest.raises(BackboneError, match=rf"layer_decay does not fit backbone\.name={backbone.name}"):
             build_optimizer(ReidModel(backbone, num_classes=4), {**OPTIONS, "layer_decay": 0.75})
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_a_fused_optimizer_takes_the_same_steps_and_a_gpu_has_it_by_itself(name: str) -> None:
+    options = {**OPTIONS, "_target_": f"torch.optim.{name}"}
+    moved = []
+    for fused in (None, True):
+        torch.manual_seed(0)
+        net = nn.Linear(8, 4)
+        optimizer = build_optimizer(net, {**options, "fused": fused})
+        assert optimizer.defaults["fused"] is fused
+        for _ in range(5):
+            net(torch.ones(3, 8)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        moved.append(torch.cat([net.weight.flatten(), net.bias]).detach())
+    torch.testing.assert_close(moved[1], moved[0])
+    there = build_optimizer(nn.Linear(8, 4), options, device=torch.device("cuda"))
+    assert there.defaults["fused"]
+
+
+def test_an_optimizer_without_a_fused_form_goes_without_and_refuses_to_be_asked() -> None:
+    options = {**OPTIONS, "_target_": "torch.optim.RMSprop"}
+    build_optimizer(nn.Linear(2, 2), options, device=torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"optimizer\.fused=true: RMSprop has no fused form"):
+        build_optimizer(nn.Linear(2, 2), {**options, "fused": True})
