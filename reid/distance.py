@@ -8,12 +8,16 @@ them. float64 input stays float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 SMALLEST_SQUARED_DISTANCE = 1e-12
+SMALLEST_DISTANCE = SMALLEST_SQUARED_DISTANCE**0.5
+SMALLEST_NORM = 1e-12
 
 
 def normalise(features: Tensor) -> Tensor:
@@ -26,7 +30,7 @@ def normalise(features: Tensor) -> Tensor:
         (N, D), float32 or the float64 of the input. A row of zeros stays zero.
     """
     with torch.autocast(device_type=features.device.type, enabled=False):
-        return functional.normalize(_at_least_float32(features), dim=1, eps=1e-12)
+        return functional.normalize(_at_least_float32(features), dim=1, eps=SMALLEST_NORM)
 
 
 def squared_norms(features: Tensor) -> Tensor:
@@ -76,6 +80,48 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
         (N, M), float32 or the float64 of the input, at least 1e-6.
     """
     return squared_euclidean(a, b).clamp(min=SMALLEST_SQUARED_DISTANCE).sqrt()
+
+
+def unit_euclidean(features: Tensor) -> Tensor:
+    """Distances among the L2-normalised rows: `euclidean(unit, unit)` with `unit = normalise(features)`.
+
+    The gradient is in closed form. Pairs are symmetric and a unit row's length cannot change, so it takes one
+    matrix product where automatic differentiation takes two and several copies of the features.
+
+    Args:
+        features: (N, D) floats.
+
+    Returns:
+        (N, N), float32 or the float64 of the input, at least 1e-6, which the diagonal is exactly. It can be
+        differentiated once.
+    """
+    with torch.autocast(device_type=features.device.type, enabled=False):
+        return _UnitEuclidean.apply(_at_least_float32(features))  # type: ignore[no-any-return]
+
+
+class _UnitEuclidean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=SMALLEST_NORM)
+        unit = features / length
+        product = unit @ unit.t()
+        squares = product.diagonal().clone()
+        distance = product.mul_(-2).add_(squares).add_(squares[:, None])
+        distance.clamp_(min=SMALLEST_SQUARED_DISTANCE).sqrt_().fill_diagonal_(SMALLEST_DISTANCE)
+        ctx.save_for_backward(length, unit, distance)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        length, unit, distance = ctx.saved_tensors
+        with torch.autocast(device_type=unit.device.type, enabled=False):
+            # The squared distance moves unit_i by 2 (unit_i - unit_j), of which normalisation passes on
+            # what is orthogonal to unit_i.
+            slope = (gradient / distance).masked_fill_(distance <= SMALLEST_DISTANCE, 0)
+            pulled = (slope + slope.t()) @ unit
+            along = (pulled * unit).sum(dim=1, keepdim=True)
+            return pulled.addcmul_(unit, along, value=-1).div_(-length)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

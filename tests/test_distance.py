@@ -11,6 +11,7 @@ from reid.distance import (
     squared_distances,
     squared_euclidean,
     squared_norms,
+    unit_euclidean,
 )
 
 
@@ -92,3 +93,55 @@ def test_a_metric_is_found_by_its_name() -> None:
     assert distance_function("euclidean") is euclidean
     with pytest.raises(ValueError, match="metric is 'l1'; allowed: euclidean, cosine"):
         distance_function("l1")
+
+
+# ---- distances among unit rows, with their gradient
+
+
+def by_definition(features: torch.Tensor) -> torch.Tensor:
+    unit = normalise(features)
+    return euclidean(unit, unit)
+
+
+def with_odd_rows() -> torch.Tensor:
+    """Rows of any length, two that are equal, one of zeros, two that are parallel."""
+    features = random(9, 5) * torch.arange(1, 10)[:, None]
+    features[3], features[5], features[8] = features[2], 0, 2 * features[7]
+    return features.requires_grad_()
+
+
+def test_unit_distances_and_their_gradient_are_those_of_the_definition() -> None:
+    features, weight = with_odd_rows(), random(9, 9, seed=1)
+    found, expected = unit_euclidean(features), by_definition(features)
+    # A root makes 1e-8 of a rounding error of 1e-16: parallel rows are not quite equal once they are scaled.
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    assert found.diagonal().tolist() == [1e-6] * 9
+    apart = expected.detach() > 1e-3
+    gradients = [torch.autograd.grad((d * weight)[apart].sum(), features)[0] for d in (found, expected)]
+    near_zero = torch.arange(9) == 5  # scaled by 1e12, as its direction is arbitrary
+    torch.testing.assert_close(gradients[0][~near_zero], gradients[1][~near_zero], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients[0][near_zero], gradients[1][near_zero], rtol=1e-9, atol=0)
+
+
+def test_the_gradient_of_unit_distances_by_differences() -> None:
+    features = random(6, 4).requires_grad_()
+    assert torch.autograd.gradcheck(unit_euclidean, (features,))
+
+
+def test_unit_distances_of_equal_rows_have_a_finite_gradient() -> None:
+    features = torch.ones(4, 3, requires_grad=True)
+    unit_euclidean(features).sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_unit_distances_of_half_precision_are_computed_in_float32(dtype: torch.dtype) -> None:
+    features = random(6, 8).to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        distance = unit_euclidean(features)
+    assert distance.dtype == torch.float32
+    torch.testing.assert_close(distance, unit_euclidean(features.detach().float()), rtol=0, atol=0)
+    distance.sum().backward()
+    assert features.grad is not None
+    assert features.grad.dtype == dtype

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from reid.distance import SMALLEST_SQUARED_DISTANCE, euclidean, normalise
+from reid.distance import SMALLEST_DISTANCE, unit_euclidean
 from reid.losses.kmeans import kmeans
 from reid.losses.pairs import check_batch, pair_masks
 from reid.losses.ranked_terms import checked_radius, pull, push
@@ -75,7 +75,7 @@ class ClusteredRankedListLoss(nn.Module):
         which costs more than all the rest of it."""
         distance, positive, near_negative, cluster_size = self._pairs(features, pids, assignment)
         itself = torch.eye(len(pids), dtype=torch.bool, device=pids.device)
-        distance = distance.masked_fill(itself, SMALLEST_SQUARED_DISTANCE**0.5)
+        distance = distance.masked_fill(itself, SMALLEST_DISTANCE)
         same = positive | itself
         # The sum of 1 / size over the members of a group is 1: this sums the means of the groups.
         per_pid = 1 / same.sum(dim=1, dtype=distance.dtype)
@@ -90,8 +90,7 @@ class ClusteredRankedListLoss(nn.Module):
 
     def _pairs(self, features: Tensor, pids: Tensor, assignment: Tensor | None) -> tuple[Tensor, ...]:
         check_batch(features, pids)
-        embeddings = normalise(features)
-        distance = euclidean(embeddings, embeddings)
+        distance = unit_euclidean(features)
         if assignment is None:
             assignment = kmeans(distance.detach().square(), self.draws.to(distance.device))
         together = assignment[:, None] == assignment[None, :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from reid.distance import euclidean, normalise
+from reid.distance import unit_euclidean
 from reid.losses.pairs import check_batch, pair_masks
 from reid.losses.ranked_terms import checked_radius, pull, push
 
@@ -54,8 +54,7 @@ class RankedListLoss(nn.Module):
         """The loss, and the fraction of the N (N - 1) ordered pairs that it still moves: positives beyond
         the radius and negatives nearer than alpha. 0-d tensors on the device; 0 for a single image."""
         check_batch(features, pids)
-        embeddings = normalise(features)
-        distance = euclidean(embeddings, embeddings)
+        distance = unit_euclidean(features)
         positive, negative = pair_masks(pids)
         near_negative = negative & (distance < self.alpha)
         pulled = pull(distance, positive, self.positive_radius)
