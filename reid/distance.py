@@ -40,13 +40,16 @@ def squared_norms(features: Tensor) -> Tensor:
         return torch.einsum("nd,nd->n", features, features)
 
 
-def squared_euclidean(a: Tensor, b: Tensor, b_squared_norms: Tensor | None = None) -> Tensor:
+def squared_euclidean(
+    a: Tensor, b: Tensor, b_squared_norms: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Squared Euclidean distance of each row of `a` to each row of `b`: |a|^2 + |b|^2 - 2 a.b.
 
     Args:
         a: (N, D) floats.
         b: (M, D) floats.
         b_squared_norms: (M,), `squared_norms(b)`, for callers that compare one `b` with many `a`.
+        out: (N, M) of the result's dtype to write to, for callers that would allocate many; no gradient then.
 
     Returns:
         (N, M), float32 or the float64 of the input. Rounding may leave values slightly below zero.
@@ -55,14 +58,7 @@ def squared_euclidean(a: Tensor, b: Tensor, b_squared_norms: Tensor | None = Non
         a, b = _at_least_float32(a), _at_least_float32(b)
         if b_squared_norms is None:
             b_squared_norms = squared_norms(b)
-        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2).add_(squared_norms(a)[:, None])
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Squared Euclidean distance of each row of `a` (N, D) to the same row of `b`: (N,), exact near 0."""
-    with torch.autocast(device_type=a.device.type, enabled=False):
-        difference = _at_least_float32(a) - _at_least_float32(b)
-        return torch.einsum("nd,nd->n", difference, difference)
+        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2, out=out).add_(squared_norms(a)[:, None])
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
@@ -96,7 +92,7 @@ def unit_euclidean(features: Tensor) -> Tensor:
         differentiated once.
     """
     with torch.autocast(device_type=features.device.type, enabled=False):
-        return _UnitEuclidean.apply(_at_least_float32(features))  # type: ignore[no-any-return]
+        return _UnitEuclidean.apply(_at_least_float32(features))
 
 
 class _UnitEuclidean(torch.autograd.Function):

@@ -8,7 +8,6 @@ from reid.distance import (
     distance_function,
     euclidean,
     normalise,
-    squared_distances,
     squared_euclidean,
     squared_norms,
     unit_euclidean,
@@ -73,13 +72,6 @@ def test_gradcheck() -> None:
     a, b = random(3, 4).requires_grad_(), random(5, 4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(euclidean, (a, b))
     assert torch.autograd.gradcheck(squared_euclidean, (a, b))
-
-
-def test_squared_distances_of_pairs_are_the_diagonal_and_exact_near_zero() -> None:
-    a, b = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    torch.testing.assert_close(squared_distances(a, b), squared_euclidean(a, b).diagonal())
-    near = torch.full((1, 2), 1000.0)
-    assert squared_distances(near, near + 2**-10).item() == 2 * 2**-20
 
 
 def test_cosine_distances_by_hand() -> None:

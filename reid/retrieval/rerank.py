@@ -9,16 +9,20 @@ result. Everything else is computed in chunks.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from reid.distance import squared_distances, squared_euclidean, squared_norms
+from reid.distance import squared_euclidean, squared_norms
 from reid.retrieval.sparse import SparseRows, row_chunks
 
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 64 * 2**20
+#: So many columns are looked at only where the nearest of them is near enough.
+BLOCK = 32
 
 
 @torch.no_grad()
@@ -67,20 +71,14 @@ def rerank(
         f"{queries:,}", f"{gallery:,}", needed / 2**30, queries * gallery * features.element_size() / 2**30,
     )  # fmt: skip
 
-    near, farthest = nearest_images(features, max(k1 + 1, k2), chunk_bytes)
+    result = features.new_empty(queries, gallery)
+    near, farthest = nearest_images(features, max(k1 + 1, k2), chunk_bytes, result)
     encoding = _encode(features, near[:, : k1 + 1], farthest, k1, chunk_bytes)
     encoding = _average(encoding, near[:, :k2], chunk_bytes)
     inverted = encoding.transposed(first_row=queries, columns=images)
-    result = features.new_zeros(queries, gallery)
-    _add_overlaps(result, encoding, inverted, chunk_bytes)
-    norms = squared_norms(features[queries:])
-    for rows in torch.arange(queries).split(max(1, chunk_bytes // (2 * gallery * features.element_size()))):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        distance = squared_euclidean(features[part], features[queries:], norms)
-        distance = distance.clamp_(min=0).div_(farthest[part, None])
-        overlap = result[part]
-        overlap.div_(2 - overlap).mul_(lambda_value - 1).add_(1 - lambda_value)
-        overlap.add_(distance, alpha=lambda_value)
+    for rows, overlap in _overlaps(queries, gallery, encoding, inverted, chunk_bytes):
+        distance = result[rows].clamp_(min=0).mul_(lambda_value / farthest[rows, None])
+        distance.add_(overlap.div_(2 - overlap), alpha=lambda_value - 1).add_(1 - lambda_value)
     return result
 
 
@@ -107,31 +105,52 @@ def rerank_bytes(
     return result + copied + listed + described + 4 * chunk_bytes
 
 
-def nearest_images(features: Tensor, count: int, chunk_bytes: int = CHUNK_BYTES) -> tuple[Tensor, Tensor]:
+def nearest_images(
+    features: Tensor, count: int, chunk_bytes: int = CHUNK_BYTES, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Neighbours of each image among all: (N, min(count, N)) int64, and the largest squared distance, (N,).
 
     An image is its own first neighbour; equal distances keep the order of the rows. Where all distances of an
-    image are 0 the largest is said to be 1, for what divides by it.
+    image are 0 the largest is said to be 1, for what divides by it. `kept` (Q, N - Q) is filled with the
+    squared distances of the first Q images to the others.
     """
     images = len(features)
     norms = squared_norms(features)
     near = torch.empty(images, min(count, images), dtype=torch.int64, device=features.device)
     farthest = features.new_empty(images)
-    for rows in torch.arange(images, device=features.device).split(
-        max(1, chunk_bytes // (2 * images * features.element_size()))
-    ):
-        distance = squared_euclidean(features[rows], features, norms)
+    width = -(-images // BLOCK) * BLOCK
+    height = min(images, max(1, chunk_bytes // (2 * width * features.element_size())))
+    # The columns beyond the last image stay infinitely far.
+    padded = features.new_full((height, width), torch.inf)
+    for start in range(0, images, height):
+        rows = torch.arange(start, min(images, start + height), device=features.device)
+        part = padded[: len(rows)]
+        distance = squared_euclidean(features[rows], features, norms, out=part[:, :images])
         farthest[rows] = distance.amax(dim=1)
+        if kept is not None and start < len(kept):
+            wanted = kept[start : start + height]
+            wanted.copy_(distance[: len(wanted), len(kept) :])
         distance[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
-        near[rows] = _smallest(distance, near.shape[1])
+        near[rows] = _smallest(part, near.shape[1], images)
     return near, torch.where(farthest > 0, farthest, 1)
 
 
-def _smallest(distance: Tensor, count: int) -> Tensor:
-    """Columns (B, count) of the smallest values of each row, rising; equal ones in the order of columns."""
-    if count == distance.shape[1]:
-        return distance.sort(dim=1, stable=True).indices
-    values, columns = distance.topk(count + 1, dim=1, largest=False)
+def _smallest(distance: Tensor, count: int, images: int) -> Tensor:
+    """Columns (B, count) of the smallest values of each row, rising; equal ones in the order of columns.
+
+    Rows have `images` values, and are filled up with infinity to a multiple of BLOCK.
+    """
+    if count == images:
+        return distance.sort(dim=1, stable=True).indices[:, :count]
+    blocks = distance.view(len(distance), -1, BLOCK)
+    if blocks.shape[1] > count + 1:
+        # What is smaller than count + 1 others cannot be missed by the count + 1 blocks of smallest minima.
+        lowest = blocks.amin(dim=2).topk(count + 1, dim=1, largest=False, sorted=False).indices
+        listed = blocks.gather(1, lowest[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
+        values, place = listed.topk(count + 1, dim=1, largest=False)
+        columns = lowest.gather(1, place // BLOCK) * BLOCK + place % BLOCK
+    else:
+        values, columns = distance.topk(count + 1, dim=1, largest=False)
     tied_at_the_end = values[:, -1] == values[:, -2]
     columns, by_column = columns[:, :count].sort(dim=1)
     by_value = values[:, :count].gather(1, by_column).sort(dim=1, stable=True).indices
@@ -147,28 +166,20 @@ def _encode(features: Tensor, near: Tensor, farthest: Tensor, k1: int, chunk_byt
     images, neighbours = near.shape
     half = near[:, : round(k1 / 2) + 1]
     mutual, half_mutual = _mutual(near), _mutual(half)
-    owners, columns, weights = [], [], []
-    row_bytes = 6 * 8 * neighbours * (half.shape[1] + 1)
-    for rows in torch.arange(images, device=near.device).split(max(1, chunk_bytes // row_bytes)):
-        keys = _expanded(rows, near, mutual, half, half_mutual)
-        owner, column = keys // images, keys % images
-        distance = torch.cat(
-            [
-                squared_distances(features[a], features[b])
-                for a, b in zip(*(_pieces(x, features, chunk_bytes) for x in (owner, column)), strict=True)
-            ]
-        )
-        weight = torch.exp(-distance / farthest[owner])
-        total = weight.new_zeros(len(rows)).index_add_(0, owner - rows[0], weight)
-        owners.append(owner)
-        columns.append(column)
-        weights.append(weight / total[owner - rows[0]])
-    return SparseRows.of_sorted(torch.cat(owners), torch.cat(columns), torch.cat(weights), images)
-
-
-def _pieces(index: Tensor, features: Tensor, chunk_bytes: int) -> tuple[Tensor, ...]:
-    """`index` in parts that pick `chunk_bytes` of features at most, three copies of them."""
-    return index.split(max(1, chunk_bytes // (3 * features.shape[1] * features.element_size())))
+    row_bytes = images + 4 * 8 * neighbours * (half.shape[1] + 1)
+    key = torch.cat(
+        [
+            _expanded(rows, near, mutual, half, half_mutual)
+            for rows in torch.arange(images, device=near.device).split(max(1, chunk_bytes // row_bytes))
+        ]
+    )
+    owner, column = key // images, key % images
+    encoding = SparseRows.of_sorted(owner, column, features.new_empty(len(key)), images)
+    norms = squared_norms(features)
+    distance = (norms[owner] + norms[column]).sub_(encoding.products(features), alpha=2).clamp_(min=0)
+    weight = distance.div_(farthest[owner]).neg_().exp_()
+    total = weight.new_zeros(images).index_add_(0, owner, weight)
+    return replace(encoding, values=weight.div_(total[owner]))
 
 
 def _mutual(near: Tensor) -> Tensor:
@@ -181,12 +192,14 @@ def _expanded(rows: Tensor, near: Tensor, mutual: Tensor, half: Tensor, half_mut
     """The expanded k-reciprocal neighbours of `rows`, as rising keys `row * N + neighbour`."""
     own = rows[:, None] * len(near)
     neighbours = near[rows]
-    reciprocal = (own + neighbours)[mutual[rows]]
-    candidates = own[:, :, None] + half[neighbours]
+    member = torch.zeros(len(rows), len(near), dtype=torch.bool, device=near.device)
+    member.scatter_(1, neighbours, mutual[rows])
+    candidates = half[neighbours]
     listed = half_mutual[neighbours] & mutual[rows][:, :, None]
-    inside = torch.isin(candidates, reciprocal) & listed
+    inside = member.gather(1, candidates.flatten(1)).view_as(listed) & listed
     taken = 3 * inside.sum(dim=2) > 2 * listed.sum(dim=2)
-    return torch.cat([reciprocal, candidates[listed & taken[:, :, None]]]).unique()
+    reciprocal = (own + neighbours)[mutual[rows]]
+    return torch.cat([reciprocal, (own[:, :, None] + candidates)[listed & taken[:, :, None]]]).unique()
 
 
 def _average(encoding: SparseRows, near: Tensor, chunk_bytes: int) -> SparseRows:
@@ -206,20 +219,24 @@ def _average(encoding: SparseRows, near: Tensor, chunk_bytes: int) -> SparseRows
     return SparseRows.of_sorted(key // images, key % images, torch.cat(values), images)
 
 
-def _add_overlaps(result: Tensor, encoding: SparseRows, inverted: SparseRows, chunk_bytes: int) -> None:
-    """Add to `result` (Q, G) the sum of the minima of the weights of each query and each gallery image.
+def _overlaps(
+    queries: int, gallery: int, encoding: SparseRows, inverted: SparseRows, chunk_bytes: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Runs of queries (B), each with the sums of the minima of their weights and each gallery image's (B, G).
 
     `inverted` lists for each image the gallery images that have it among their entries.
     """
-    queries, gallery = result.shape
-    place, column, weight = encoding.of(torch.arange(queries, device=result.device))
-    costs = result.new_zeros(queries, dtype=torch.int64).index_add_(0, place, inverted.lengths[column])
-    for rows in row_chunks(costs, chunk_bytes // 64):
+    place, column, weight = encoding.of(torch.arange(queries, device=encoding.starts.device))
+    costs = torch.zeros(queries, dtype=torch.int64, device=column.device)
+    costs.index_add_(0, place, 64 * inverted.lengths[column]).add_(4 * gallery * weight.element_size())
+    for rows in row_chunks(costs, chunk_bytes):
         entries = slice(int(encoding.starts[rows.start]), int(encoding.starts[rows.stop]))
         which, partner, other = inverted.of(column[entries])
         shared = torch.minimum(weight[entries][which], other)
-        cell = place[entries][which] * gallery + partner
-        result.view(-1).index_add_(0, cell, shared)
+        cell = (place[entries][which] - rows.start) * gallery + partner
+        overlap = weight.new_zeros(rows.stop - rows.start, gallery)
+        overlap.view(-1).index_add_(0, cell, shared)
+        yield rows, overlap
 
 
 def _check_arguments(query: Tensor, gallery: Tensor, k1: int, k2: int, lambda_value: float) -> None:

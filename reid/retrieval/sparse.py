@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,6 +44,17 @@ class SparseRows:
         first = length.cumsum(0) - length
         entry = torch.arange(len(place), device=rows.device) + (begin - first)[place]
         return place, self.columns[entry], self.values[entry]
+
+    def products(self, features: Tensor) -> Tensor:
+        """(E,), for each entry the inner product of its row's and its column's `features` (R, D)."""
+        with warnings.catch_warnings():
+            # PyTorch calls its compressed rows a beta.
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
+            shape = (len(features), len(features))
+            pattern = torch.sparse_csr_tensor(
+                self.starts, self.columns, torch.zeros_like(self.values), shape, check_invariants=False
+            )
+            return torch.sparse.sampled_addmm(pattern, features, features.t(), beta=0.0).values()
 
     def transposed(self, first_row: int, columns: int) -> SparseRows:
         """The rows from `first_row` on, as `columns` columns: what an inverted index is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reid.retrieval import Embeddings, evaluate, rerank, rerank_bytes
+from reid.retrieval.rerank import BLOCK, nearest_images
 from reid.retrieval.sparse import SparseRows, row_chunks
 
 Floats = npt.NDArray[np.float64]
@@ -133,6 +135,20 @@ def test_ties_and_duplicates_are_taken_in_the_order_of_the_images(seed: int) -> 
 def test_fewer_images_than_neighbours(queries: int, gallery: int) -> None:
     images = people(seed=queries, pids=2, each=5)
     check(images[:queries], images[queries : queries + gallery])
+
+
+@pytest.mark.parametrize("images", [10 * BLOCK - 1, 10 * BLOCK, 10 * BLOCK + 1])
+@pytest.mark.parametrize("distinct", [3, 10_000], ids=["tied", "apart"])
+def test_the_nearest_are_those_of_a_full_sort(images: int, distinct: int) -> None:
+    generator = torch.Generator().manual_seed(images)
+    features = torch.randint(0, distinct, (images, 4), generator=generator).double()
+    squared = ((features[:, None] - features) ** 2).sum(dim=2)
+    kept = torch.empty(7, images - 7, dtype=torch.float64)
+    near, farthest = nearest_images(features, 5, chunk_bytes=images * 1000, kept=kept)
+    assert torch.equal(farthest, squared.amax(dim=1))
+    assert torch.equal(kept, squared[:7, 7:])
+    itself_first = squared.fill_diagonal_(-1)
+    assert torch.equal(near, itself_first.sort(dim=1, stable=True).indices[:, :5])
 
 
 def test_more_duplicates_than_neighbours() -> None:
@@ -273,3 +289,12 @@ def test_transposed(first_row: int) -> None:
 def test_row_chunks_keep_the_budget_and_every_row() -> None:
     chunks = list(row_chunks(torch.tensor([3, 4, 0, 9, 1, 7]), budget=7))
     assert chunks == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6)]
+
+
+def test_products_of_the_entries_rows_and_columns() -> None:
+    features = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8]], dtype=torch.float64)
+    square = torch.cat([MATRIX, torch.zeros(1, 4)]).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = sparse(square).products(features)
+    assert found.tolist() == [3 + 8, 7 + 16, 5 + 12, 35 + 48]
