@@ -60,13 +60,14 @@ def picture(outcome: Outcome) -> Figure:
         for goal in case.goals:
             kinds.setdefault(goal.what, []).append((case, goal))
     rows = [len(cases) for cases in kinds.values()]
-    figure = new_figure(height=1.0 + sum(0.62 + 0.34 * count for count in rows))
+    figure = new_figure(height=1.15 + sum(0.62 + 0.34 * count for count in rows))
     panels = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=[0.6 + count for count in rows])
     for axes, (what, cases) in zip(panels[:, 0], kinds.items(), strict=True):
         _panel(axes, what, cases, outcome.quick)
-    headline(figure, f"{outcome.benchmark}: {outcome.question}" + (f" ({QUICK})" if outcome.quick else ""))
+    headline(figure, outcome.benchmark + (f" ({QUICK})" if outcome.quick else ""))
+    code = f"{outcome.machine['date']}, code {outcome.machine['git_sha'][:10]}"
     figure.supxlabel(
-        f"{machine_line(outcome.machine)}\n{outcome.machine['date']}, {outcome.machine['git_sha'][:10]}",
+        f"{outcome.question}\n{machine_line(outcome.machine)}\n{code}",
         fontsize=SMALL, color=MUTED, x=0.011, ha="left",
     )  # fmt: skip
     return figure

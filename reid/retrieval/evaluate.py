@@ -17,6 +17,9 @@ from reid.distance import squared_euclidean, squared_norms
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import EvaluationError, count_matches, require_matches
 
+#: The gallery is read once a chunk: with less, a gallery of half a million is waited for, not computed with.
+CHUNK_BYTES = 256 * 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -58,7 +61,7 @@ def evaluate(
     max_rank: int = 50,
     distance: Tensor | None = None,
     protocol: str = "cross_camera",
-    chunk_bytes: int = 64 * 2**20,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Scores:
     """Rank the gallery for each query and score the rankings as published.
 
@@ -159,11 +162,19 @@ class _Distances:
         source = query.features.dtype if given is None else given.dtype
         self.dtype = torch.promote_types(source, torch.float32)
         self.gallery_norms = squared_norms(gallery.features) if given is None else None
+        self.chunk = gallery.features.new_empty(0, dtype=self.dtype)
 
     def of(self, rows: Tensor) -> Tensor:
-        """(B, G) distances of the queries `rows`, a copy that the caller may change."""
+        """(B, G) distances of the queries `rows`, to be changed at will; the next call overwrites them."""
         if self.given is None:
-            chunk = squared_euclidean(self.query.features[rows], self.gallery.features, self.gallery_norms)
+            if len(self.chunk) < len(rows):
+                self.chunk = self.chunk.new_empty(len(rows), len(self.gallery))
+            chunk = squared_euclidean(
+                self.query.features[rows],
+                self.gallery.features,
+                self.gallery_norms,
+                out=self.chunk[: len(rows)],
+            )
         else:
             chunk = self.given[rows.to(self.given.device)].to(rows.device, self.dtype)
         finite = chunk.sum(dim=1).isfinite()
