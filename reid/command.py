@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -27,12 +28,14 @@ from reid.compose_errors import explain
 from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
+from reid.engine.distributed import ALONE, LostRankError, World, join
 from reid.engine.slots import gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
 from reid.engine.sweep import PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.engine.sweep_file import read_sweep
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
+from reid.ranks import check_launch, rank_arguments, run_folder
 from reid.retrieval import EvaluationError
 from reid.tracking import Status, TrackingError
 
@@ -53,6 +56,9 @@ SHARED_LAUNCHERS = ("joblib", "submitit_local")
 #: What joblib and submitit raise when a worker did not come back.
 WORKER_LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
 
+#: Seconds that a process that is not the first waits with its failure for that of the first.
+GRACE_S = 5
+
 #: How often this sweep was begun again by itself.
 RESTARTS = "REID_SWEEP_RESTARTS"
 
@@ -61,9 +67,10 @@ class SweepEnded(BaseException):
     """A job failed and `sweep.fail_fast` is set; Hydra would go on after any `Exception`."""
 
 
-def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoReturn:
+def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: bool = False) -> NoReturn:
     """Compose `conf/<command>.yaml` with what was typed, run `story` once or for each job of a sweep, exit.
 
+    together: the processes of torchrun may run it as one job.
     Exit codes: 0 done, 1 something failed, 2 asked wrongly, 130 / 143 stopped by Ctrl-C / SIGTERM.
     """
     register()
@@ -74,6 +81,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
     # Hydra would print its own summary and exit with 1; this lets the exceptions come here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
+    world = join()
     failures: list[Exception] = []
     failed_in_sweep: list[Exception] = []
 
@@ -85,7 +93,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
         retries = OmegaConf.select(config, "sweep.retry", default=0) if in_sweep and not fail_fast else 0
         for left in range(retries, -1, -1):
             try:
-                return _run_job(config, story)
+                return _run_job(config, story, world)
             except Exception as error:
                 if not in_sweep:
                     # Hydra prints the whole command line again before an exception; so it does not see it.
@@ -105,14 +113,19 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
 
     retry = 0
     try:
-        ahead = plan(command, sys.argv[1:])
-        retry = ahead.retry
-        sys.argv += sweep_arguments(ahead, sys.argv[1:])
+        if world.first:
+            check_launch(command, sys.argv[1:], world, together)
+            ahead = plan(command, sys.argv[1:])
+            retry = ahead.retry
+            sys.argv += sweep_arguments(ahead, sys.argv[1:])
+        sys.argv += rank_arguments(world.first_says(run_folder(sys.argv[1:])), world)
         app()
         if failures:
             raise failures[0]
+        world.leave()
     except Stopped as stopped:
-        _complain(str(stopped))
+        why = "; torchrun does so too where another process of this run has ended" if world.size > 1 else ""
+        _complain(f"{stopped}{why}", world)
         sys.exit(stopped.exit_code)
     except SweepEnded as ended:
         _complain(f"the sweep ended at its first failure (sweep.fail_fast): {ended.__cause__}")
@@ -121,14 +134,14 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
         if tracebacks:
             raise
         hydras = isinstance(error, HydraException | OmegaConfBaseException)
-        _complain(explain(error, command, sys.argv[1:]) if hydras else str(error))
+        _complain(explain(error, command, sys.argv[1:]) if hydras else str(error), world)
         sys.exit(2)
     except Exception as error:
         if type(error).__name__ in WORKER_LOST:
             _go_on_without(error, retry)
         if tracebacks or not isinstance(error, RuntimeError | OSError):
             raise
-        _complain(str(error))
+        _complain(str(error), world)
         sys.exit(1)
     sweep = os.environ.get(PARENT_FOLDER)
     failed = len(failed_jobs(Path(sweep))) if sweep else len(failed_in_sweep)
@@ -138,22 +151,30 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]]) -> NoRetur
     sys.exit(1 if failed else 0)
 
 
-def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]]) -> None:
+def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], world: World) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = list(hydra_config.overrides.task)
     with contextlib.ExitStack() as frame:
-        stop = frame.enter_context(StopSignals())
+        stop = frame.enter_context(StopSignals(once=world.size > 1))
         if in_sweep:
             # A worker whose launcher was killed may still be at this cell.
             frame.enter_context(_alone(folder))
             frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None
-        job = Job(config, folder, overrides, Console(), stop, name=name, sweep=parent)
-        run_framed(job, story)
+        console = Console(quiet=not world.first)
+        job = Job(config, folder, overrides, console, stop, name=name, sweep=parent, world=world)
+        try:
+            run_framed(job, story)
+        except LostRankError:
+            raise
+        except Exception:
+            if not world.first:
+                time.sleep(GRACE_S)  # where all fail, torchrun would cut off what the first one has to say
+            raise
 
 
 def run_framed(job: Job, story: Callable[[Job], Mapping[str, float]]) -> None:
@@ -178,7 +199,7 @@ def run_framed(job: Job, story: Callable[[Job], Mapping[str, float]]) -> None:
         job.save_status()
         # The jobs of a sweep share this process.
         gc.collect()
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and job.world.size == 1:  # else it may wait for a lost rank
             torch.cuda.empty_cache()
 
 
@@ -246,5 +267,7 @@ def _go_on_without(lost: Exception, retry: int) -> None:
     sys.exit(1)
 
 
-def _complain(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+def _complain(message: str, world: World = ALONE) -> None:
+    speaker = "" if world.first else f"process {world.rank + 1} of {world.size}: "
+    told = f"[bold red]error:[/] {speaker}{escape(message)}"
+    Console(stderr=True, soft_wrap=True).print(told, highlight=False)

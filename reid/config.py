@@ -155,6 +155,8 @@ class TrainConfig:
     channels_last: bool = True
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
+    sync_bn: bool = False  # under torchrun, batch norms take their statistics over all processes; CUDA alone
+    freeze_bn: bool = False  # batch norms keep the statistics they have; their weights train
     resume: str | None = None  # auto | a checkpoint
     init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
     batch: BatchConfig = field(default_factory=BatchConfig)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from reid.config import EvaluateConfig, TrainConfig
 from reid.console import ConsoleProgress
+from reid.engine.distributed import ALONE, World
 from reid.engine.rundir import (
     LAST,
     STATUS,
@@ -27,7 +28,7 @@ from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, source_root
 from reid.settings import flat
 from reid.sources import sources_hash
-from reid.tracking import Tracker, TrackingError, default_store, environment
+from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class Job:
 
     `folder` is where the job writes: Hydra's output folder, or that of the run which is resumed.
     `tags` are set on its tracked run.  `after_score` is told of the scores of an epoch once they and the
-    checkpoint are written; what it raises ends the run.
+    checkpoint are written; what it raises ends the run.  Several processes that train together (`world`) have
+    a job each, with one folder; the first one decides and writes.
     """
 
     config: DictConfig
@@ -54,6 +56,7 @@ class Job:
     name: str = "run"
     sweep: Path | None = None
     tags: Mapping[str, object] = field(default_factory=dict)
+    world: World = ALONE
     after_score: Callable[[int, dict[str, float]], None] = field(default=lambda _epoch, _scores: None)
     tracker: Tracker | None = field(default=None, repr=False)
 
@@ -67,6 +70,8 @@ class Job:
 
     def save_status(self) -> None:
         """Write `status.json`: into Hydra's folder, and into the resumed run's once this job owns it."""
+        if not self.world.first:
+            return
         if not self._taken:
             self.status.run_dir = str(self.folder)
             self.status.run_id = self.tracker.run_id if self.tracker else None
@@ -96,10 +101,12 @@ class Job:
             return
         if wanted is None:
             return
-        if wanted == "auto":
+        found = None
+        if self.world.first and wanted == "auto":
             found = find_unfinished(config_hash, data_root, self.folder, roots)
-        else:
+        elif self.world.first:
             found = run_of(Path(wanted))
+        found = self.world.first_says(found)
         if found is None:
             self.console.print("nothing to resume: no unfinished run of this config; starting a new one")
             return
@@ -155,6 +162,9 @@ class Job:
 
         From here on the run's folder is this job's: another process that holds it makes this raise.
         """
+        if not self.world.first:
+            self.tracker = SilentTracker()
+            return self.tracker
         provenance = environment(source_root())
         code = {"reid.code": self.status.code or sources_hash()}
         # In one piece, so that no run is opened without anybody to close it.

@@ -202,6 +202,13 @@ def _check_across(settings: TrainConfig) -> None:
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
         )
+    if settings.sync_bn and (settings.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError(
+            f"sync_bn=true with device={settings.device} is not possible here: torch's SyncBatchNorm is for "
+            "CUDA alone. Set sync_bn=false; freeze_bn=true makes a run the same by any number of processes"
+        )
+    if settings.sync_bn and settings.freeze_bn:
+        raise ConfigError("sync_bn and freeze_bn are both true: frozen batch norms have nothing to share")
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
 

@@ -20,8 +20,9 @@ from reid.data.batches import TrainingBatches
 from reid.engine import learning_rate
 from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
+from reid.engine.distributed import synchronise_batch_norm
 from reid.engine.finite import NonFiniteError
-from reid.engine.judge import Judgement, check_memory, describe, judge, judged_rows, judged_values
+from reid.engine.judge import Judgement, check_memory, describe, judge_together, judged_rows, judged_values
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_learning_rate
@@ -47,36 +48,48 @@ log = logging.getLogger(__name__)
 
 def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     """One run from config to scores (fractions, by the names that the tracker shows)."""
-    show = job.console
+    show, world = job.console, job.world
     job.resume(settings.resume, config_hash(settings), str(settings.dataset["root"]), settings.sweep.take)
     if job.found_a_run and (scores := _finished_already(job, settings)) is not None:
         return scores
     start = None
     if settings.init_from is not None and not job.resuming:
-        start = open_start(find_checkpoint(settings.init_from, settings.tracking.uri, "init_from"), settings)
-    device = choose_device(settings.device)
+        with world.first_ahead():
+            found = find_checkpoint(settings.init_from, settings.tracking.uri, "init_from")
+            start = open_start(found, settings)
+    device = choose_device(world.device(settings.device))
     set_up_backend(device, settings.precision)
     seed_everything(settings.seed)
 
     asked = settings
-    dataset, all_training_crops, settings = read_dataset(settings, job.progress, job.overrides)
-    identities = len({crop.pid for crop in dataset.train})
-    model = build_model(settings, identities, job.resuming)
-    metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
-    optimizer = build_optimizer(model, settings.optimizer, metric_loss)
-    loss_optimizer = build_loss_optimizer(metric_loss)
-    id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
-    objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
-    show.print(f"[bold]{job.name}[/] on {device}, {settings.precision}; run folder {job.folder}")
-    begun: dict[str, object] = {}  # a resumed run began with what its tags say already
-    if not job.resuming:
-        told, begun = begin(model, start)
-        show.print(told, highlight=False)
+    # Of several processes the first one draws, fetches and decodes what is not there yet.
+    with world.first_ahead():
+        world.check_batch(settings.batch.identities, settings.batch.instances)
+        dataset, all_training_crops, settings = read_dataset(settings, job.progress, job.overrides)
+        identities = len({crop.pid for crop in dataset.train})
+        model = build_model(settings, identities, job.resuming)
+        if settings.sync_bn and world.size > 1:
+            synchronise_batch_norm(model)
+        metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
+        optimizer = build_optimizer(model, settings.optimizer, metric_loss)
+        loss_optimizer = build_loss_optimizer(metric_loss)
+        id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
+        objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
+        together = f" by {world.size} processes" if world.size > 1 else ""
+        show.print(
+            f"[bold]{job.name}[/] on {device}{together}, {settings.precision}; run folder {job.folder}"
+        )
+        begun: dict[str, object] = {}  # a resumed run began with what its tags say already
+        if not job.resuming:
+            told, begun = begin(model, start)
+            show.print(told, highlight=False)
 
-    data = open_training_data(dataset, settings, job.progress, all_training_crops)
-    judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
-    show.print(describe_data(dataset, data, judged), highlight=False)
-    check_memory(len(judged.query), len(judged.gallery), model.backbone.channels, settings.eval, device)
+        data = open_training_data(dataset, settings, job.progress, all_training_crops)
+        judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
+        show.print(describe_data(dataset, data, judged), highlight=False)
+        check_memory(len(judged.query), len(judged.gallery), model.backbone.channels, settings.eval, device)
+    if not world.first:
+        seed_everything(settings.seed + world.rank)  # the same weights, but dropout of its own
     model.to(device)
     if metric_loss is not None:
         metric_loss.to(device)
@@ -84,12 +97,14 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         model.to(memory_format=torch.channels_last)
 
     meta = checkpoint_meta(asked, data, model)
-    session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer)
+    session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer, world)
     if job.resuming:
-        session.resume()
+        with world.first_ahead():
+            session.resume()
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
 
-    with job.track(settings, run_facts(asked, dataset, data, judged) | begun) as tracker:
+    facts = run_facts(asked, dataset, data, judged) | {"reid.processes": world.size}
+    with job.track(settings, facts | begun) as tracker:
         session.meta |= {"run_id": tracker.run_id, "run_key": tracker.run_key}
         # What a kill kept from the tracker; what it has already is not sent again.
         for row in session.history:
@@ -100,13 +115,16 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
             last = _epochs(job, settings, session, objective, data, judged, tracker)
         except NonFiniteError as error:
             crops = [data.store.crops[i].path for i in error.indices.tolist()]
-            (job.folder / "bad_batch.txt").write_text("".join(f"{path}\n" for path in crops))
+            if world.first:
+                (job.folder / "bad_batch.txt").write_text("".join(f"{path}\n" for path in crops))
             tracker.tags({"reid.diverged": "true"})
             raise RuntimeError(
                 f"{error} of epoch {session.epoch + 1}. The crops of that batch stand in "
                 f"{job.folder / 'bad_batch.txt'}; last.pt holds epoch {session.epoch}. A lower optimizer.lr, "
                 "clip_norm=5, a longer warm-up or precision=float32 are the usual cures"
             ) from error
+        if last is None:  # the first process ranks, writes and draws
+            return {}
         if (job.folder / "history.csv").exists():
             tracker.artifact(job.folder / "history.csv")
         tracker.text(query_csv({settings.eval.split: last}), QUERIES)
@@ -142,12 +160,15 @@ def _epochs(
     data: TrainingData,
     judged: JudgedData,
     tracker: Tracker,
-) -> Judgement:
-    """All epochs that are left, and the judgement after the last one."""
+) -> Judgement | None:
+    """All epochs that are left, and the judgement after the last one; None where another process judges."""
     tricks, batch = settings.tricks, settings.batch
     augmentation = Augmentation(
         settings.image.flip, settings.image.padding, tricks.random_erasing, tricks.erasing_fill
     )
+    world, device = job.world, session.device
+    # Some of timm's networks hold parameters of a head that is left out here.
+    network = world.parallel(session.model, device, settings.backbone.get("library") == "timm")
     batches = TrainingBatches(
         data.store,
         data.labels,
@@ -155,25 +176,29 @@ def _epochs(
         batch.instances,
         augmentation,
         settings.seed,
-        session.device,
+        device,
+        world.share,
     )
 
-    def score(epoch: int) -> Judgement:
+    def score(epoch: int) -> Judgement | None:
         # Re-ranking may take longer than an epoch: only the scores that a run ends with are worth it.
         asked = replace(settings.eval, rerank=False) if epoch < settings.epochs else settings.eval
-        judgement = judge(
+        judgement = judge_together(
             session.model,
             judged.query,
             judged.gallery,
             asked,
-            session.device,
+            device,
             settings.precision,
             job.progress,
+            world,
         )
+        session.judged = True
+        if judgement is None:
+            return None
         values = judged_values(settings.eval.split, judgement)
         session.record(epoch, values)
         tracker.metrics(values, epoch)
-        session.judged = True
         scores = judgement.scores
         job.console.print(
             f"epoch {epoch:3d}  [bold]mAP {100 * scores.mAP:.1f}[/]  rank-1 {100 * scores.rank(1):.1f} "
@@ -187,9 +212,9 @@ def _epochs(
         return epoch == settings.epochs or (settings.eval.period > 0 and epoch % settings.eval.period == 0)
 
     last: Judgement | None = None
-    warned = False
+    scored = warned = False
     if due(session.epoch) and not session.judged:
-        last = score(session.epoch)
+        last, scored = score(session.epoch), True
     while session.epoch < settings.epochs:
         epoch = session.epoch + 1
         lr = learning_rate(
@@ -209,18 +234,19 @@ def _epochs(
         steps = batches.of(plan, epoch, totals.steps)
         try:
             train_epoch(
-                session.model,
+                network,
                 session.optimizer,
                 objective,
                 job.progress(steps, len(plan) - totals.steps, f"epoch {epoch}/{settings.epochs}"),
                 totals,
                 job.stop,
-                device=session.device,
+                device=device,
                 precision=settings.precision,
                 channels_last=settings.channels_last,
                 clip_norm=settings.clip_norm,
                 accumulate=settings.accumulate,
                 loss_optimizer=session.loss_optimizer,
+                world=world,
             )
         except Stopped as stopped:
             # Between two steps everything is consistent, but gradients half accumulated would be lost.
@@ -242,10 +268,11 @@ def _epochs(
             warned = True
         job.console.print(epoch_line(epoch, settings.epochs, values), highlight=False)
         if due(epoch):
-            last = score(epoch)
+            last, scored = score(epoch), True
             session.save()
-            job.after_score(epoch, judged_values(settings.eval.split, last))
-    return last if last is not None else score(session.epoch)
+            if last is not None:
+                job.after_score(epoch, judged_values(settings.eval.split, last))
+    return last if scored else score(session.epoch)
 
 
 def finite(values: dict[str, float]) -> dict[str, float]:
@@ -255,7 +282,7 @@ def finite(values: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     """The command `python -m reid.train` and `reid-train`."""
-    launch("train", lambda job: train(job, train_settings(job.config)))
+    launch("train", lambda job: train(job, train_settings(job.config)), together=True)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,8 @@ OURS = {
     "device",
     "channels_last",
     "optimizer.fused",
+    "sync_bn",
+    "freeze_bn",
     "resume",
     "init_from",
     "eval.period",

@@ -4,6 +4,7 @@ import math
 import warnings
 
 import pytest
+import torch
 from composing import changed, judged, settings_of
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
@@ -348,3 +349,15 @@ def test_types_are_compared_with_annotations() -> None:
     ):
         with pytest.raises(ConfigError, match=f"g.{key}=.* expected {expected}"):
             check_types("g", {key: value}, takes)
+
+
+def test_batch_norm_over_several_gpus_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert settings_of("sync_bn=true").sync_bn
+    with pytest.raises(ConfigError, match=r"sync_bn=true with device=cpu .* CUDA alone"):
+        settings_of("sync_bn=true", "device=cpu")
+    with pytest.raises(ConfigError, match="sync_bn and freeze_bn"):
+        settings_of("sync_bn=true", "freeze_bn=true")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="sync_bn=true with device=auto"):
+        settings_of("sync_bn=true")

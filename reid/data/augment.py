@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from reid.data.erasing import random_erasing
+from reid.data.part import Part, part_of
 from reid.data.rows import images_of, per_column, pixel_rows
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,15 +32,18 @@ class Augmentation:
     erasing: float = 0.5
     fill: str = "published"
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator, part: Part | None = None
+    ) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> float32 (B, 3, H, W), normalised, channels last in memory.
 
-        `generator` lives on the device of `images`, which are left as they are.
+        `generator` lives on the device of `images`, which are left as they are.  `part` says which of a
+        larger batch they are: they come out as they would in that batch.
         """
-        images = random_flip(images, self.flip, generator)
-        images = random_crop(images, self.padding, generator)
+        images = random_flip(images, self.flip, generator, part)
+        images = random_crop(images, self.padding, generator, part)
         floats = normalise_pixels(images)
-        return random_erasing(floats, self.erasing, self.fill, generator)
+        return random_erasing(floats, self.erasing, self.fill, generator, part)
 
 
 def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -53,21 +57,28 @@ def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
     return images_of(pixel_rows(images).to(torch.float32, copy=True).mul_(scale).add_(shift))
 
 
-def random_flip(images: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+def random_flip(
+    images: torch.Tensor, probability: float, generator: torch.Generator, part: Part | None = None
+) -> torch.Tensor:
     """Mirror each image left to right with `probability`."""
-    chosen = torch.rand(len(images), generator=generator, device=images.device) < probability
+    part = part_of(images, part)
+    chosen = torch.rand(part.whole, generator=generator, device=images.device)[part.rows] < probability
     both = torch.cat([pixel_rows(images), pixel_rows(images.flip(3))])
     source = torch.arange(len(images), device=images.device) + chosen * len(images)
     return images_of(both.index_select(0, source))
 
 
-def random_crop(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
+def random_crop(
+    images: torch.Tensor, padding: int, generator: torch.Generator, part: Part | None = None
+) -> torch.Tensor:
     """Pad with black by `padding` pixels on every side and cut the original size out at random."""
     if padding == 0:
         return images
     batch, _, height, width = images.shape
     device = images.device
-    offsets = torch.randint(2 * padding + 1, (2, batch, 1), generator=generator, device=device)
+    part = part_of(images, part)
+    drawn = torch.randint(2 * padding + 1, (2, part.whole, 1), generator=generator, device=device)
+    offsets = drawn[:, part.rows]
     padded = torch.nn.functional.pad(pixel_rows(images), (3 * padding, 3 * padding, padding, padding))
     # Every run of W pixels in the padded batch, as a view; the rows of a window are H of them.
     runs = padded.flatten().unfold(0, 3 * width, 3)

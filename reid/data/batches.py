@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from reid.data.augment import Augmentation, normalise_pixels
+from reid.data.part import Part
 from reid.data.sampler import IdentitySampler
 from reid.data.store import ImageStore
 
@@ -19,7 +20,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` float32 (B, 3, H, W) and `labels` (B,) on the device, `indices` (B,) on the host."""
+    """`images` float32 (B, 3, H, W) and `labels` (B,) on the device, `indices` (B,) on the host.
+
+    Where N processes share a batch, `images` are the B / N of this one; labels and indices are those of all.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -31,6 +35,9 @@ class TrainingBatches:
 
     Every draw comes from a generator seeded by (seed, epoch) for the sampler and (seed, epoch, step) for
     the augmentation, so that a resumed run needs no generator's state and may start in mid-epoch.
+
+    `share` (number, count) says which of `count` equal parts of every batch, cut between identities, has its
+    images prepared here; `count` divides `identities`.
     """
 
     def __init__(
@@ -42,12 +49,14 @@ class TrainingBatches:
         augmentation: Augmentation,
         seed: int,
         device: torch.device,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.store = store
         self.labels = labels
         self.augmentation = augmentation
         self.seed = seed
         self.device = device
+        self.share = share
         self._sampler_generator = torch.Generator()
         self._sampler = IdentitySampler(labels.tolist(), identities, instances, self._sampler_generator)
 
@@ -63,16 +72,23 @@ class TrainingBatches:
         def prepare(step: int) -> Batch:
             indices = plan[step]
             generator.manual_seed(_mix(self.seed, epoch, step))
-            images = to_device(self.store.read(indices), self.device)
+            part = Part.of(len(indices), *self.share)
+            images = to_device(self.store.read(indices[part.rows]), self.device)
             labels = to_device(self.labels[indices], self.device)
-            return Batch(self.augmentation(images, generator), labels, indices)
+            return Batch(self.augmentation(images, generator, part), labels, indices)
 
         return prepared_ahead(prepare, range(first_step, len(plan)), self.device)
 
 
-def plain_batches(store: ImageStore, size: int, device: torch.device) -> Generator[torch.Tensor, None, None]:
-    """All images of `store` in order, normalised and not augmented: float32 (<= size, 3, H, W)."""
-    splits = torch.arange(len(store)).split(size)
+def plain_batches(
+    store: ImageStore, size: int, device: torch.device, share: tuple[int, int] = (0, 1)
+) -> Generator[torch.Tensor, None, None]:
+    """All images of `store` in order, normalised and not augmented: float32 (<= size, 3, H, W).
+
+    share: (number, count) gives the batches number, number + count, … of them alone.
+    """
+    number, count = share
+    splits = torch.arange(len(store)).split(size)[number::count]
 
     def prepare(number: int) -> torch.Tensor:
         return normalise_pixels(to_device(store.read(splits[number]), device))

@@ -2,6 +2,7 @@
 
 import torch
 
+from reid.data.part import Part, part_of
 from reid.data.rows import images_of, per_column, pixel_rows
 
 #: The published fill: the mean's numbers, written after normalisation, where they are no mean any more.
@@ -35,20 +36,27 @@ def erasing_boxes(
 
 
 def random_erasing(
-    images: torch.Tensor, probability: float, fill: str, generator: torch.Generator
+    images: torch.Tensor,
+    probability: float,
+    fill: str,
+    generator: torch.Generator,
+    part: Part | None = None,
 ) -> torch.Tensor:
     """Erase one box of each image with `probability`.
 
     Args:
         images: normalised float32 (B, 3, H, W).
         fill: "published" (0.485, 0.456, 0.406), "zero", or "noise" (standard normal per pixel).
+        part: which images of their batch these are, see `Part`.
     """
     if probability == 0:
         return images
-    batch, _, height, width = images.shape
+    height, width = images.shape[2:]
     device = images.device
-    chosen = torch.rand(batch, generator=generator, device=device) < probability
-    top, left, h, w = erasing_boxes(batch, height, width, generator, device).T.unsqueeze(2)
+    part = part_of(images, part)
+    chosen = torch.rand(part.whole, generator=generator, device=device)[part.rows] < probability
+    boxes = erasing_boxes(part.whole, height, width, generator, device)[part.rows]
+    top, left, h, w = boxes.T.unsqueeze(2)
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
     in_rows = ((y >= top) & (y < top + h) & chosen.unsqueeze(1)).byte().unsqueeze(2)
     in_columns = ((x >= left) & (x < left + w)).byte().repeat_interleave(3, dim=1).unsqueeze(1)
@@ -56,7 +64,8 @@ def random_erasing(
     mask = (in_rows * in_columns).view(torch.bool)
     pixels = pixel_rows(images)
     if fill == "noise":
-        value = torch.randn(pixels.shape, generator=generator, device=device)
+        of_batch = (part.whole, *pixels.shape[1:])
+        value = torch.randn(of_batch, generator=generator, device=device)[part.rows]
     else:
         value = per_column(PUBLISHED_FILL if fill == "published" else (0.0, 0.0, 0.0), width, device)
     return images_of(torch.where(mask, value, pixels))

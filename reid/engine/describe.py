@@ -21,7 +21,8 @@ def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False)
     options = {**settings.backbone, "weights": "none"} if resuming else settings.backbone
     backbone = build_backbone(last_stride=settings.tricks.last_stride, **options)
     neck = "bnneck" if settings.tricks.bnneck else "none"
-    return ReidModel(backbone, num_classes, neck, settings.loss["neck_feature"], settings.eval.neck_feature)
+    features = settings.loss["neck_feature"], settings.eval.neck_feature
+    return ReidModel(backbone, num_classes, neck, *features, settings.freeze_bn)
 
 
 def model_spec(settings: TrainConfig, num_classes: int) -> dict[str, Any]:

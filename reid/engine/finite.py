@@ -4,6 +4,9 @@ from collections import deque
 
 import torch
 
+#: Steps after which processes in step read a flag: a GPU is rarely as far behind its host.
+LAG = 8
+
 
 class NonFiniteError(RuntimeError):
     """The loss or the gradient of a step became NaN or infinite; `.indices` are the images of its batch."""
@@ -19,9 +22,13 @@ class FiniteGuard:
 
     A GPU runs behind the host, and reading a number there would make the host wait for it.  So the flag
     travels to the host on its own and is read when it has arrived, at the latest at `flush`.
+
+    in_step: read it a fixed number of steps later instead, so that all processes that train together, which
+    have the same gradient, stop after the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, in_step: bool = False) -> None:
+        self._in_step = in_step
         self._pending: deque[tuple[int, torch.Tensor, torch.Tensor, torch.cuda.Event | None]] = deque()
 
     def watch(self, step: int, indices: torch.Tensor, loss: torch.Tensor, norm: torch.Tensor) -> None:
@@ -33,8 +40,19 @@ class FiniteGuard:
             arrived = torch.cuda.Event()
             arrived.record()
         self._pending.append((step, indices, flag, arrived))
-        while self._pending and ((event := self._pending[0][3]) is None or event.query()):
+        while self._pending and self._due():
             self._check()
+
+    def _due(self) -> bool:
+        event = self._pending[0][3]
+        if event is None:
+            return True
+        if not self._in_step:
+            return event.query()
+        late = len(self._pending) > LAG
+        if late:
+            event.synchronize()
+        return late
 
     def flush(self) -> None:
         """Check all that is left; called before anything is saved."""
@@ -43,6 +61,10 @@ class FiniteGuard:
             if event is not None:
                 event.synchronize()
             self._check()
+
+    def forget(self) -> None:
+        """Check nothing that is left: what it waits for may never come."""
+        self._pending.clear()
 
     def _check(self) -> None:
         step, indices, flag, _ = self._pending.popleft()

@@ -7,6 +7,7 @@ import torch
 from reid.config import EvalConfig
 from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
+from reid.engine.distributed import ALONE, World
 from reid.engine.embed import embed
 from reid.engine.runtime import free_bytes
 from reid.models import ReidModel
@@ -45,22 +46,56 @@ def judge(
     Raises:
         EvaluationError: no query has a match under the protocol, or re-ranking would not fit the memory.
     """
+    return rank(*_embed_both(model, query, gallery, settings, device, precision, progress, ALONE), settings)
+
+
+def judge_together(
+    model: ReidModel,
+    query: ImageStore,
+    gallery: ImageStore,
+    settings: EvalConfig,
+    device: torch.device,
+    precision: str,
+    progress: Progress,
+    world: World,
+) -> Judgement | None:
+    """The same by all ranks: each embeds its share of the images, the first ranks and has the judgement."""
+    embedded = _embed_both(model, query, gallery, settings, device, precision, progress, world)
+    return rank(*embedded, settings) if world.first else None
+
+
+def _embed_both(
+    model: ReidModel,
+    query: ImageStore,
+    gallery: ImageStore,
+    settings: EvalConfig,
+    device: torch.device,
+    precision: str,
+    progress: Progress,
+    world: World,
+) -> tuple[Embeddings, Embeddings]:
+    """Query and gallery as the evaluation settings ask, embedded by all ranks together with the first one's
+    batch norm statistics.
+
+    Raises:
+        EvaluationError: re-ranking would not fit the memory.
+    """
     check_memory(len(query), len(gallery), model.backbone.channels, settings, device)
+    world.copy_first(model.buffers())
     normalise = settings.feature_norm or settings.metric == "cosine"
 
     def embeddings(store: ImageStore, what: str) -> Embeddings:
         return embed(
             model, store, device, normalise=normalise, flip=settings.flip, batch=settings.batch,
-            precision=precision, progress=progress, what=what,
+            precision=precision, progress=progress, what=what, world=world,
         )  # fmt: skip
 
     before = model.eval_feature
     model.eval_feature = settings.neck_feature
     try:
-        judged_query, judged_gallery = embeddings(query, "query"), embeddings(gallery, "gallery")
+        return embeddings(query, "query"), embeddings(gallery, "gallery")
     finally:
         model.eval_feature = before
-    return rank(judged_query, judged_gallery, settings)
 
 
 def rank(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judgement:

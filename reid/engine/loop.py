@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from reid.data.batches import Batch
+from reid.engine.distributed import ALONE, LostRankError, World
 from reid.engine.finite import FiniteGuard
 from reid.engine.objective import Objective
 from reid.engine.runtime import autocast
 from reid.engine.stop import StopSignals
-from reid.models import ReidModel
 
 
 @dataclass
@@ -54,7 +56,7 @@ class EpochTotals:
 
 
 def train_epoch(
-    model: ReidModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     batches: Iterable[Batch],
@@ -67,6 +69,7 @@ def train_epoch(
     clip_norm: float | None = None,
     accumulate: int = 1,
     loss_optimizer: torch.optim.Optimizer | None = None,
+    world: World = ALONE,
 ) -> None:
     """Run the steps of `batches`, adding to `totals`; SIGTERM and Ctrl-C wait for the end of a step.
 
@@ -75,41 +78,54 @@ def train_epoch(
     loss brings one for parameters of its own; their gradients are not clipped, nor do they count in the norm
     that the network's are clipped by.
 
+    Where several ranks train together, `model` is what `world.parallel` made of it, and the loss and all that
+    is watched are those of the whole batch on each of them.
+
     Raises:
         NonFiniteError: before the optimizer moved on the CPU, within a few steps on a GPU.
-        Stopped: asked to stop; every step counted in `totals` is complete.
+        Stopped: asked to stop, or another rank was; every step counted in `totals` is complete.
+        LostRankError: another rank is gone.
     """
     model.train()
-    guard = FiniteGuard()
+    guard = FiniteGuard(in_step=world.size > 1)
     optimizers = [optimizer] if loss_optimizer is None else [optimizer, loss_optimizer]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    learnt_by_loss = [] if objective.metric_loss is None else list(objective.metric_loss.parameters())
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     iterator = iter(batches)
+    # A rank that stopped between two steps would leave the others waiting within the next one.
+    together = nullcontext() if world.size == 1 else stop.deferred(world.largest)
     try:
-        while True:
-            began = time.perf_counter()
-            batch = next(iterator, None)
-            waited = time.perf_counter() - began
-            if batch is None:
-                break
-            with stop.deferred():
-                images = batch.images.contiguous(memory_format=memory_format)
-                with autocast(device, precision):
-                    features, logits = model(images)
-                losses = objective(features, logits, batch.labels)
-                (losses["loss"] / accumulate).backward()
-                norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-                guard.watch(totals.steps, batch.indices, losses["loss"], norm)
-                if (totals.steps + 1) % accumulate == 0:
-                    if clip_norm is not None:
-                        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-                    for each in optimizers:
-                        each.step()
-                        each.zero_grad(set_to_none=True)
-                watched = objective.watch(features, logits, batch.labels)
-                totals.add({**losses, **watched, "grad_norm": norm}, len(batch.labels))
-                totals.seconds += time.perf_counter() - began
-                totals.waited += waited
+        with together:
+            while True:
+                began = time.perf_counter()
+                batch = next(iterator, None)
+                waited = time.perf_counter() - began
+                if batch is None:
+                    break
+                with stop.deferred(world.largest), world.talking():
+                    images = batch.images.contiguous(memory_format=memory_format)
+                    with autocast(device, precision):
+                        features, logits = model(images)
+                    features, logits = world.gather(features), world.gather(logits)
+                    losses = objective(features, logits, batch.labels)
+                    (losses["loss"] / accumulate).backward()
+                    world.average(parameter.grad for parameter in learnt_by_loss)
+                    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+                    guard.watch(totals.steps, batch.indices, losses["loss"], norm)
+                    if (totals.steps + 1) % accumulate == 0:
+                        if clip_norm is not None:
+                            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+                        for each in optimizers:
+                            each.step()
+                            each.zero_grad(set_to_none=True)
+                    watched = objective.watch(features, logits, batch.labels)
+                    totals.add({**losses, **watched, "grad_norm": norm}, len(batch.labels))
+                    totals.seconds += time.perf_counter() - began
+                    totals.waited += waited
+    except LostRankError:
+        guard.forget()  # a GPU may wait for the lost one for ever
+        raise
     finally:
         # Also when asked to stop: what is saved then must be finite too.
         guard.flush()

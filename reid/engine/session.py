@@ -16,6 +16,7 @@ from reid.engine.checkpoint import (
     rng_state,
     save_checkpoint,
 )
+from reid.engine.distributed import ALONE, World
 from reid.engine.loop import EpochTotals
 from reid.engine.rundir import LAST
 from reid.models import ReidModel
@@ -27,7 +28,8 @@ class Session:
     """Model, metric loss, optimizers, how far training is, and the history of what was measured.
 
     `epoch` counts the complete epochs, `totals` belongs to the one after them, which may be under way.
-    `judged` says whether the score that was due after `epoch` is in the history.
+    `judged` says whether the score that was due after `epoch` is in the history.  Of several ranks the first
+    writes, and all of them resume.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Session:
         meta: dict[str, Any],
         metric_loss: nn.Module | None = None,
         loss_optimizer: torch.optim.Optimizer | None = None,
+        world: World = ALONE,
     ) -> None:
         self.folder = folder
         self.model = model
@@ -47,6 +50,7 @@ class Session:
         self.meta = meta
         self.metric_loss = metric_loss
         self.loss_optimizer = loss_optimizer
+        self.world = world
         self.epoch = 0
         self.judged = False
         self.totals = EpochTotals()
@@ -57,6 +61,8 @@ class Session:
         if not self.history or self.history[-1]["epoch"] != epoch:
             self.history.append({"epoch": epoch})
         self.history[-1].update(values)
+        if not self.world.first:
+            return
         try:
             pd.DataFrame(self.history).to_csv(self.folder / "history.csv", index=False)
         except OSError as error:
@@ -69,15 +75,23 @@ class Session:
         self.totals = EpochTotals()
 
     def save(self, must: bool = False) -> None:
-        """Write `last.pt`.  A full disk is only warned of, since training can go on, unless `must`."""
+        """Write `last.pt`.  A full disk is only warned of, since training can go on, unless `must`.
+
+        All ranks have to come here: what each draws from is saved.
+        """
+        rng, *rng_of_others = self.world.all_say(rng_state(self.device))
+        if not self.world.first:
+            return
         progress = {"epoch": self.epoch, "judged": self.judged, "history": self.history}
-        training = {
+        training: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
-            "rng": rng_state(self.device),
+            "rng": rng,
             "totals": self.totals.state(),
             "metric_loss": self.metric_loss.state_dict() if self.metric_loss is not None else {},
             "loss_optimizer": self.loss_optimizer.state_dict() if self.loss_optimizer is not None else {},
         }
+        if rng_of_others:
+            training["rng_of_others"] = rng_of_others
         checkpoint = Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, training)
         try:
             save_checkpoint(self.folder / LAST, checkpoint)
@@ -119,7 +133,9 @@ class Session:
             self.metric_loss.load_state_dict(checkpoint.training.get("metric_loss", {}))
         if self.loss_optimizer is not None:
             self.loss_optimizer.load_state_dict(checkpoint.training["loss_optimizer"])
-        restore_rng(checkpoint.training["rng"], self.device)
+        rngs = [checkpoint.training["rng"], *checkpoint.training.get("rng_of_others", [])]
+        if self.world.rank < len(rngs):  # a run may go on with more ranks than it had
+            restore_rng(rngs[self.world.rank], self.device)
         self.totals = EpochTotals.from_state(checkpoint.training["totals"], self.device)
         progress = checkpoint.meta["progress"]
         self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -11,7 +11,7 @@ class Stopped(BaseException):
     """Somebody asked the process to stop; `.exit_code` is what a shell expects then (143 or 130).
 
     A BaseException, so that no `except Exception` on the way takes it for a failure.  `.clean` is False where
-    a second signal cut a `deferred` block in two.
+    a second signal cut a `deferred` block in two, and where other processes may stand elsewhere.
     """
 
     def __init__(self, signum: int, clean: bool = True) -> None:
@@ -24,9 +24,13 @@ class StopSignals:
     """While active, SIGTERM and SIGINT raise `Stopped`: at once, or at the end of a `deferred` block.
 
     Outside the main thread no handler can be set; then this does nothing.
+
+    once: only the first signal counts. A person who asks twice means now; torchrun and a batch system both
+    tell every process, and end what takes too long by themselves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, once: bool = False) -> None:
+        self._once = once
         self._deferring = False
         self._asked: int | None = None
         self._before: dict[signal.Signals, signal.Handlers | object] = {}
@@ -39,22 +43,32 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+            if signal.getsignal(signum) == self._handle:  # or another has set one since, which stays
+                signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
-        # A second signal does not wait: whoever asks twice means now.
-        if self._deferring and self._asked is None:
+        first = self._asked is None
+        if self._once and not first:
+            return
+        waits = self._deferring and first  # a second signal does not wait
+        if waits or self._once:
             self._asked = signum
-        else:
-            raise Stopped(signum, clean=not self._deferring)
+        if not waits:
+            raise Stopped(signum, clean=not self._deferring and not self._once)
 
     @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """A block that a first signal does not cut in two: `Stopped` is raised at its end instead."""
-        self._deferring = True
+    def deferred(self, agree: Callable[[int], int] | None = None) -> Iterator[None]:
+        """A block that a first signal does not cut in two: `Stopped` is raised at its end instead.
+
+        `agree` maps the signal that came here (0: none) to the one that counts, where several processes have
+        to stop at the same place; then this holds within another such block too.
+        """
+        within, self._deferring = self._deferring, True
         try:
             yield
         finally:
-            self._deferring = False
-        if self._asked is not None:
-            raise Stopped(self._asked)
+            self._deferring = within
+        asked = agree(self._asked or 0) if agree is not None else self._asked
+        if asked and (agree is not None or not within):
+            self._asked = asked
+            raise Stopped(asked)

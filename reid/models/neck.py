@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid.models.trunk import Backbone
 
@@ -20,6 +23,7 @@ class ReidModel(nn.Module):
     neck: `bnneck`, or `none`: no batch norm, so both features are the pooled one.
     train_feature: which feature training mode returns for the metric loss; `after` as published.
     eval_feature: which feature evaluation mode returns; `after` as published.
+    freeze_bn: batch norms keep the statistics that they have, in training mode too; their weights train.
 
     Training mode returns (features, logits), evaluation mode features, never normalised to length 1.
     State-dict names: `backbone.*`, `bottleneck.*` (none without neck), `classifier.*`.
@@ -39,6 +43,7 @@ class ReidModel(nn.Module):
         neck: str = "bnneck",
         train_feature: str = "after",
         eval_feature: str = "after",
+        freeze_bn: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -48,10 +53,19 @@ class ReidModel(nn.Module):
         _check_choice("eval_feature", eval_feature, _FEATURES)
         self.train_feature = train_feature
         self.eval_feature = eval_feature
+        self.freeze_bn = freeze_bn
         self.backbone = backbone
         self.bottleneck = _batch_norm(backbone.channels) if neck == "bnneck" else nn.Identity()
         self.classifier = nn.Linear(backbone.channels, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         feature_map = self.backbone(images)

@@ -23,6 +23,7 @@ from reid.tracking.records import (
     run_folders,
 )
 from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
+from reid.tracking.silent import SilentTracker
 from reid.tracking.store import Store, default_store, ui_command
 from reid.tracking.tracker import Status, Tracker, open_parent
 from reid.tracking.ui_view import View, figure_markdown, prepare_views
@@ -34,6 +35,7 @@ __all__ = [
     "Provenance",
     "Removal",
     "RunRecord",
+    "SilentTracker",
     "Status",
     "Store",
     "Tracker",

@@ -12,6 +12,7 @@ from reid.data.augment import (
     random_flip,
 )
 from reid.data.erasing import PUBLISHED_FILL, erasing_boxes
+from reid.data.part import Part
 
 BATCH, HEIGHT, WIDTH = 16, 24, 12
 
@@ -143,3 +144,13 @@ def test_offsets_are_uniform_over_all_windows_and_independent() -> None:
 def test_a_crop_of_padding_0_is_the_image() -> None:
     images = uint8_images()
     assert torch.equal(random_crop(images, 0, generator()), images)
+
+
+@pytest.mark.parametrize("fill", ["published", "noise"])
+def test_parts_of_a_batch_come_out_as_in_the_whole(fill: str) -> None:
+    images, augmentation = uint8_images(), Augmentation(padding=3, fill=fill)
+    whole = augmentation(images, generator(4))
+    for count in (2, 4):
+        parts = [Part.of(BATCH, number, count) for number in range(count)]
+        cut = [augmentation(images[part.rows], generator(4), part) for part in parts]
+        assert torch.equal(torch.cat(cut), whole)

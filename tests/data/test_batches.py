@@ -30,8 +30,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     return open_store(crops, 16, 8, folder / "store")
 
 
-def training(store: ImageStore, seed: int = 0) -> TrainingBatches:
-    return TrainingBatches(store, store.pids, 3, 2, Augmentation(padding=2), seed, CPU)
+def training(store: ImageStore, seed: int = 0, share: tuple[int, int] = (0, 1)) -> TrainingBatches:
+    return TrainingBatches(store, store.pids, 3, 2, Augmentation(padding=2), seed, CPU, share)
 
 
 def workers() -> list[threading.Thread]:
@@ -148,3 +148,23 @@ def test_plain_batches_are_all_images_in_order(store: ImageStore, size: int) -> 
 def test_plain_batches_stop_early(store: ImageStore) -> None:
     for _ in plain_batches(store, 2, CPU):
         break
+
+
+def test_processes_that_share_a_batch_have_the_images_of_their_identities(store: ImageStore) -> None:
+    alone = training(store)
+    plan = alone.plan(2)
+    shares = [training(store, share=(number, 3)) for number in range(3)]
+    assert all(torch.equal(torch.stack(share.plan(2)), torch.stack(plan)) for share in shares)
+    for whole, *parts in zip(alone.of(plan, 2), *(share.of(plan, 2) for share in shares), strict=True):
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        for number, part in enumerate(parts):
+            assert torch.equal(part.labels, whole.labels)
+            assert torch.equal(part.indices, whole.indices)
+            assert len(part.labels[2 * number : 2 * number + 2].unique()) == 1  # an identity is not cut
+
+
+def test_plain_batches_are_dealt_out(store: ImageStore) -> None:
+    batches = list(plain_batches(store, 4, CPU))
+    for number in (0, 1):
+        dealt = list(plain_batches(store, 4, CPU, (number, 2)))
+        assert all(torch.equal(a, b) for a, b in zip(dealt, batches[number::2], strict=True))

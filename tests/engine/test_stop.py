@@ -35,6 +35,51 @@ def test_a_second_signal_does_not_wait() -> None:
     assert not stopped.value.clean
 
 
+def test_where_one_signal_counts_a_second_one_waits_too() -> None:
+    with StopSignals(once=True) as stop, pytest.raises(Stopped) as stopped, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.clean
+
+
+def test_a_process_that_stops_without_the_others_saves_nothing_with_them() -> None:
+    with StopSignals(once=True), pytest.raises(Stopped) as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not stopped.value.clean
+
+
+def test_processes_that_agree_stop_at_the_end_of_the_same_block() -> None:
+    """Here no signal comes, another process has had one; and the inner block is where they agree."""
+    answers = iter([0, signal.SIGTERM])
+    steps = []
+    with StopSignals(once=True) as stop, pytest.raises(Stopped) as stopped, stop.deferred(lambda _: 0):
+        for step in range(5):
+            with stop.deferred(lambda _: next(answers)):
+                steps.append(step)
+    assert steps == [0, 1]
+    assert stopped.value.exit_code == 143
+
+
+def test_a_signal_between_the_steps_of_several_processes_waits_for_the_next() -> None:
+    steps = []
+    with StopSignals(once=True) as stop, pytest.raises(Stopped), stop.deferred(lambda asked: asked):
+        for step in range(5):
+            os.kill(os.getpid(), signal.SIGTERM)
+            with stop.deferred(lambda asked: asked):
+                steps.append(step)
+    assert steps == [0]
+
+
+def test_a_handler_that_another_has_set_stays() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with StopSignals():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_the_handlers_from_before_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals():

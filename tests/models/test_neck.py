@@ -103,3 +103,16 @@ def test_float64_stays_float64(images: Tensor) -> None:
 def test_wrong_choices_are_named(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ReidModel(tiny_backbone(), **{"num_classes": 5, **wrong})
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_weights(images: Tensor) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6))
+    model = ReidModel(as_backbone(layers, "tiny", 6), num_classes=3, freeze_bn=True).train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    features, logits = model(images)
+    (features.square().sum() + logits.square().sum()).backward()
+    assert before
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert layers[1].weight.grad is not None
+    torch.testing.assert_close(model(images[:1])[0], features[:1])  # nothing depends on the batch

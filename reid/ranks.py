@@ -1,0 +1,54 @@
+"""The command line of each process of `torchrun … -m reid.train`: one run, so one folder and one voice."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from reid.checks import ConfigError
+from reid.engine.distributed import World
+from reid.home import home
+
+_RUN_DIR = "hydra.run.dir"
+
+
+def check_launch(command: str, typed: Sequence[str], world: World, together: bool) -> None:
+    """Raises ConfigError for what several processes cannot do: another command than training, and sweeps."""
+    if world.size == 1:
+        return
+    if not together:
+        raise ConfigError(
+            f"the {command} command is one process, and torchrun started {world.size}: start it with "
+            f"python -m reid.{command}"
+        )
+    if {"-m", "--multirun"} & set(typed):
+        raise ConfigError(
+            f"-m under torchrun would run the whole sweep in each of {world.size} processes. Start sweeps "
+            "with python -m, one GPU a job; over several machines by a launcher of Hydra's, such as "
+            "hydra/launcher=submitit_slurm"
+        )
+
+
+def run_folder(typed: Sequence[str]) -> str:
+    """The folder of the run, as one process decides it for all: a time in it differs from one to the next."""
+    chosen = [word.partition("=")[2] for word in typed if word.lstrip("+").startswith(f"{_RUN_DIR}=")]
+    default = str(home() / "outputs" / "${now:%Y-%m-%d_%H-%M-%S-%f}")
+    folder = chosen[-1].strip("'\"") if chosen else default
+    told = re.sub(r"\$\{now:([^}]*)\}", lambda now: datetime.now().strftime(now[1]), folder)
+    return told if "${" in told else str(Path(told).expanduser().absolute())
+
+
+def rank_arguments(folder: str, world: World) -> list[str]:
+    """What is added to the command line of a rank: where the run lies; one that is not the first says nothing
+    on the terminal, and keeps its log beside the first one's."""
+    if world.size == 1:
+        return []
+    quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
+    added = [f"{_RUN_DIR}='{quoted}'"]
+    if not world.first:
+        added += [
+            f"hydra.job.name=rank{world.rank}",
+            "hydra.job_logging.root.handlers=[file]",
+            "hydra.output_subdir=null",
+        ]
+    return added

@@ -1,0 +1,167 @@
+"""What the ranks of a world do together, checked by each; torchrun starts it, see test_distributed.py."""
+
+import copy
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reid.data.batches import Batch
+from reid.data.part import Part
+from reid.engine.distributed import ALONE, LostRankError, World, join
+from reid.engine.finite import NonFiniteError
+from reid.engine.loop import EpochTotals, train_epoch
+from reid.engine.objective import Objective
+from reid.engine.optimizers import build_loss_optimizer, build_optimizer
+from reid.engine.stop import Stopped, StopSignals
+from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletCenterLoss
+
+CPU = torch.device("cpu")
+SGD = {
+    "_target_": "torch.optim.SGD", "lr": 0.1, "weight_decay": 5e-4, "bias_lr_factor": 2.0,
+    "bias_weight_decay": 0.0,
+}  # fmt: skip
+
+
+class Proxies(nn.Module):
+    """A loss whose parameters the main optimizer moves, as that of the library's losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxies = nn.Parameter(torch.randn(4, 5))
+
+    def forward(self, features: Tensor, pids: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(features @ self.proxies.T, pids)
+
+
+class Small(nn.Module):
+    """Batch norm that keeps its statistics, between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(24, 5), nn.BatchNorm1d(5), nn.Linear(5, 4, bias=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.norm.eval()
+        features = self.norm(self.first(images.flatten(1)).tanh())
+        return features, self.last(features)
+
+
+def batches(
+    world: World, count: int, poisoned: int | None = None, killed: int | None = None, lost: int | None = None
+) -> Iterator[Batch]:
+    """Batches of 4 x 2 images, of which each rank gets its rows."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(4).repeat_interleave(2)
+    for step in range(count):
+        images = torch.randn(8, 3, 4, 2, generator=generator)
+        if step == poisoned:
+            images[7] = torch.nan
+        if step == killed and world.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == lost and world.rank == 1:
+            os._exit(0)
+        yield Batch(images[Part.of(8, *world.share).rows], labels, torch.arange(8) + 8 * step)
+
+
+def trained(
+    world: World, metric_loss: nn.Module, steps: int = 4, stop: StopSignals | None = None,
+    poisoned: int | None = None, killed: int | None = None, lost: int | None = None,
+    totals: EpochTotals | None = None, **options: object,
+) -> tuple[dict[str, Tensor], dict[str, float]]:  # fmt: skip
+    """All that was learnt in one epoch, and what it was told by."""
+    torch.manual_seed(0)
+    model, metric_loss = Small(), copy.deepcopy(metric_loss)
+    optimizer = build_optimizer(model, SGD, metric_loss)
+    totals = totals or EpochTotals()
+    train_epoch(
+        world.parallel(model, CPU),
+        optimizer,
+        Objective(1.0, 0.4, 0.1, metric_loss),
+        batches(world, steps, poisoned, killed, lost),
+        totals,
+        stop or StopSignals(),
+        device=CPU,
+        loss_optimizer=build_loss_optimizer(metric_loss),
+        world=world,
+        **options,  # type: ignore[arg-type]
+    )
+    told = {
+        name: mean for name, mean in totals.means().items() if name not in ("images_per_second", "data_wait")
+    }
+    return {**model.state_dict(), **{f"loss.{k}": v for k, v in metric_loss.state_dict().items()}}, told
+
+
+def check_training(world: World) -> None:
+    """Losses, gradients and all that is learnt are those of one process that has the whole batch."""
+    torch.manual_seed(5)
+    losses = [RankedListLoss(), ClusteredRankedListLoss(clusters=2), TripletCenterLoss(4, 5), Proxies()]
+    cases: list[tuple[nn.Module, dict[str, Any]]] = [(loss, {}) for loss in losses]
+    cases.append((losses[-1], {"accumulate": 2, "clip_norm": 0.05}))
+    for loss, options in cases:
+        (learnt, told), (wanted, expected) = (trained(where, loss, **options) for where in (world, ALONE))
+        torch.testing.assert_close(learnt, wanted, rtol=1e-5, atol=1e-6)
+        assert told == pytest.approx(expected, rel=1e-5, nan_ok=True), loss
+        if not isinstance(loss, RankedListLoss | ClusteredRankedListLoss):
+            name = next(name for name in learnt if name.startswith("loss."))
+            assert not torch.equal(learnt[name], loss.state_dict()[name.removeprefix("loss.")])
+        for others in world.all_say(learnt):
+            assert all(torch.equal(learnt[name], others[name]) for name in learnt)
+
+
+def check_talk(world: World, folder: Path) -> None:
+    assert world.first_says(f"rank {world.rank}") == "rank 0"
+    assert world.all_say(world.rank) == [0, 1]
+    assert world.largest(5 * world.rank) == 5
+    with world.first_ahead():
+        if world.first:
+            (folder / "built").touch()
+        assert (folder / "built").exists()
+    tensor = torch.full((2,), float(world.rank))
+    world.copy_first([tensor])
+    assert tensor.tolist() == [0, 0]
+
+
+def check_collect(world: World) -> None:
+    for count, batch in ((11, 2), (4, 2), (3, 5)):  # the second rank has less, as much, nothing
+        dealt = torch.arange(count).split(batch)[world.rank :: world.size]
+        mine = torch.cat([torch.arange(0), *dealt]).float().unsqueeze(1)
+        assert world.collect(mine, count, batch).flatten().tolist() == list(range(count))
+
+
+def check_ends(world: World) -> None:
+    """A signal or a NaN that one rank alone meets ends all of them after the same step."""
+    totals = EpochTotals()
+    with StopSignals(once=True) as stop, pytest.raises(Stopped) as stopped:
+        trained(world, RankedListLoss(), 50, stop, killed=3, totals=totals)
+    assert (stopped.value.exit_code, stopped.value.clean) == (143, True)
+    assert world.all_say(totals.steps) == [4, 4]
+
+    with pytest.raises(NonFiniteError) as found:
+        trained(world, RankedListLoss(), poisoned=2)
+    assert world.all_say((found.value.step, found.value.indices.tolist())) == [(2, list(range(16, 24)))] * 2
+
+
+def check_loss_of_a_rank(world: World) -> None:
+    with StopSignals(once=True) as stop, pytest.raises(LostRankError, match="resume=auto"):
+        trained(world, RankedListLoss(), stop=stop, lost=2)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    with pytest.raises(LostRankError):
+        world.wait()
+
+
+if __name__ == "__main__":
+    ours = join()
+    assert ours.size == 2
+    check_talk(ours, Path(sys.argv[1]))
+    check_collect(ours)
+    check_training(ours)
+    check_ends(ours)
+    check_loss_of_a_rank(ours)
+    print("all is well")
