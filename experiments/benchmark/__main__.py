@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.benchmark.catalogue import Setup, load, names
+from experiments.benchmark.catalogue import NotHere, Setup, load, names
 from experiments.benchmark.limits import Limits, measure_limits
 from experiments.benchmark.machine import describe
 from experiments.benchmark.outcome import Outcome
@@ -67,6 +67,9 @@ def _run(
         repeats = options.repeats or (min(2, benchmark.REPEATS) if options.quick else benchmark.REPEATS)
         cases = benchmark.measure(Setup(options.quick, repeats, limits, say))
         outcome = Outcome(name, question, options.quick, repeats, describe(limits), cases)
+    except NotHere as error:
+        say(f"not measured: {error}")
+        return []
     except Exception as error:  # the others of `all` still run
         traceback.print_exc()
         return [f"{name} failed: {error}"]

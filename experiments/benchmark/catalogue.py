@@ -18,6 +18,10 @@ from experiments.benchmark.limits import Limits
 FOLDER = Path(__file__).parent / "benchmarks"
 
 
+class NotHere(Exception):
+    """This machine cannot be asked: it has no such device."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a benchmark is given: small sizes or the real ones, how many repeats, the machine's speeds, and

@@ -71,6 +71,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_measures_itself_and_its_references(results: Path, name: str) -> None:
+    if f"{name} (quick): not measured" in (results / "printed").read_text():
+        pytest.skip(f"{name}: not on this machine")
     content = json.loads((results / "quick" / f"{name}.json").read_text())
     assert content["benchmark"] == name
     assert content["quick"] is True
