@@ -62,7 +62,7 @@ def difference_figure(
     for y, row in enumerate(order):
         if np.isnan(row.score):
             axes.plot([0], [y], "x", **CROSS)
-            axes.text(right, y, "failed", va="center", fontsize=SMALL + 1, color=WRONG)
+            axes.text(right, y, "unfinished", va="center", fontsize=SMALL + 1, color=WRONG)
             continue
         known = np.isfinite(row.low)
         colour = BLUE if known and (row.low > 0 or row.high < 0) else MUTED

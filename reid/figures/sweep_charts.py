@@ -35,8 +35,8 @@ class _Group:
         return 0.0 if np.isnan(self.std) else self.std
 
     def text(self, separator: str = " ") -> str:
-        """What is written at the group, such as "76.5 ± 0.3 (1 of 3 failed)"."""
-        lost = f"{self.failed} of {self.runs} failed" if self.runs > 1 else "failed"
+        """What is written at the group, such as "76.5 ± 0.3 (1 of 3 unfinished)"."""
+        lost = f"{self.failed} of {self.runs} unfinished" if self.runs > 1 else "unfinished"
         if np.isnan(self.mean):
             return lost
         parts = [f"{self.mean:.1f}"]
@@ -62,7 +62,7 @@ def draw_line(axes: Axes, runs: pd.DataFrame, key: str, score_label: str) -> Non
         axes.plot(x, mean, "o-", color=BLUE, markersize=6.5, label="mean" if repeated else "one run")
     failed, floor = [group for group in groups if group.failed], low + 0.04 * (high - low)
     if failed:
-        axes.plot([group.at[0] for group in failed], [floor] * len(failed), "x", label="failed", **CROSS)
+        axes.plot([group.at[0] for group in failed], [floor] * len(failed), "x", label="unfinished", **CROSS)
     if _set_key_axis(axes, np.array([group.at[0] for group in groups])):
         for group in done:
             _write(axes, f"{group.mean:.1f}", (group.at[0], group.mean))

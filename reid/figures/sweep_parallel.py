@@ -18,7 +18,7 @@ from reid.figures.sweep_scales import COLOURS, CROSS, FEW, distinct_values, is_l
 def draw_parallel(axes: Axes, runs: pd.DataFrame, keys: Sequence[str], score_label: str) -> None:
     """Three keys or more: an upright axis for each key and for the score, and a line for each run.
 
-    Failed runs are dashed and end in a cross below the scores; the best run is drawn last and widest.
+    Runs without a score are dashed and end in a cross below; the best run is drawn last and widest.
     """
     colours = normalise(runs["score"].to_numpy(dtype=np.float64))
     heights = np.column_stack(
@@ -51,7 +51,9 @@ def draw_parallel(axes: Axes, runs: pd.DataFrame, keys: Sequence[str], score_lab
     handles = [Line2D([], [], color=COLOURS(0.6), linewidth=1.8, label=f"{done} finished (widest: the best)")]
     if failures:
         handles.append(
-            Line2D([], [], color=WRONG, linestyle="--", marker="x", markersize=8, label=f"{failures} failed")
+            Line2D(
+                [], [], color=WRONG, linestyle="--", marker="x", markersize=8, label=f"{failures} unfinished"
+            )
         )
     axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2)
 

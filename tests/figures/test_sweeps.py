@@ -74,7 +74,7 @@ def test_repeated_runs_give_mean_band_and_failures() -> None:
     assert [x for x, _ in crosses(axes)] == [1e-3, 1e-2]
     assert written(axes) == ["65.0", "80.0", "1 of 2"]
     assert axes.get_xscale() == "log"
-    assert legend(axes) == ["± standard deviation", "one run", "mean", "failed"]
+    assert legend(axes) == ["± standard deviation", "one run", "mean", "unfinished"]
 
 
 @pytest.mark.parametrize("score", [0.5, float("nan")])
@@ -97,7 +97,7 @@ def test_one_categorical_key_is_sorted_dots() -> None:
         mAP=[0.7, 0.76, None, 0.72, None, 0.8, 0.82],
     ).axes
     assert ticks(axes.get_yticklabels()) == ["ibn", "resnet50", "resnet18", "se"]
-    assert written(axes) == ["81.0 ± 1.4", "76.0 (1 of 2 failed)", "71.0 ± 1.4", "failed"]
+    assert written(axes) == ["81.0 ± 1.4", "76.0 (1 of 2 unfinished)", "71.0 ± 1.4", "unfinished"]
     assert [y for _, y in crosses(axes)] == [3]
     top, bottom = sorted(axes.get_ylim())
     assert top < 0 < 3 < bottom
@@ -121,7 +121,7 @@ def test_two_keys_are_a_heat_map_with_values_written() -> None:
     ).axes
     assert ticks(axes.get_yticklabels()) == ["1", "2"]
     assert ticks(axes.get_xticklabels()) == ["0.4", "0.9", "1.3"]
-    assert written(axes) == ["60.0", "not run", "failed", "71.0\n± 1.4", "50.0", "not run"]
+    assert written(axes) == ["60.0", "not run", "unfinished", "71.0\n± 1.4", "50.0", "not run"]
     hatched = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
     assert [patch.get_xy() for patch in hatched] == [(1.5, -0.5)]
     assert bar.get_ylabel() == LABEL
@@ -130,7 +130,7 @@ def test_two_keys_are_a_heat_map_with_values_written() -> None:
 @pytest.mark.parametrize("score", [0.5, float("nan")])
 def test_a_heat_map_of_one_cell(score: float) -> None:
     axes, _ = sweep(["a", "b"], a=["x"], b=[1], mAP=[score]).axes
-    assert written(axes) == ["failed" if np.isnan(score) else "50.0"]
+    assert written(axes) == ["unfinished" if np.isnan(score) else "50.0"]
 
 
 def test_three_keys_are_parallel_coordinates() -> None:
@@ -154,7 +154,7 @@ def test_three_keys_are_parallel_coordinates() -> None:
     height = np.log(best_lr / lr.min()) / np.log(lr.max() / lr.min())
     assert corners(best.get_path())[3] == pytest.approx([1, height])
     assert ticks(axes.get_xticklabels()) == ["loss.alpha", "lr", "backbone", LABEL]
-    assert legend(axes) == ["14 finished (widest: the best)", "2 failed"]
+    assert legend(axes) == ["14 finished (widest: the best)", "2 unfinished"]
     assert axes.get_title(loc="left") == "mAP against 3 keys"
 
 
