@@ -29,6 +29,7 @@ class DataConfig:
     root: str = "${oc.env:REID_DATA,${reid.home:}/data}"
     store: str = "${data.root}/.store"
     on_bad_image: str = one_of("raise", "skip")
+    resident: bool | None = None  # training pixels in the device's memory; null: on a GPU where they fit
 
 
 @dataclass
@@ -153,6 +154,7 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     precision: str = one_of("float32", "tf32", "bf16")
     channels_last: bool = True
+    compile: bool = False  # the network by torch.compile: minutes at the start for a faster step
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
     sync_bn: bool = False  # under torchrun, batch norms take their statistics over all processes; CUDA alone

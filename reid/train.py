@@ -17,6 +17,7 @@ from reid.config import TrainConfig
 from reid.console import epoch_line, say_where, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
+from reid.data.resident import resident_bytes
 from reid.engine import learning_rate
 from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
@@ -35,7 +36,14 @@ from reid.engine.prepare import (
     read_dataset,
 )
 from reid.engine.queries import QUERIES, query_csv
-from reid.engine.runtime import choose_device, seed_everything, set_up_backend
+from reid.engine.runtime import (
+    choose_device,
+    compiled,
+    keep_resident,
+    require_compiler,
+    seed_everything,
+    set_up_backend,
+)
 from reid.engine.session import Session
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
@@ -59,6 +67,8 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
             start = open_start(found, settings)
     device = choose_device(world.device(settings.device))
     set_up_backend(device, settings.precision)
+    if settings.compile:
+        require_compiler(device)
     seed_everything(settings.seed)
 
     asked = settings
@@ -71,7 +81,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         if settings.sync_bn and world.size > 1:
             synchronise_batch_norm(model)
         metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
-        optimizer = build_optimizer(model, settings.optimizer, metric_loss)
+        optimizer = build_optimizer(model, settings.optimizer, metric_loss, device)
         loss_optimizer = build_loss_optimizer(metric_loss)
         id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
         objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
@@ -169,6 +179,8 @@ def _epochs(
     world, device = job.world, session.device
     # Some of timm's networks hold parameters of a head that is left out here.
     network = world.parallel(session.model, device, settings.backbone.get("library") == "timm")
+    if settings.compile:
+        network = compiled(network)
     batches = TrainingBatches(
         data.store,
         data.labels,
@@ -178,6 +190,7 @@ def _epochs(
         settings.seed,
         device,
         world.share,
+        keep_resident(settings.data.resident, resident_bytes(data.store), device),
     )
 
     def score(epoch: int) -> Judgement | None:

@@ -132,6 +132,7 @@ OURS = {
     "device",
     "channels_last",
     "optimizer.fused",
+    "compile",
     "sync_bn",
     "freeze_bn",
     "resume",

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from experiments.benchmark.features import draw, market, size
 from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
 
@@ -23,6 +22,7 @@ from experiments.benchmark.benchmarks.train_step import (
     stream_of,
     training_batches,
 )
+from experiments.benchmark.features import draw, market, size
 from experiments.benchmark.trainee import Trainee
 from reid.figures import save
 from reid.figures.style import BLUE, INK, MUTED, SMALL, headline, new_figure, styled

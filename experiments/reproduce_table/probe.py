@@ -62,7 +62,7 @@ def measure(settings: TrainConfig, device: torch.device) -> Pace:
 
 def _train(model: ReidModel, settings: TrainConfig, batch: Batch, device: torch.device) -> float:
     loss = build_metric_loss(settings.loss, IDENTITIES, model.backbone.channels)
-    optimizer = build_optimizer(model, settings.optimizer, loss)
+    optimizer = build_optimizer(model, settings.optimizer, loss, device)
     set_learning_rate(optimizer, 1e-6)  # noise teaches nothing, and must not make it diverge
     smoothing = settings.tricks.label_smoothing
     weights = settings.loss["id_weight"], settings.loss["metric_weight"]

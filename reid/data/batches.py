@@ -12,6 +12,7 @@ import torch
 
 from reid.data.augment import Augmentation, normalise_pixels
 from reid.data.part import Part
+from reid.data.resident import ResidentStore
 from reid.data.sampler import IdentitySampler
 from reid.data.store import ImageStore
 
@@ -37,7 +38,8 @@ class TrainingBatches:
     the augmentation, so that a resumed run needs no generator's state and may start in mid-epoch.
 
     `share` (number, count) says which of `count` equal parts of every batch, cut between identities, has its
-    images prepared here; `count` divides `identities`.
+    images prepared here; `count` divides `identities`.  `resident` keeps all pixels in the memory of
+    `device`, so that no step copies any from the host; the batches are the same.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class TrainingBatches:
         seed: int,
         device: torch.device,
         share: tuple[int, int] = (0, 1),
+        resident: bool = False,
     ) -> None:
         self.store = store
+        self._source = ResidentStore(store, device) if resident else store
         self.labels = labels
         self.augmentation = augmentation
         self.seed = seed
@@ -73,7 +77,9 @@ class TrainingBatches:
             indices = plan[step]
             generator.manual_seed(_mix(self.seed, epoch, step))
             part = Part.of(len(indices), *self.share)
-            images = to_device(self.store.read(indices[part.rows]), self.device)
+            # Where the pixels lie on the device already, only the indices travel.
+            images = self._source.read(indices[part.rows])
+            images = images if images.is_cuda else to_device(images, self.device)
             labels = to_device(self.labels[indices], self.device)
             return Batch(self.augmentation(images, generator, part), labels, indices)
 

@@ -3,11 +3,14 @@
 import contextlib
 import ctypes
 import random
+import shutil
 import sys
+from typing import cast
 
 import numpy as np
 import psutil
 import torch
+from torch import nn
 
 from reid.checks import ConfigError
 
@@ -52,6 +55,28 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  a library may draw from it
     torch.manual_seed(seed)
+
+
+def keep_resident(asked: bool | None, size: int, device: torch.device) -> bool:
+    """Whether the training pixels, `size` bytes, go to the device.
+
+    As asked, or on a GPU where a quarter of its free memory holds them: activations need the rest.
+    """
+    return device.type == "cuda" and size <= free_bytes(device) // 4 if asked is None else asked
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raises ConfigError where torch.compile would not find the C++ compiler that it needs on a CPU."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        raise ConfigError(
+            "compile=true on a CPU needs a C++ compiler (g++ or clang++), and there is none here. Install "
+            "one, or set compile=false"
+        )
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """`network` by torch.compile: the same parameters, rounded otherwise on the way."""
+    return cast(nn.Module, torch.compile(network))
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import torch
+
 from experiments.benchmark.catalogue import Setup
+from experiments.benchmark.crops import linked_crops
 from experiments.benchmark.memory import in_child
 from experiments.benchmark.outcome import Case, Goal
-
-from experiments.benchmark.crops import linked_crops
 from reid.data.batches import plain_batches
 from reid.data.store import open_store
 

@@ -6,8 +6,6 @@ import itertools
 import statistics
 
 import torch
-from experiments.benchmark.catalogue import NotHere, Setup
-from experiments.benchmark.outcome import Case, Goal, ratio
 
 from experiments.benchmark.benchmarks.train_step import (
     HEIGHT,
@@ -18,6 +16,8 @@ from experiments.benchmark.benchmarks.train_step import (
     stream_of,
     training_batches,
 )
+from experiments.benchmark.catalogue import NotHere, Setup
+from experiments.benchmark.outcome import Case, Goal, ratio
 from experiments.benchmark.trainee import BACKBONES, Trainee
 from reid.data.store import ImageStore
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from experiments.benchmark.catalogue import Setup
 from experiments.benchmark.outcome import Case, Goal
-
 from reid.home import source_root
 
 REPEATS = 1

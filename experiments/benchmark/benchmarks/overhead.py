@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+from experiments.benchmark.benchmarks.train_step import small_store, stream_of, training_batches
 from experiments.benchmark.catalogue import Setup
 from experiments.benchmark.outcome import Case, Goal
 from experiments.benchmark.timing import Contest
-
-from experiments.benchmark.benchmarks.train_step import small_store, stream_of, training_batches
 from experiments.benchmark.trainee import Trainee
 from reid.data.store import ImageStore
 from reid.home import source_root

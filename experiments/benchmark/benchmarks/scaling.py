@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from experiments.benchmark.catalogue import Setup
-from experiments.benchmark.growth import growth_goal
-from experiments.benchmark.outcome import Case
 
 from experiments.benchmark.benchmarks.train_step import training_batches
+from experiments.benchmark.catalogue import Setup
 from experiments.benchmark.crops import linked_market
+from experiments.benchmark.growth import growth_goal
+from experiments.benchmark.outcome import Case
 from experiments.benchmark.trainee import Trainee
 from reid.data import load_dataset
 from reid.data.store import open_store
