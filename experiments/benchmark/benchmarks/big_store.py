@@ -39,6 +39,8 @@ def measure(setup: Setup) -> list[Case]:
         setup.say("building, mapping and reading the store in a process of its own")
         child = in_child(work, folder=folder, people=people, each=each)
     found = child.value
+    if found["group"]:
+        Path(found["group"]).rmdir()  # it was the child's, which could not remove what it was in
     size = people * each * HEIGHT * WIDTH * 3 / 2**20
     return [
         Case(
@@ -59,7 +61,7 @@ def measure(setup: Setup) -> list[Case]:
 
 def work(folder: str, people: int, each: int) -> dict[str, object]:
     """Build and read under a limit of memory where the machine allows one."""
-    limit = _limit_memory()
+    limit, group = _limit_memory()
     crops = linked_crops(Path(folder) / "crops", people, each)
     most = [0.0]
     over = threading.Event()
@@ -88,7 +90,7 @@ def work(folder: str, people: int, each: int) -> dict[str, object]:
     finally:
         over.set()
         watcher.join()
-    return {**seconds, "own_mib": max(most[0], _own_mib()), "limit": limit}
+    return {**seconds, "own_mib": max(most[0], _own_mib()), "limit": limit, "group": group}
 
 
 def _own_mib() -> float:
@@ -97,8 +99,8 @@ def _own_mib() -> float:
     return int(fields["RssAnon"].split()[0]) / 1024
 
 
-def _limit_memory() -> str:
-    """Put this process into a control group of its own with little memory; says how far that went."""
+def _limit_memory() -> tuple[str, str]:
+    """Put this process into a control group of its own with little memory; says how far that went, and where."""
     for root, limit in GROUPS:
         group = root / f"reid-benchmark-{os.getpid()}"
         try:
@@ -109,5 +111,5 @@ def _limit_memory() -> str:
             if group.is_dir():
                 group.rmdir()
             continue
-        return f"{MOST_MIB} MiB, by a control group"
-    return "none (control groups need root)"
+        return f"{MOST_MIB} MiB, by a control group", str(group)
+    return "none (control groups need root)", ""
