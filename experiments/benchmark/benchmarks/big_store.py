@@ -100,7 +100,7 @@ def _own_mib() -> float:
 
 
 def _limit_memory() -> tuple[str, str]:
-    """Put this process into a control group of its own with little memory; says how far that went, and where."""
+    """Put this process into a control group of its own with little memory; says how far that went."""
     for root, limit in GROUPS:
         group = root / f"reid-benchmark-{os.getpid()}"
         try:
