@@ -34,7 +34,9 @@ def shown_commands(module: str) -> list[str]:
     for text in texts:
         joined = re.sub(r"\\\n#?\s*", "", text)
         found += re.findall(
-            rf"^(?:#\s*)?python -m {re.escape(module)}\b([^#\n`)]*)", joined, flags=re.MULTILINE
+            rf"^(?:#\s*)?(?:python|torchrun --nproc-per-node \d) -m {re.escape(module)}\b([^#\n`)]*)",
+            joined,
+            flags=re.MULTILINE,
         )
     return sorted({command.strip() for command in found})
 
