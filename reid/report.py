@@ -18,7 +18,7 @@ from reid.config import RUN_ID
 from reid.engine import report
 from reid.engine.queries import QUERIES
 from reid.engine.sweep import job_statuses
-from reid.engine.swept import SweptRun, runs_of_jobs, runs_of_records
+from reid.engine.swept import SweptRun, runs_of_jobs, runs_of_records, settings_of, varying
 from reid.home import home
 from reid.tracking import (
     JOURNAL,
@@ -34,6 +34,9 @@ from reid.tracking import (
     store_of,
 )
 from reid.tracking.journal import Journal
+
+#: So many parameters may tell sweeps apart in a table beside the keys that they swept.
+MOST_APART = 4
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         name = options.name or usual
         runs = [run for sweep in sweeps for run in runs_of(sweep, keys)]
+        apart = told_apart_by(runs, splits[0]) if len(sweeps) > 1 else []
+        if apart:
+            keys += apart
+            runs = [run for sweep in sweeps for run in runs_of(sweep, keys)]
         made = report.build(runs, keys, splits[0], f"{first.experiment}: {name}", options.reference)
     except (TrackingError, ValueError) as error:
         print(f"reid.report: {error}", file=sys.stderr)
@@ -95,6 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One report of several sweeps belongs to none of them.
     told = _put_on_run(first, written, made.description(first.run_id)) if len(sweeps) == 1 else True
     return 0 if told and all(run.status == "FINISHED" for run in made.runs) else 1
+
+
+def told_apart_by(runs: Sequence[SweptRun], split: str) -> list[str]:
+    """What was typed differently in sweeps that went through the same keys: each is a key of one table.
+
+    Empty where they differ in more than a table can show; the report says so then.
+    """
+    unlike = {name for setting in settings_of(runs, split, paired=False) for name in varying(setting)}
+    return sorted(unlike) if len(unlike) <= MOST_APART else []
 
 
 def find_sweep(name: str, uri: str | None = None) -> Sweep:

@@ -211,7 +211,7 @@ def test_tricks_are_differences_from_the_published_recipe(tmp_path: Path) -> Non
     assert rows == ["bag_of_tricks (reference)", "no_warmup", "none", "no_bnneck"]
     words = [text.get_text() for text in axes.texts]
     assert words[1].startswith("mAP 55.")
-    assert words[3] == "failed"
+    assert words[3] == "unfinished"
     other = told(runs, ["tricks", "seed"], reference="none")
     assert other.reference is not None
     assert other.reference.name == "tricks=none"
@@ -331,6 +331,26 @@ def test_several_sweeps_are_one_table(ended: Ended) -> None:
     cells = pd.read_csv(results_folder("study", "both") / "cells.csv")
     # The second is the same sweep again: a cell counts once.
     assert cells["loss.alpha"].tolist() == [1, 2, 3]
+
+
+def test_sweeps_that_were_typed_differently_are_told_apart(ended: Ended) -> None:
+    sweeps = []
+    for margin in ("0.4", "1.3"):
+        sweep = ended.home / f"margin-{margin}"
+        shutil.copytree(ended.folder, sweep)
+        for place in (sweep / "0", sweep / "1", sweep / "2"):
+            for name, old, new in (
+                ("journal.jsonl", '{"seed": "3"}', f'{{"seed": "3", "loss.margin": "{margin}"}}'),
+                ("status.json", str(ended.folder), str(sweep)),
+            ):
+                text = (place / name).read_text()
+                assert old in text
+                (place / name).write_text(text.replace(old, new))
+        sweeps.append(str(sweep))
+    assert command.main([f"runs={','.join(sweeps)}", "--name=margins"]) == 1
+    cells = pd.read_csv(results_folder("study", "margins") / "cells.csv")
+    assert cells["loss.margin"].tolist() == [0.4, 0.4, 0.4, 1.3, 1.3, 1.3]
+    assert cells["loss.alpha"].tolist() == [1, 2, 3, 1, 2, 3]
 
 
 def test_wrong_parents_are_refused_in_words(ended: Ended, capsys: pytest.CaptureFixture[str]) -> None:
