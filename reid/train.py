@@ -36,14 +36,7 @@ from reid.engine.prepare import (
     read_dataset,
 )
 from reid.engine.queries import QUERIES, query_csv
-from reid.engine.runtime import (
-    choose_device,
-    compiled,
-    keep_resident,
-    require_compiler,
-    seed_everything,
-    set_up_backend,
-)
+from reid.engine.runtime import choose_device, compiled, keep_resident, seed_everything, set_up_backend
 from reid.engine.session import Session
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
@@ -66,9 +59,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
             found = find_checkpoint(settings.init_from, settings.tracking.uri, "init_from")
             start = open_start(found, settings)
     device = choose_device(world.device(settings.device))
-    set_up_backend(device, settings.precision)
-    if settings.compile:
-        require_compiler(device)
+    set_up_backend(device, settings.precision, settings.compile)
     seed_everything(settings.seed)
 
     asked = settings

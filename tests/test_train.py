@@ -285,7 +285,9 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     assert "selects on test" in page
     query = "select value from tags where key = 'mlflow.note.content' and value like '%| loss.alpha |%'"
     ((description,),) = database(home, query)
-    assert description in page
+    sentence, picture, rest = description.split("\n\n", 2)
+    assert "](get-artifact?path=figure.png&run_uuid=" in picture
+    assert f"{sentence}\n\n![reid: loss.alpha](figure.png)\n\n{rest}" in page
 
     # Made again without the sweep's folder, from the store alone, it says the same.
     ((parent,),) = database(home, "select run_uuid from runs where name = 'sweep of loss.alpha'")
@@ -295,7 +297,7 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     again.append(run_command("reid.report", f"runs={parent}", home=home))
     for run in again:
         assert run.returncode == 0, run.stdout + run.stderr
-        assert description in run.stdout
+        assert f"{sentence}\n\n{rest}" in run.stdout
     assert (results / "report.md").read_text() == page
 
 

@@ -86,11 +86,16 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
-def set_up_backend(device: torch.device, precision: str = "float32") -> None:
+def set_up_backend(device: torch.device, precision: str = "float32", compile: bool = False) -> None:
     """Let cuDNN time its algorithms, since image sizes never change within a run; on a CPU, keep memory.
 
     `float32` means float32: TensorFloat-32, which torch would use in convolutions, is a choice of its own.
+
+    Raises:
+        ConfigError: `compile`, on a CPU without a compiler.
     """
+    if compile:
+        require_compiler(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
