@@ -64,7 +64,7 @@ def _run(
 
     try:
         benchmark = load(name)
-        repeats = options.repeats or (min(2, benchmark.REPEATS) if options.quick else benchmark.REPEATS)
+        repeats = options.repeats or (1 if options.quick else benchmark.REPEATS)
         cases = benchmark.measure(Setup(options.quick, repeats, limits, say))
         outcome = Outcome(name, question, options.quick, repeats, describe(limits), cases)
     except NotHere as error:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,6 +32,8 @@ SWEEP = (
     "image.height=64", "image.width=32", "image.padding=4", "batch.identities=4", "tricks.warmup=1",
     "epochs=2", "eval.period=0", "device=cpu", "schedule.milestones=[]",
 )  # fmt: skip
+
+QUICK_SWEEP = ("backbone=mobilenet_v2", "image.height=32", "image.width=16", "image.padding=2")
 
 
 def measure(setup: Setup) -> list[Case]:
@@ -91,13 +93,14 @@ def _steps(setup: Setup, store: ImageStore, folder: Path) -> Case:
     )
 
 
-def _start(setup: Setup, folder: Path) -> Case:
+def _start(setup: Setup, home: Path) -> Case:
     cells = 2 if setup.quick else 1 + setup.repeats
-    setup.say(f"a sweep of {cells} jobs, after one that drew and decoded the data")
-    home = folder / "home"
-    _sweep(home, "first", [99])
+    words = (*SWEEP, *QUICK_SWEEP) if setup.quick else SWEEP
+    if not setup.quick:
+        setup.say(f"a sweep of {cells} jobs, after one that draws and decodes the data")
+        _sweep(home, "first", [99], words)
     typed = time.time()
-    _sweep(home, "timed", list(range(cells)))
+    _sweep(home, "timed", list(range(cells)), words)
     starts, first = [], 0.0
     for cell in range(cells):
         place = home / "multirun" / "timed" / str(cell)
@@ -114,10 +117,10 @@ def _start(setup: Setup, folder: Path) -> Case:
     )
 
 
-def _sweep(home: Path, name: str, seeds: list[int]) -> None:
+def _sweep(home: Path, name: str, seeds: list[int], typed: Sequence[str]) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REID_"))}
     words = [
-        *SWEEP, f"seed={','.join(map(str, seeds))}", "sweep.take=none",
+        *typed, f"seed={','.join(map(str, seeds))}", "sweep.take=none",
         f"hydra.sweep.dir={home / 'multirun' / name}",
     ]  # fmt: skip
     done = subprocess.run(

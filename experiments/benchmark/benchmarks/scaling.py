@@ -26,13 +26,13 @@ REPEATS = 3
 FACTORS, QUICK_FACTORS = (1, 2, 4, 8), (1, 2)
 #: People to train on at 1 x; half as many to test on.
 PEOPLE, QUICK_PEOPLE, EACH = 96, 16, 8
-HEIGHT, WIDTH = 64, 32
+SIZE, QUICK_SIZE = (64, 32), (32, 16)
 RANKING = "ranking"
 
 
 def measure(setup: Setup) -> list[Case]:
     """One case a part of the path, and one for all of it."""
-    factors = QUICK_FACTORS if setup.quick else FACTORS
+    factors, size = (QUICK_FACTORS, QUICK_SIZE) if setup.quick else (FACTORS, SIZE)
     images, pairs = [], []
     seconds: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,8 @@ def measure(setup: Setup) -> list[Case]:
             pairs.append(len(dataset.query) * len(dataset.gallery))
             setup.say(f"{factor} x: {images[-1]:,} images, {setup.repeats} times")
             for repeat in range(setup.repeats + 1):
-                for part, spent in _path(root, Path(folder) / f"store-{factor}-{repeat}", people).items():
+                store = Path(folder) / f"store-{factor}-{repeat}"
+                for part, spent in _path(root, store, people, size).items():
                     if repeat:  # the first one warms up
                         seconds.setdefault(part, {}).setdefault(f"{factor} x", []).append(spent)
     cases = []
@@ -55,7 +56,7 @@ def measure(setup: Setup) -> list[Case]:
     return cases
 
 
-def _path(root: Path, folder: Path, people: int) -> dict[str, float]:
+def _path(root: Path, folder: Path, people: int, size: tuple[int, int]) -> dict[str, float]:
     """Seconds of each part, from files to scores."""
     spent: dict[str, float] = {}
 
@@ -69,8 +70,8 @@ def _path(root: Path, folder: Path, people: int) -> dict[str, float]:
     with timed("reading the folders"):
         dataset = load_dataset("folder", root)
     with timed("decoding into the store"):
-        training = open_store(dataset.train, HEIGHT, WIDTH, folder)
-        judged = open_store(dataset.query + dataset.gallery, HEIGHT, WIDTH, folder)
+        training = open_store(dataset.train, *size, folder)
+        judged = open_store(dataset.query + dataset.gallery, *size, folder)
     with timed("an epoch's batches"):
         batches = training_batches(training, device)
         plan = batches.plan(1)
