@@ -137,7 +137,7 @@ class OptimizerKeys:
     bias_lr_factor: float = at_least(0.0, 1.0)
     bias_weight_decay: float = at_least(0.0, 5e-4)
     layer_decay: float | None = between(0, 1, None)  # of transformers
-    fused: bool | None = None  # all parameters in one kernel; null: on a GPU
+    fused: bool | None = None  # all parameters in one kernel; null: on a GPU or CPU
 
 
 @dataclass

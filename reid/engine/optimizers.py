@@ -10,6 +10,8 @@ from reid.checks import ConfigError, trusted_target
 from reid.models import layer_depths
 
 _CPU = torch.device("cpu")
+#: Types of device where torch's fused form has been there since 2.4, and is the faster one.
+_FUSED_BY_ITSELF = ("cuda", "cpu")
 
 
 def build_optimizer(
@@ -38,7 +40,7 @@ def build_optimizer(
     has_fused = "fused" in inspect.signature(target).parameters
     if fused and not has_fused:
         raise ConfigError(f"optimizer.fused=true: {target.__name__} has no fused form. Leave it null")
-    if fused or (fused is None and has_fused and device.type == "cuda"):
+    if fused or (fused is None and has_fused and device.type in _FUSED_BY_ITSELF):
         options["fused"] = True
     depths = {} if layer_decay is None else layer_depths(model.backbone)
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}

@@ -108,6 +108,9 @@ def resnet101_ibn_a(last_stride: int = 1) -> Backbone:
 def mobilenet_v2(last_stride: int = 1) -> Backbone:
     """MobileNetV2 at width 1.0, 1280 channels. Its last stage opens with `features.14`."""
     net = _MobileNet(tv.mobilenet_v2(weights=None))
+    for module in net.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = False  # In place, torch copies the input first, for the gradient.
     set_last_stride(net.features[14], last_stride)
     return as_backbone(net, "mobilenet_v2", 1280, _torchvision_file(tv.MobileNet_V2_Weights.IMAGENET1K_V1))
 

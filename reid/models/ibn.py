@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
+from reid.models.layout import lay_out, layout_of
+
 
 class InstanceBatchNorm2d(nn.Module):
     """Instance norm on the first half of the channels, batch norm on the rest: (N, C, H, W) to the same.
@@ -23,8 +25,11 @@ class InstanceBatchNorm2d(nn.Module):
         self.BN = nn.BatchNorm2d(channels - self.instance_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        layout = layout_of(x)
+        x = lay_out(x, layout)
         first, rest = x[:, : self.instance_channels], x[:, self.instance_channels :]
-        return torch.cat((self.IN(first), self.BN(rest)), dim=1)
+        normed = self.IN(first), self.BN(lay_out(rest, layout))
+        return torch.cat([lay_out(half, layout) for half in normed], dim=1)
 
 
 def use_ibn_a(stage: Iterable[Bottleneck]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reid.models.layout import lay_out, layout_of
 from reid.models.trunk import Backbone
 
 _NECKS = ("bnneck", "none")
@@ -70,7 +71,8 @@ class ReidModel(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         feature_map = self.backbone(images)
         with torch.autocast(images.device.type, enabled=False):
-            before = feature_map.to(self.classifier.weight.dtype).mean(dim=(2, 3))
+            full = feature_map.to(self.classifier.weight.dtype)
+            before = lay_out(full, layout_of(full)).mean(dim=(2, 3))
             after = self.bottleneck(before)
             if self.training:
                 return (after if self.train_feature == "after" else before), self.classifier(after)

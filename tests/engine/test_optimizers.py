@@ -72,14 +72,14 @@ def test_layer_decay_is_refused_where_there_are_no_layers_to_tell_apart() -> Non
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
-def test_a_fused_optimizer_takes_the_same_steps_and_a_gpu_has_it_by_itself(name: str) -> None:
+def test_a_fused_optimizer_takes_the_same_steps_and_a_cpu_or_gpu_has_it_by_itself(name: str) -> None:
     options = {**OPTIONS, "_target_": f"torch.optim.{name}"}
     moved = []
-    for fused in (None, True):
+    for fused in (None, False):
         torch.manual_seed(0)
         net = nn.Linear(8, 4)
         optimizer = build_optimizer(net, {**options, "fused": fused})
-        assert optimizer.defaults["fused"] is fused
+        assert bool(optimizer.defaults["fused"]) is (fused is None)
         for _ in range(5):
             net(torch.ones(3, 8)).square().sum().backward()
             optimizer.step()
