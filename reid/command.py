@@ -29,6 +29,7 @@ from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
+from reid.engine.runtime import flush_denormals
 from reid.engine.slots import gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
 from reid.engine.sweep import PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
@@ -88,6 +89,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def app(config: DictConfig) -> None:
         register()  # the worker of a launcher is a process of its own
+        flush_denormals()
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         fail_fast = OmegaConf.select(config, "sweep.fail_fast", default=False)
         retries = OmegaConf.select(config, "sweep.retry", default=0) if in_sweep and not fail_fast else 0

@@ -89,6 +89,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 def set_up_backend(device: torch.device, precision: str = "float32", compile: bool = False) -> None:
     """Let cuDNN time its algorithms, since image sizes never change within a run; on a CPU, keep memory.
 
+    Call it before the first tensor is computed with, for what `flush_denormals` says.
+
     `float32` means float32: TensorFloat-32, which torch would use in convolutions, is a choice of its own.
 
     Raises:
@@ -96,6 +98,7 @@ def set_up_backend(device: torch.device, precision: str = "float32", compile: bo
     """
     if compile:
         require_compiler(device)
+    flush_denormals()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
@@ -103,6 +106,17 @@ def set_up_backend(device: torch.device, precision: str = "float32", compile: bo
         torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
     else:
         _keep_freed_memory()
+
+
+def flush_denormals() -> None:
+    """Let the CPU take numbers below 1.2e-38 for zero.
+
+    Channels that die during training leave such weights and activations behind, with which it computes many
+    times slower: the same step of MobileNetV2 took 0.45 s with fresh weights, 0.95 s after 16 epochs, and
+    0.46 s flushed.  Torch sets it for the calling thread, and threads started from there have it: those that
+    it computes with start at the first large tensor.
+    """
+    torch.set_flush_denormal(True)
 
 
 def _keep_freed_memory() -> None:

@@ -1,6 +1,8 @@
 """Where a run computes: what goes to the device, and the compiled network."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,6 +22,16 @@ def test_pixels_go_to_a_gpu_where_a_quarter_of_its_memory_holds_them(monkeypatch
     assert not keep_resident(None, 1, CPU)
     assert keep_resident(True, 101, CPU)
     assert not keep_resident(False, 1, GPU)
+
+
+def test_denormal_numbers_are_zero_in_every_thread() -> None:
+    # In a process of its own: threads that torch has already started keep what they have.
+    look = (
+        "import torch; from reid.engine.runtime import set_up_backend;"
+        "set_up_backend(torch.device('cpu')); print(torch.full((4_000_000,), 1e-39).mul(1.0).count_nonzero())"
+    )
+    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "tensor(0)"
 
 
 def test_compiling_without_a_compiler_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
