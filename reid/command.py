@@ -29,6 +29,7 @@ from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
+from reid.engine.orphan import at_work
 from reid.engine.runtime import flush_denormals
 from reid.engine.slots import gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
@@ -164,6 +165,8 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
         if in_sweep:
             # A worker whose launcher was killed may still be at this cell.
             frame.enter_context(_alone(folder))
+            if hydra_config.runtime.choices["hydra/launcher"] == "joblib":
+                frame.enter_context(at_work())
             frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None

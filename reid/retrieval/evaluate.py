@@ -200,18 +200,25 @@ def _count_before(distance: Tensor, threshold: Tensor, columns: Tensor, budget: 
         (B, M) int64.
     """
     if distance.device.type == "cpu":
-        return count_by_pair(distance, threshold, columns)
+        return count_by_row(distance, threshold, columns)
     return count_by_block(distance, threshold, columns, budget)
 
 
-def count_by_pair(distance: Tensor, threshold: Tensor, columns: Tensor) -> Tensor:
-    """`_count_before`, one match at a time: a row stays in the cache, and no thread waits for another."""
+def count_by_row(distance: Tensor, threshold: Tensor, columns: Tensor) -> Tensor:
+    """`_count_before`, one query at a time: what is as near as its farthest match is sorted, and all its
+    matches are looked up there."""
     before = torch.zeros_like(columns)
     rows, bounds, positions, counts = (x.numpy() for x in (distance, threshold, columns, before))
-    for row, slot in zip(*np.nonzero(bounds > -np.inf), strict=True):
-        bound, position, values = bounds[row, slot], positions[row, slot], rows[row]
-        earlier = np.count_nonzero(values[:position] <= bound)
-        counts[row, slot] = earlier + np.count_nonzero(values[position:] < bound)
+    for values, bound, position, count in zip(rows, bounds, positions, counts, strict=True):
+        listed = bound > -np.inf
+        wanted = bound[listed]
+        near = values[values <= wanted.max(initial=-np.inf)]
+        near.sort()
+        nearer = near.searchsorted(wanted)
+        equal = near.searchsorted(wanted, side="right") - nearer
+        for slot in np.flatnonzero(equal > 1):  # The match itself is one of them.
+            nearer[slot] += np.count_nonzero(values[: position[listed][slot]] == wanted[slot])
+        count[listed] = nearer
     return before
 
 

@@ -168,3 +168,14 @@ def test_plain_batches_are_dealt_out(store: ImageStore) -> None:
     for number in (0, 1):
         dealt = list(plain_batches(store, 4, CPU, (number, 2)))
         assert all(torch.equal(a, b) for a, b in zip(dealt, batches[number::2], strict=True))
+
+
+def test_preparing_takes_one_core_and_leaves_the_others_to_training() -> None:
+    cores = torch.get_num_threads()
+    assert list(prepared_ahead(lambda _: torch.get_num_threads(), range(2), CPU)) == [1, 1]
+    assert torch.get_num_threads() == cores
+    asked = []
+    later = threading.Thread(target=lambda: asked.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert asked == [cores]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reid.distance import squared_euclidean
 from reid.retrieval import Embeddings, EvaluationError, Scores, evaluate
-from reid.retrieval.evaluate import count_by_block, count_by_pair
+from reid.retrieval.evaluate import count_by_block, count_by_row
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "evaluation.npz")
 
@@ -175,9 +175,9 @@ def test_the_gpu_way_to_count_agrees_with_the_cpu_way(budget: int) -> None:
     columns = torch.randint(0, 60, (11, 7), generator=generator)
     threshold = distance.gather(1, columns)
     threshold[columns > 50] = -torch.inf
-    by_pair = count_by_pair(distance, threshold, columns)
-    assert by_pair.max() > 0
-    assert torch.equal(count_by_block(distance, threshold, columns, budget), by_pair)
+    by_row = count_by_row(distance, threshold, columns)
+    assert by_row.max() > 0
+    assert torch.equal(count_by_block(distance, threshold, columns, budget), by_row)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

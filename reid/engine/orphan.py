@@ -1,0 +1,36 @@
+"""Workers whose launcher was killed end when they have nothing left to do.
+
+A worker of joblib waits for its next job by itself, for five minutes, with all the memory of its last one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+#: Seconds between two looks at whether the launcher is there.
+LOOK_EVERY_S = 2.0
+
+_busy = threading.Lock()
+_watched = threading.Event()
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """While in here, this worker does not end; outside it does once the process that started it is gone."""
+    if not _watched.is_set():
+        _watched.set()
+        threading.Thread(target=_watch, args=(os.getppid(),), name="orphan", daemon=True).start()
+    with _busy:
+        yield
+
+
+def _watch(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(LOOK_EVERY_S)
+    # A job that begins now waits for the lock, and ends with the process: the restarted sweep runs it.
+    _busy.acquire()
+    os._exit(0)
