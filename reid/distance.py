@@ -41,7 +41,11 @@ def squared_norms(features: Tensor) -> Tensor:
 
 
 def squared_euclidean(
-    a: Tensor, b: Tensor, b_squared_norms: Tensor | None = None, out: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    b_squared_norms: Tensor | None = None,
+    out: Tensor | None = None,
+    a_squared_norms: Tensor | None = None,
 ) -> Tensor:
     """Squared Euclidean distance of each row of `a` to each row of `b`: |a|^2 + |b|^2 - 2 a.b.
 
@@ -50,6 +54,7 @@ def squared_euclidean(
         b: (M, D) floats.
         b_squared_norms: (M,), `squared_norms(b)`, for callers that compare one `b` with many `a`.
         out: (N, M) of the result's dtype to write to, for callers that would allocate many; no gradient then.
+        a_squared_norms: (N,), the like for `a`.
 
     Returns:
         (N, M), float32 or the float64 of the input. Rounding may leave values slightly below zero.
@@ -58,7 +63,9 @@ def squared_euclidean(
         a, b = _at_least_float32(a), _at_least_float32(b)
         if b_squared_norms is None:
             b_squared_norms = squared_norms(b)
-        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2, out=out).add_(squared_norms(a)[:, None])
+        if a_squared_norms is None:
+            a_squared_norms = squared_norms(a)
+        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2, out=out).add_(a_squared_norms[:, None])
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:

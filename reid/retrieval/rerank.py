@@ -15,14 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from reid.distance import squared_euclidean, squared_norms
+from reid.distance import squared_norms
+from reid.retrieval.nearest import CHUNK_BYTES, nearest_images
 from reid.retrieval.sparse import SparseRows, row_chunks
 
 log = logging.getLogger(__name__)
-
-CHUNK_BYTES = 64 * 2**20
-#: So many columns are looked at only where the nearest of them is near enough.
-BLOCK = 32
 
 
 @torch.no_grad()
@@ -103,62 +100,6 @@ def rerank_bytes(
     listed = images * neighbours * 8 * 2
     described = images * min(images, neighbours * (k2 + 1)) * (8 + itemsize) * 2
     return result + copied + listed + described + 4 * chunk_bytes
-
-
-def nearest_images(
-    features: Tensor, count: int, chunk_bytes: int = CHUNK_BYTES, kept: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Neighbours of each image among all: (N, min(count, N)) int64, and the largest squared distance, (N,).
-
-    An image is its own first neighbour; equal distances keep the order of the rows. Where all distances of an
-    image are 0 the largest is said to be 1, for what divides by it. `kept` (Q, N - Q) is filled with the
-    squared distances of the first Q images to the others.
-    """
-    images = len(features)
-    norms = squared_norms(features)
-    near = torch.empty(images, min(count, images), dtype=torch.int64, device=features.device)
-    farthest = features.new_empty(images)
-    width = -(-images // BLOCK) * BLOCK
-    height = min(images, max(1, chunk_bytes // (2 * width * features.element_size())))
-    # The columns beyond the last image stay infinitely far.
-    padded = features.new_full((height, width), torch.inf)
-    for start in range(0, images, height):
-        rows = torch.arange(start, min(images, start + height), device=features.device)
-        part = padded[: len(rows)]
-        distance = squared_euclidean(features[rows], features, norms, out=part[:, :images])
-        farthest[rows] = distance.amax(dim=1)
-        if kept is not None and start < len(kept):
-            wanted = kept[start : start + height]
-            wanted.copy_(distance[: len(wanted), len(kept) :])
-        distance[torch.arange(len(rows), device=rows.device), rows] = -torch.inf
-        near[rows] = _smallest(part, near.shape[1], images)
-    return near, torch.where(farthest > 0, farthest, 1)
-
-
-def _smallest(distance: Tensor, count: int, images: int) -> Tensor:
-    """Columns (B, count) of the smallest values of each row, rising; equal ones in the order of columns.
-
-    Rows have `images` values, and are filled up with infinity to a multiple of BLOCK.
-    """
-    if count == images:
-        return distance.sort(dim=1, stable=True).indices[:, :count]
-    blocks = distance.view(len(distance), -1, BLOCK)
-    if blocks.shape[1] > count + 1:
-        # What is smaller than count + 1 others cannot be missed by the count + 1 blocks of smallest minima.
-        lowest = blocks.amin(dim=2).topk(count + 1, dim=1, largest=False, sorted=False).indices
-        listed = blocks.gather(1, lowest[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
-        values, place = listed.topk(count + 1, dim=1, largest=False)
-        columns = lowest.gather(1, place // BLOCK) * BLOCK + place % BLOCK
-    else:
-        values, columns = distance.topk(count + 1, dim=1, largest=False)
-    tied_at_the_end = values[:, -1] == values[:, -2]
-    columns, by_column = columns[:, :count].sort(dim=1)
-    by_value = values[:, :count].gather(1, by_column).sort(dim=1, stable=True).indices
-    columns = columns.gather(1, by_value)
-    # `topk` takes any of the equal ones: where some were left out, the whole row is sorted.
-    for row in tied_at_the_end.nonzero().flatten().tolist():
-        columns[row] = distance[row].sort(stable=True).indices[:count]
-    return columns
 
 
 def _encode(features: Tensor, near: Tensor, farthest: Tensor, k1: int, chunk_bytes: int) -> SparseRows:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from reid.retrieval import Embeddings, evaluate, rerank, rerank_bytes
-from reid.retrieval.rerank import BLOCK, nearest_images
+from reid.retrieval.nearest import BLOCK, nearest_images
 from reid.retrieval.sparse import SparseRows, row_chunks
 
 Floats = npt.NDArray[np.float64]
