@@ -18,6 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_SCALE = tuple(1 / (255 * std) for std in IMAGENET_STD)
 PIXEL_SHIFT = tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
 
+#: So many images of 256x128 in float32 stay in a core's cache.
+IN_CACHE = 2
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -43,7 +46,7 @@ class Augmentation:
         images = random_flip(images, self.flip, generator, part)
         images = random_crop(images, self.padding, generator, part)
         floats = normalise_pixels(images)
-        return random_erasing(floats, self.erasing, self.fill, generator, part)
+        return random_erasing(floats, self.erasing, self.fill, generator, part, in_place=True)
 
 
 def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -54,7 +57,15 @@ def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
     width = images.shape[3]
     scale = per_column(PIXEL_SCALE, width, images.device)
     shift = per_column(PIXEL_SHIFT, width, images.device)
-    return images_of(pixel_rows(images).to(torch.float32, copy=True).mul_(scale).add_(shift))
+    rows = pixel_rows(images)
+    if rows.device.type != "cpu":
+        return images_of(torch.addcmul(shift, rows.to(torch.float32), scale))
+    # Few images at a time: as floats they then stay in the core's cache, and memory is written to once.
+    normalised = torch.empty(rows.shape)
+    floats = torch.empty(IN_CACHE, *rows.shape[1:])
+    for out, pixels in zip(normalised.split(IN_CACHE), rows.split(IN_CACHE), strict=True):
+        torch.addcmul(shift, floats[: len(pixels)].copy_(pixels), scale, out=out)
+    return images_of(normalised)
 
 
 def random_flip(
@@ -63,9 +74,22 @@ def random_flip(
     """Mirror each image left to right with `probability`."""
     part = part_of(images, part)
     chosen = torch.rand(part.whole, generator=generator, device=images.device)[part.rows] < probability
+    return flip_one_by_one(images, chosen) if images.device.type == "cpu" else flip_all(images, chosen)
+
+
+def flip_all(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Mirror those of the images (B) that are chosen, without asking the device which they are."""
     both = torch.cat([pixel_rows(images), pixel_rows(images.flip(3))])
     source = torch.arange(len(images), device=images.device) + chosen * len(images)
     return images_of(both.index_select(0, source))
+
+
+def flip_one_by_one(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """The same where asking costs nothing: on a CPU, in a third of the time."""
+    rows = pixel_rows(images).clone()
+    for image in chosen.nonzero().flatten().tolist():
+        rows[image] = pixel_rows(images[image : image + 1].flip(3))[0]
+    return images_of(rows)
 
 
 def random_crop(

@@ -41,6 +41,7 @@ def random_erasing(
     fill: str,
     generator: torch.Generator,
     part: Part | None = None,
+    in_place: bool = False,
 ) -> torch.Tensor:
     """Erase one box of each image with `probability`.
 
@@ -48,6 +49,7 @@ def random_erasing(
         images: normalised float32 (B, 3, H, W).
         fill: "published" (0.485, 0.456, 0.406), "zero", or "noise" (standard normal per pixel).
         part: which images of their batch these are, see `Part`.
+        in_place: the images may be written to.
     """
     if probability == 0:
         return images
@@ -56,16 +58,28 @@ def random_erasing(
     part = part_of(images, part)
     chosen = torch.rand(part.whole, generator=generator, device=device)[part.rows] < probability
     boxes = erasing_boxes(part.whole, height, width, generator, device)[part.rows]
-    top, left, h, w = boxes.T.unsqueeze(2)
-    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
-    in_rows = ((y >= top) & (y < top + h) & chosen.unsqueeze(1)).byte().unsqueeze(2)
-    in_columns = ((x >= left) & (x < left + w)).byte().repeat_interleave(3, dim=1).unsqueeze(1)
-    # A product of bytes, since torch vectorises it on a CPU and not the "and" of two masks.
-    mask = (in_rows * in_columns).view(torch.bool)
     pixels = pixel_rows(images)
     if fill == "noise":
         of_batch = (part.whole, *pixels.shape[1:])
         value = torch.randn(of_batch, generator=generator, device=device)[part.rows]
     else:
         value = per_column(PUBLISHED_FILL if fill == "published" else (0.0, 0.0, 0.0), width, device)
-    return images_of(torch.where(mask, value, pixels))
+        value = value.expand_as(pixels)
+    if device.type != "cpu":
+        return images_of(torch.where(erasing_mask(boxes, chosen, height, width), value, pixels))
+    # Asking where the boxes lie costs nothing here, and then the rest need not be touched.
+    pixels = pixels if in_place else pixels.clone()
+    for image in chosen.nonzero().flatten().tolist():
+        top, left, h, w = boxes[image].tolist()
+        inside = image, slice(top, top + h), slice(3 * left, 3 * (left + w))
+        pixels[inside] = value[inside]
+    return images_of(pixels)
+
+
+def erasing_mask(boxes: torch.Tensor, chosen: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, H, 3 W) bool: what lies in the boxes (B, 4) of the chosen (B), as rows of pixels."""
+    top, left, h, w = boxes.T.unsqueeze(2)
+    y, x = (torch.arange(side, device=boxes.device) for side in (height, width))
+    in_rows = ((y >= top) & (y < top + h) & chosen.unsqueeze(1)).unsqueeze(2)
+    in_columns = ((x >= left) & (x < left + w)).repeat_interleave(3, dim=1).unsqueeze(1)
+    return in_rows & in_columns
