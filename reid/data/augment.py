@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reid.data.erasing import random_erasing
+from reid.data.erasing import draw_erasing, random_erasing
 from reid.data.part import Part, part_of
 from reid.data.rows import images_of, per_column, pixel_rows
 
@@ -17,9 +17,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_SCALE = tuple(1 / (255 * std) for std in IMAGENET_STD)
 PIXEL_SHIFT = tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
-
-#: So many images of 256x128 in float32 stay in a core's cache.
-IN_CACHE = 2
 
 
 @dataclass(frozen=True)
@@ -43,10 +40,44 @@ class Augmentation:
         `generator` lives on the device of `images`, which are left as they are.  `part` says which of a
         larger batch they are: they come out as they would in that batch.
         """
+        if images.device.type == "cpu":
+            return self._one_by_one(images, generator, part_of(images, part))
         images = random_flip(images, self.flip, generator, part)
         images = random_crop(images, self.padding, generator, part)
         floats = normalise_pixels(images)
-        return random_erasing(floats, self.erasing, self.fill, generator, part, in_place=True)
+        return random_erasing(floats, self.erasing, self.fill, generator, part)
+
+    def _one_by_one(self, images: torch.Tensor, generator: torch.Generator, part: Part) -> torch.Tensor:
+        """The same, an image at a time: on a CPU it stays in the core's cache from one step to the next."""
+        batch, _, height, width = images.shape
+        device = images.device
+        flips = draw_flips(self.flip, generator, part, device).tolist()
+        offsets = draw_offsets(self.padding, generator, part, device).flatten(1).T.tolist()
+        shape = batch, height, 3 * width
+        boxes, fills = draw_erasing(shape, self.erasing, self.fill, generator, part, device)
+        scale, shift = (per_column(values, width, device) for values in (PIXEL_SCALE, PIXEL_SHIFT))
+        augmented = torch.empty(shape)
+        window = torch.empty(shape[1:])
+        for image, flipped, offset, box, fill, out in zip(
+            pixel_rows(images).unbind(), flips, offsets, boxes.tolist(), fills.unbind(), augmented.unbind(),
+            strict=True,
+        ):  # fmt: skip
+            if flipped:
+                image = image.unflatten(1, (-1, 3)).flip(1).flatten(1)
+            down, right = offset[0] - self.padding, 3 * (offset[1] - self.padding)
+            if down or right:
+                h, w = max(0, height - abs(down)), max(0, 3 * width - abs(right))
+                top, left, skipped_rows, skipped = max(0, -down), max(0, -right), max(0, down), max(0, right)
+                image = image[skipped_rows : skipped_rows + h, skipped : skipped + w]
+                window.zero_()[top : top + h, left : left + w] = image
+            else:
+                window.copy_(image)
+            torch.addcmul(shift, window, scale, out=out)
+            top, left, h, w = box
+            if h:
+                inside = slice(top, top + h), slice(3 * left, 3 * (left + w))
+                out[inside] = fill[inside]
+        return images_of(augmented)
 
 
 def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -57,39 +88,17 @@ def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
     width = images.shape[3]
     scale = per_column(PIXEL_SCALE, width, images.device)
     shift = per_column(PIXEL_SHIFT, width, images.device)
-    rows = pixel_rows(images)
-    if rows.device.type != "cpu":
-        return images_of(torch.addcmul(shift, rows.to(torch.float32), scale))
-    # Few images at a time: as floats they then stay in the core's cache, and memory is written to once.
-    normalised = torch.empty(rows.shape)
-    floats = torch.empty(IN_CACHE, *rows.shape[1:])
-    for out, pixels in zip(normalised.split(IN_CACHE), rows.split(IN_CACHE), strict=True):
-        torch.addcmul(shift, floats[: len(pixels)].copy_(pixels), scale, out=out)
-    return images_of(normalised)
+    return images_of(torch.addcmul(shift, pixel_rows(images).to(torch.float32), scale))
 
 
 def random_flip(
     images: torch.Tensor, probability: float, generator: torch.Generator, part: Part | None = None
 ) -> torch.Tensor:
     """Mirror each image left to right with `probability`."""
-    part = part_of(images, part)
-    chosen = torch.rand(part.whole, generator=generator, device=images.device)[part.rows] < probability
-    return flip_one_by_one(images, chosen) if images.device.type == "cpu" else flip_all(images, chosen)
-
-
-def flip_all(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Mirror those of the images (B) that are chosen, without asking the device which they are."""
+    chosen = draw_flips(probability, generator, part_of(images, part), images.device)
     both = torch.cat([pixel_rows(images), pixel_rows(images.flip(3))])
     source = torch.arange(len(images), device=images.device) + chosen * len(images)
     return images_of(both.index_select(0, source))
-
-
-def flip_one_by_one(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """The same where asking costs nothing: on a CPU, in a third of the time."""
-    rows = pixel_rows(images).clone()
-    for image in chosen.nonzero().flatten().tolist():
-        rows[image] = pixel_rows(images[image : image + 1].flip(3))[0]
-    return images_of(rows)
 
 
 def random_crop(
@@ -100,12 +109,27 @@ def random_crop(
         return images
     batch, _, height, width = images.shape
     device = images.device
-    part = part_of(images, part)
-    drawn = torch.randint(2 * padding + 1, (2, part.whole, 1), generator=generator, device=device)
-    offsets = drawn[:, part.rows]
+    offsets = draw_offsets(padding, generator, part_of(images, part), device)
     padded = torch.nn.functional.pad(pixel_rows(images), (3 * padding, 3 * padding, padding, padding))
     # Every run of W pixels in the padded batch, as a view; the rows of a window are H of them.
     runs = padded.flatten().unfold(0, 3 * width, 3)
     tops = torch.arange(batch, device=device).unsqueeze(1) * (height + 2 * padding) + offsets[0]
     starts = (tops + torch.arange(height, device=device)) * (width + 2 * padding) + offsets[1]
     return images_of(runs.index_select(0, starts.flatten()).view(batch, height, 3 * width))
+
+
+def draw_flips(
+    probability: float, generator: torch.Generator, part: Part, device: torch.device
+) -> torch.Tensor:
+    """(B,) bool: which images are mirrored."""
+    return torch.rand(part.whole, generator=generator, device=device)[part.rows] < probability
+
+
+def draw_offsets(padding: int, generator: torch.Generator, part: Part, device: torch.device) -> torch.Tensor:
+    """(2, B, 1) int64: top and left of each window in the padded image. Without padding nothing is drawn."""
+    drawn = (
+        torch.randint(2 * padding + 1, (2, part.whole, 1), generator=generator, device=device)
+        if padding
+        else torch.zeros(2, part.whole, 1, dtype=torch.int64, device=device)
+    )
+    return drawn[:, part.rows]

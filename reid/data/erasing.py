@@ -1,5 +1,7 @@
 """Random erasing (Zhong et al., AAAI 2020, arXiv 1708.04896), vectorised over the batch."""
 
+from collections.abc import Sequence
+
 import torch
 
 from reid.data.part import Part, part_of
@@ -41,7 +43,6 @@ def random_erasing(
     fill: str,
     generator: torch.Generator,
     part: Part | None = None,
-    in_place: bool = False,
 ) -> torch.Tensor:
     """Erase one box of each image with `probability`.
 
@@ -49,37 +50,45 @@ def random_erasing(
         images: normalised float32 (B, 3, H, W).
         fill: "published" (0.485, 0.456, 0.406), "zero", or "noise" (standard normal per pixel).
         part: which images of their batch these are, see `Part`.
-        in_place: the images may be written to.
     """
     if probability == 0:
         return images
-    height, width = images.shape[2:]
-    device = images.device
-    part = part_of(images, part)
+    pixels = pixel_rows(images)
+    boxes, value = draw_erasing(
+        pixels.shape, probability, fill, generator, part_of(images, part), images.device
+    )
+    top, left, h, w = boxes.T.unsqueeze(2)
+    y, x = (torch.arange(side, device=images.device) for side in images.shape[2:])
+    in_rows = ((y >= top) & (y < top + h)).byte().unsqueeze(2)
+    in_columns = ((x >= left) & (x < left + w)).byte().repeat_interleave(3, dim=1).unsqueeze(1)
+    mask = (in_rows * in_columns).view(torch.bool)
+    return images_of(torch.where(mask, value, pixels))
+
+
+def draw_erasing(
+    shape: Sequence[int],
+    probability: float,
+    fill: str,
+    generator: torch.Generator,
+    part: Part,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is erased of each image, and by what.
+
+    shape: of the images as rows of pixels, (B, H, 3 W).
+
+    Returns:
+        (B, 4) int64, top, left, h, w, with h = 0 where nothing is erased, and values, of that shape (a view
+        of few where they are all the same). With probability 0 nothing is drawn.
+    """
+    images, height, width = shape[0], shape[1], shape[2] // 3
+    fills = {"published": PUBLISHED_FILL, "zero": (0.0, 0.0, 0.0), "noise": (0.0, 0.0, 0.0)}
+    value = per_column(fills[fill], width, device).expand(images, height, -1)
+    if probability == 0:
+        return torch.zeros(images, 4, dtype=torch.int64, device=device), value
     chosen = torch.rand(part.whole, generator=generator, device=device)[part.rows] < probability
     boxes = erasing_boxes(part.whole, height, width, generator, device)[part.rows]
-    pixels = pixel_rows(images)
     if fill == "noise":
-        of_batch = (part.whole, *pixels.shape[1:])
+        of_batch = (part.whole, *shape[1:])
         value = torch.randn(of_batch, generator=generator, device=device)[part.rows]
-    else:
-        value = per_column(PUBLISHED_FILL if fill == "published" else (0.0, 0.0, 0.0), width, device)
-        value = value.expand_as(pixels)
-    if device.type != "cpu":
-        return images_of(torch.where(erasing_mask(boxes, chosen, height, width), value, pixels))
-    # Asking where the boxes lie costs nothing here, and then the rest need not be touched.
-    pixels = pixels if in_place else pixels.clone()
-    for image in chosen.nonzero().flatten().tolist():
-        top, left, h, w = boxes[image].tolist()
-        inside = image, slice(top, top + h), slice(3 * left, 3 * (left + w))
-        pixels[inside] = value[inside]
-    return images_of(pixels)
-
-
-def erasing_mask(boxes: torch.Tensor, chosen: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(B, H, 3 W) bool: what lies in the boxes (B, 4) of the chosen (B), as rows of pixels."""
-    top, left, h, w = boxes.T.unsqueeze(2)
-    y, x = (torch.arange(side, device=boxes.device) for side in (height, width))
-    in_rows = ((y >= top) & (y < top + h) & chosen.unsqueeze(1)).unsqueeze(2)
-    in_columns = ((x >= left) & (x < left + w)).repeat_interleave(3, dim=1).unsqueeze(1)
-    return in_rows & in_columns
+    return boxes.where(chosen[:, None], 0), value

@@ -7,8 +7,6 @@ from reid.data.augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,
-    flip_all,
-    flip_one_by_one,
     normalise_pixels,
     random_crop,
     random_flip,
@@ -111,8 +109,6 @@ def test_a_flip_is_a_mirror_from_left_to_right() -> None:
     images = uint8_images(batch=400, height=4, width=6)
     assert torch.equal(random_flip(images, 1.0, generator()), images.flip(3))
     assert torch.equal(random_flip(images, 0.0, generator()), images)
-    chosen = torch.arange(len(images)) % 3 == 0
-    assert torch.equal(flip_all(images, chosen), flip_one_by_one(images, chosen))
     result = random_flip(images, 0.5, generator())
     mirrored = (result == images.flip(3)).flatten(1).all(dim=1)
     same = (result == images).flatten(1).all(dim=1)

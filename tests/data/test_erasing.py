@@ -6,8 +6,7 @@ import random
 import pytest
 import torch
 
-from reid.data.erasing import PUBLISHED_FILL, erasing_boxes, erasing_mask, random_erasing
-from reid.data.rows import images_of
+from reid.data.erasing import PUBLISHED_FILL, erasing_boxes, random_erasing
 
 CPU = torch.device("cpu")
 
@@ -123,24 +122,6 @@ def test_the_boxes_are_those_of_erasing_boxes() -> None:
         expected = torch.zeros(24, 12, dtype=torch.bool)
         expected[top : top + h, left : left + w] = True
         assert torch.equal(changed[index], expected)
-
-
-def test_the_mask_of_a_gpu_erases_the_same() -> None:
-    images = torch.ones(16, 3, 24, 12)
-    _, changed = erased(images, "zero", probability=0.5, seed=4)
-    draws = generator(4)
-    chosen = torch.rand(16, generator=draws) < 0.5
-    mask = images_of(erasing_mask(erasing_boxes(16, 24, 12, draws, CPU), chosen, 24, 12))
-    assert 0 < int(chosen.sum()) < 16
-    assert torch.equal(mask, changed[:, None].expand_as(mask))
-
-
-def test_in_place_gives_the_same_in_the_same_memory() -> None:
-    images = torch.randn(16, 3, 24, 12).contiguous(memory_format=torch.channels_last)
-    expected, _ = erased(images, "noise", probability=0.5)
-    result = random_erasing(images, 0.5, "noise", generator(0), in_place=True)
-    assert torch.equal(result, expected)
-    assert torch.equal(images, expected)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
