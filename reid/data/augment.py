@@ -69,7 +69,9 @@ class Augmentation:
                 h, w = max(0, height - abs(down)), max(0, 3 * width - abs(right))
                 top, left, skipped_rows, skipped = max(0, -down), max(0, -right), max(0, down), max(0, right)
                 image = image[skipped_rows : skipped_rows + h, skipped : skipped + w]
-                window.zero_()[top : top + h, left : left + w] = image
+                (window[:top] if top else window[h:]).zero_()
+                (window[:, :left] if left else window[:, w:]).zero_()
+                window[top : top + h, left : left + w] = image
             else:
                 window.copy_(image)
             torch.addcmul(shift, window, scale, out=out)

@@ -11,7 +11,7 @@ from reid.data.augment import (
     random_crop,
     random_flip,
 )
-from reid.data.erasing import PUBLISHED_FILL, erasing_boxes
+from reid.data.erasing import PUBLISHED_FILL, erasing_boxes, random_erasing
 from reid.data.part import Part
 
 BATCH, HEIGHT, WIDTH = 16, 24, 12
@@ -154,3 +154,22 @@ def test_parts_of_a_batch_come_out_as_in_the_whole(fill: str) -> None:
         parts = [Part.of(BATCH, number, count) for number in range(count)]
         cut = [augmentation(images[part.rows], generator(4), part) for part in parts]
         assert torch.equal(torch.cat(cut), whole)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(padding=3),
+        Augmentation(padding=0, fill="noise"),
+        Augmentation(flip=0.0, padding=2 * HEIGHT, fill="zero"),
+        Augmentation(flip=1.0, padding=2, erasing=0.0),
+    ],
+)
+def test_image_by_image_as_on_a_cpu_gives_what_the_steps_of_a_gpu_give(augmentation: Augmentation) -> None:
+    images, draws = uint8_images(), generator(5)
+    expected = random_flip(images, augmentation.flip, draws)
+    expected = normalise_pixels(random_crop(expected, augmentation.padding, draws))
+    expected = random_erasing(expected, augmentation.erasing, augmentation.fill, draws)
+    before = images.clone()
+    torch.testing.assert_close(augmentation(images, generator(5)), expected, rtol=0, atol=1e-6)
+    assert torch.equal(images, before)
