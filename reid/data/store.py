@@ -9,6 +9,7 @@ one is shared by runs and processes.
 import hashlib
 import io
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,9 @@ class ImageStore:
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         """The images at `indices` (B,) as a uint8 tensor (B, 3, H, W) with channels last in memory."""
-        return torch.from_numpy(self.pixels[self.rows[indices.numpy()]]).permute(0, 3, 1, 2)
+        rows = self.rows[indices.numpy()]
+        _fetch(self.pixels, rows)
+        return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
 
     def subset(self, crops: Sequence[Crop]) -> "ImageStore":
         """The same pixels for some of the crops; those that could not be read stay out."""
@@ -108,7 +111,32 @@ def open_store(
     rows = np.array([row for row in range(len(crops)) if row not in bad], np.int64)
     kept = tuple(crops[row] for row in rows)
     named = tuple(str(crops[row].path) for row in bad)
-    return ImageStore(kept, rows, np.load(array, mmap_mode="r"), facts["content"], named)
+    return ImageStore(kept, rows, _mapped(array), facts["content"], named)
+
+
+def _mapped(array: Path) -> np.ndarray:
+    """The array, of which the system reads what is asked for and nothing ahead of it.
+
+    Reading ahead costs up to megabytes an image where the store is larger than memory and the order random.
+    """
+    pixels: np.ndarray = np.load(array, mmap_mode="r")
+    if isinstance(pixels.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        pixels.base.madvise(mmap.MADV_RANDOM)
+    return pixels
+
+
+def _fetch(pixels: np.ndarray, rows: np.ndarray) -> None:
+    """Let the system read the images at `rows` (B,) side by side, those that are not in memory."""
+    mapping = pixels.base
+    if not (
+        isinstance(pixels, np.memmap) and isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED")
+    ):
+        return
+    begin = pixels.offset % mmap.ALLOCATIONGRANULARITY
+    for row in rows.tolist():
+        start = begin + row * pixels.strides[0]
+        early = start % mmap.PAGESIZE
+        mapping.madvise(mmap.MADV_WILLNEED, start - early, pixels.strides[0] + early)
 
 
 def _complete(array: Path, meta: Path) -> bool:
