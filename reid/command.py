@@ -90,7 +90,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def app(config: DictConfig) -> None:
         register()  # the worker of a launcher is a process of its own
-        flush_denormals()
+        flush_denormals()  # here already, since it holds for threads that are started later
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         fail_fast = OmegaConf.select(config, "sweep.fail_fast", default=False)
         retries = OmegaConf.select(config, "sweep.retry", default=0) if in_sweep and not fail_fast else 0

@@ -1,4 +1,5 @@
-"""The published augmentation, on a whole uint8 batch at once and on the device that trains.
+"""The published augmentation of a uint8 batch, on the device that trains: all images at once on a GPU, one
+after the other, each through all steps, on a CPU.
 
 Order, as published: (resize, done by the store) -> flip -> zero padding and random crop -> [0, 1] ->
 ImageNet mean / std -> random erasing.  Everything is drawn from the generator given, without a

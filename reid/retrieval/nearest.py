@@ -28,7 +28,7 @@ def nearest_images(
     side = max(BLOCK, math.isqrt(chunk_bytes // (4 * features.element_size())) // BLOCK * BLOCK)
     norms = squared_norms(features)
     farthest = features.new_zeros(images)
-    nearest = _Nearest(features, count)
+    nearest = _Nearest(features, norms, count)
     runs = [slice(start, min(images, start + side)) for start in range(0, images, side)]
     buffer = features.new_empty(min(side, -(-images // BLOCK) * BLOCK), side)
 
@@ -69,8 +69,8 @@ def nearest_images(
 class _Nearest:
     """The `count` nearest so far of each image, and one more, which tells whether there was a choice."""
 
-    def __init__(self, features: Tensor, count: int) -> None:
-        self.features, self.count = features, count
+    def __init__(self, features: Tensor, norms: Tensor, count: int) -> None:
+        self.features, self.norms, self.count = features, norms, count
         listed = min(count + 1, len(features))
         self.values = features.new_full((len(features), listed), torch.inf)
         self.columns = torch.zeros(len(features), listed, dtype=torch.int64, device=features.device)
@@ -115,7 +115,7 @@ class _Nearest:
             # `topk` takes any of the equal ones: where some were left out, the whole row is sorted.
             tied = self.values[:, self.count] == self.values[:, self.count - 1]
             for image in tied.nonzero().flatten().tolist():
-                row = squared_euclidean(self.features[image : image + 1], self.features)[0]
+                row = squared_euclidean(self.features[image : image + 1], self.features, self.norms)[0]
                 row[image] = -torch.inf
                 near[image] = row.sort(stable=True).indices[: self.count]
         return near
