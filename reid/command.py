@@ -165,8 +165,7 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
         if in_sweep:
             # A worker whose launcher was killed may still be at this cell.
             frame.enter_context(_alone(folder))
-            if hydra_config.runtime.choices["hydra/launcher"] == "joblib":
-                frame.enter_context(at_work())
+            frame.enter_context(at_work())
             frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None

@@ -6,6 +6,7 @@ A worker of joblib waits for its next job by itself, for five minutes, with all 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import threading
 import time
@@ -20,15 +21,19 @@ _watched = threading.Event()
 
 @contextlib.contextmanager
 def at_work() -> Iterator[None]:
-    """While in here, this worker does not end; outside it does once the process that started it is gone."""
-    if not _watched.is_set():
+    """While in here, a worker does not end; outside it does once the launcher that started it is gone.
+
+    A launcher that runs its jobs itself, as joblib's does with one at a time, is no worker and never ends so.
+    """
+    launcher = multiprocessing.parent_process()
+    if launcher is not None and not _watched.is_set():
         _watched.set()
-        threading.Thread(target=_watch, args=(os.getppid(),), name="orphan", daemon=True).start()
+        threading.Thread(target=_watch, args=(launcher.pid,), name="orphan", daemon=True).start()
     with _busy:
         yield
 
 
-def _watch(launcher: int) -> None:
+def _watch(launcher: int | None) -> None:
     while os.getppid() == launcher:
         time.sleep(LOOK_EVERY_S)
     # A job that begins now waits for the lock, and ends with the process: the restarted sweep runs it.

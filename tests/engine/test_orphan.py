@@ -45,6 +45,16 @@ def test_a_worker_without_a_launcher_ends_after_its_job(tmp_path: Path, seconds:
     assert (tmp_path / "done").exists()
 
 
+def test_a_launcher_that_runs_its_jobs_itself_is_not_watched() -> None:
+    """As joblib's with one job at a time: it must outlive the shell that it was typed into."""
+    look = (
+        "import threading; from reid.engine.orphan import at_work\n"
+        "with at_work(): print([thread.name for thread in threading.enumerate()])"
+    )
+    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "['MainThread']"
+
+
 def _until(condition: object, seconds: float = 60) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
