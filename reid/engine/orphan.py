@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+import psutil
+
 #: Seconds between two looks at whether the launcher is there.
 LOOK_EVERY_S = 2.0
 
@@ -34,8 +36,11 @@ def at_work() -> Iterator[None]:
 
 
 def _watch(launcher: int | None) -> None:
-    while os.getppid() == launcher:
-        time.sleep(LOOK_EVERY_S)
+    # The process itself is asked, not `getppid`: a fork server's worker is not its launcher's child.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(launcher)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(LOOK_EVERY_S)
     # A job that begins now waits for the lock, and ends with the process: the restarted sweep runs it.
     _busy.acquire()
     os._exit(0)
