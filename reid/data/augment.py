@@ -6,6 +6,7 @@ ImageNet mean / std -> random erasing.  Everything is drawn from the generator g
 synchronisation, so the same generator state gives the same batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,47 +35,52 @@ class Augmentation:
     fill: str = "published"
 
     def __call__(
-        self, images: torch.Tensor, generator: torch.Generator, part: Part | None = None
+        self,
+        images: torch.Tensor | Sequence[torch.Tensor],
+        generator: torch.Generator,
+        part: Part | None = None,
     ) -> torch.Tensor:
         """uint8 (B, 3, H, W) -> float32 (B, 3, H, W), normalised, channels last in memory.
 
-        `generator` lives on the device of `images`, which are left as they are.  `part` says which of a
-        larger batch they are: they come out as they would in that batch.
+        On a CPU `images` may also be B images (H, W, 3), each where it lies.  `generator` lives on the device
+        of `images`, which are left as they are.  `part` says which of a larger batch they are: they come out
+        as they would in that batch.
         """
+        part = part_of(images, part)
+        if not isinstance(images, torch.Tensor):
+            return self._one_by_one(images, generator, part)
         if images.device.type == "cpu":
-            return self._one_by_one(images, generator, part_of(images, part))
+            return self._one_by_one(images.permute(0, 2, 3, 1).unbind(), generator, part)
         images = random_flip(images, self.flip, generator, part)
         images = random_crop(images, self.padding, generator, part)
         floats = normalise_pixels(images)
         return random_erasing(floats, self.erasing, self.fill, generator, part)
 
-    def _one_by_one(self, images: torch.Tensor, generator: torch.Generator, part: Part) -> torch.Tensor:
-        """The same, an image at a time: on a CPU it stays in the core's cache from one step to the next."""
-        batch, _, height, width = images.shape
-        device = images.device
+    def _one_by_one(
+        self, images: Sequence[torch.Tensor], generator: torch.Generator, part: Part
+    ) -> torch.Tensor:
+        """The same, an image (H, W, 3) at a time: it stays in the core's cache from one step to the next."""
+        height, width, _ = images[0].shape
+        row, device = 3 * width, images[0].device
         flips = draw_flips(self.flip, generator, part, device).tolist()
         offsets = draw_offsets(self.padding, generator, part, device).flatten(1).T.tolist()
-        shape = batch, height, 3 * width
+        shape = len(images), height, row
         boxes, fills = draw_erasing(shape, self.erasing, self.fill, generator, part, device)
         scale, shift = (per_column(values, width, device) for values in (PIXEL_SCALE, PIXEL_SHIFT))
         augmented = torch.empty(shape)
-        window = torch.empty(shape[1:])
-        for image, flipped, offset, box, fill, out in zip(
-            pixel_rows(images).unbind(), flips, offsets, boxes.tolist(), fills.unbind(), augmented.unbind(),
-            strict=True,
-        ):  # fmt: skip
-            if flipped:
-                image = image.unflatten(1, (-1, 3)).flip(1).flatten(1)
-            down, right = offset[0] - self.padding, 3 * (offset[1] - self.padding)
-            if down or right:
-                h, w = max(0, height - abs(down)), max(0, 3 * width - abs(right))
-                top, left, skipped_rows, skipped = max(0, -down), max(0, -right), max(0, down), max(0, right)
-                image = image[skipped_rows : skipped_rows + h, skipped : skipped + w]
-                (window[:top] if top else window[h:]).zero_()
-                (window[:, :left] if left else window[:, w:]).zero_()
-                window[top : top + h, left : left + w] = image
-            else:
-                window.copy_(image)
+        # The image lies in the middle of a run of zeros. A window of it is a part of that run, except for the
+        # columns beyond an edge of the image: there the run holds the next row's.
+        margin = self.padding * (row + 3)
+        run = torch.zeros(margin + height * row + margin)
+        middle = run.as_strided((height, width, 3), (row, 3, 1), margin)
+        for image, flipped, (top, left), box, fill, out in zip(
+            images, flips, offsets, boxes.tolist(), fills.unbind(), augmented.unbind(), strict=True
+        ):
+            middle.copy_(image.flip(1) if flipped else image)
+            window = run.as_strided((height, row), (row, 1), top * row + 3 * left)
+            beyond = 3 * (left - self.padding)
+            if beyond:
+                (window[:, :-beyond] if beyond < 0 else window[:, -beyond:]).zero_()
             torch.addcmul(shift, window, scale, out=out)
             top, left, h, w = box
             if h:

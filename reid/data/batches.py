@@ -12,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from reid.data.augment import Augmentation, normalise_pixels
+from reid.data.mapped import MappedImages
 from reid.data.part import Part
 from reid.data.resident import ResidentStore
 from reid.data.sampler import IdentitySampler
@@ -56,7 +57,13 @@ class TrainingBatches:
         resident: bool = False,
     ) -> None:
         self.store = store
-        self._source = ResidentStore(store, device) if resident else store
+        self._source: ResidentStore | MappedImages | ImageStore = (
+            ResidentStore(store, device)
+            if resident
+            else MappedImages(store)
+            if device.type == "cpu"
+            else store
+        )
         self.labels = labels
         self.augmentation = augmentation
         self.seed = seed
@@ -80,7 +87,8 @@ class TrainingBatches:
             part = Part.of(len(indices), *self.share)
             # Where the pixels lie on the device already, only the indices travel.
             images = self._source.read(indices[part.rows])
-            images = images if images.is_cuda else to_device(images, self.device)
+            if isinstance(images, torch.Tensor) and not images.is_cuda:
+                images = to_device(images, self.device)
             labels = to_device(self.labels[indices], self.device)
             return Batch(self.augmentation(images, generator, part), labels, indices)
 

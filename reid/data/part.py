@@ -1,8 +1,7 @@
 """The part of a batch that one process prepares, where several share a batch."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
-
-import torch
 
 
 @dataclass(frozen=True)
@@ -22,6 +21,6 @@ class Part:
         return cls(whole, slice(number * length, (number + 1) * length))
 
 
-def part_of(images: torch.Tensor, part: Part | None) -> Part:
-    """`part`, or that `images` (B, …) are all of their batch."""
+def part_of(images: Sized, part: Part | None) -> Part:
+    """`part`, or that `images`, B of them, are all of their batch."""
     return Part.of(len(images)) if part is None else part

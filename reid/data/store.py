@@ -51,7 +51,7 @@ class ImageStore:
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         """The images at `indices` (B,) as a uint8 tensor (B, 3, H, W) with channels last in memory."""
         rows = self.rows[indices.numpy()]
-        _fetch(self.pixels, rows)
+        fetch(self.pixels, rows)
         return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
 
     def subset(self, crops: Sequence[Crop]) -> "ImageStore":
@@ -125,7 +125,7 @@ def _mapped(array: Path) -> np.ndarray:
     return pixels
 
 
-def _fetch(pixels: np.ndarray, rows: np.ndarray) -> None:
+def fetch(pixels: np.ndarray, rows: np.ndarray) -> None:
     """Let the system read the images at `rows` (B,) side by side, those that are not in memory."""
     mapping = pixels.base
     if not (

@@ -171,5 +171,8 @@ def test_image_by_image_as_on_a_cpu_gives_what_the_steps_of_a_gpu_give(augmentat
     expected = normalise_pixels(random_crop(expected, augmentation.padding, draws))
     expected = random_erasing(expected, augmentation.erasing, augmentation.fill, draws)
     before = images.clone()
-    torch.testing.assert_close(augmentation(images, generator(5)), expected, rtol=0, atol=1e-6)
+    result = augmentation(images, generator(5))
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     assert torch.equal(images, before)
+    apart = [image.permute(1, 2, 0).contiguous() for image in images]
+    assert torch.equal(augmentation(apart, generator(5)), result)

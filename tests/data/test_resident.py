@@ -1,5 +1,6 @@
-"""A store on the device gives the batches that the mapped file gives."""
+"""A store on the device, and one read where it lies, give the images of one that is copied from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from reid.data import Crop
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
+from reid.data.mapped import MappedImages
 from reid.data.resident import CHUNK, ResidentStore, resident_bytes
 from reid.data.store import ImageStore
 
@@ -30,6 +32,17 @@ def test_the_images_are_the_same(store: ImageStore) -> None:
     assert torch.equal(resident.read(indices), store.read(indices))
     assert resident.read(indices).stride() == store.read(indices).stride()
     assert resident.pixels.nbytes == resident_bytes(store) == COUNT * 16 * 8 * 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_views_of_the_file_are_the_images_too(store: ImageStore, tmp_path: Path) -> None:
+    np.save(tmp_path / "pixels.npy", store.pixels)
+    of_file = replace(store, pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"))
+    indices = torch.tensor([COUNT - 1, 0, CHUNK, CHUNK - 1, 0])
+    views = MappedImages(of_file).read(indices)
+    assert torch.equal(torch.stack(views).permute(0, 3, 1, 2), store.read(indices))
+    begin = of_file.pixels.ctypes.data
+    assert all(begin <= view.data_ptr() < begin + of_file.pixels.nbytes for view in views)
 
 
 def test_so_are_the_batches(store: ImageStore) -> None:
