@@ -15,6 +15,9 @@ class ResidentStore:
         self.pixels = torch.empty((len(store), *store.pixels.shape[1:]), dtype=torch.uint8, device=device)
         for rows in torch.arange(len(store)).split(CHUNK):
             self.pixels[rows[0] : rows[-1] + 1] = store.read(rows).permute(0, 2, 3, 1).to(device)
+        if self.pixels.is_cuda:
+            # The first reader works on a stream of its own, which waits for nothing that was queued here.
+            torch.cuda.current_stream(device).synchronize()
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         """The images at `indices` (B,), on the host: uint8 (B, 3, H, W), channels last in memory."""

@@ -9,7 +9,7 @@ from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
 from reid.engine.distributed import ALONE, World
 from reid.engine.embed import embed
-from reid.engine.runtime import free_bytes
+from reid.engine.runtime import free_bytes, work_bytes
 from reid.models import ReidModel
 from reid.retrieval import (
     Embeddings,
@@ -20,6 +20,8 @@ from reid.retrieval import (
     rerank,
     rerank_bytes,
 )
+from reid.retrieval.evaluate import CHUNK_BYTES as EVALUATE_BYTES
+from reid.retrieval.rerank import CHUNK_BYTES as RERANK_BYTES
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,20 @@ def rank(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judgem
         query = replace(query, features=expanded)
         if settings.feature_norm or settings.metric == "cosine":
             query = query.normalised()
-    scores = evaluate(query, gallery, protocol=settings.protocol)
+    device = query.features.device
+
+    def scores_by(distance: torch.Tensor | None) -> Scores:
+        work = work_bytes(device, EVALUATE_BYTES)
+        return evaluate(query, gallery, distance=distance, protocol=settings.protocol, chunk_bytes=work)
+
+    scores = scores_by(None)
     if not settings.rerank:
         return Judgement(scores, query, gallery)
     distance = rerank(
-        query.features, gallery.features, settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda
-    )
-    reranked = evaluate(query, gallery, distance=distance, protocol=settings.protocol)
+        query.features, gallery.features, settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda,
+        work_bytes(device, RERANK_BYTES),
+    )  # fmt: skip
+    reranked = scores_by(distance)
     return Judgement(scores, query, gallery, reranked)
 
 
@@ -129,7 +138,10 @@ def check_memory(
     """
     if not settings.rerank:
         return
-    needed = rerank_bytes(queries, gallery, dimensions, settings.rerank_k1, settings.rerank_k2)
+    needed = rerank_bytes(
+        queries, gallery, dimensions, settings.rerank_k1, settings.rerank_k2,
+        chunk_bytes=work_bytes(device, RERANK_BYTES),
+    )  # fmt: skip
     free = free_bytes(device)
     if needed > free:
         raise EvaluationError(

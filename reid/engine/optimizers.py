@@ -40,7 +40,8 @@ def build_optimizer(
     has_fused = "fused" in inspect.signature(target).parameters
     if fused and not has_fused:
         raise ConfigError(f"optimizer.fused=true: {target.__name__} has no fused form. Leave it null")
-    if fused or (fused is None and has_fused and device.type in _FUSED_BY_ITSELF):
+    free = not {"foreach", "differentiable"} & options.keys()  # which exclude it
+    if fused or (fused is None and free and has_fused and device.type in _FUSED_BY_ITSELF):
         options["fused"] = True
     depths = {} if layer_decay is None else layer_depths(model.backbone)
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -63,7 +64,7 @@ def build_optimizer(
         )
     try:
         optimizer = target(groups, lr=lr, weight_decay=decay, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {error}") from error
     assert isinstance(optimizer, torch.optim.Optimizer)
     return optimizer

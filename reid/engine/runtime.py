@@ -14,6 +14,9 @@ from torch import nn
 
 from reid.checks import ConfigError
 
+#: Bounds of what a step of an evaluation takes on a GPU.
+SMALLEST_WORK, LARGEST_WORK = 16 * 2**20, 2**30
+
 # The numbers that glibc's malloc.h gives to mallopt's parameters.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -41,10 +44,21 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """The memory that a process can still get there."""
+    """The memory that this process can still get there, on a GPU with what torch keeps and does not use."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
+
+
+def work_bytes(device: torch.device, usual: int) -> int:
+    """What a step of an evaluation aims to take at once: `usual`, or on a GPU a part of what is free there.
+
+    Large steps keep a GPU busy. Re-ranking holds four such pieces: an eighth of the free memory in all.
+    """
+    if device.type != "cuda":
+        return usual
+    return max(SMALLEST_WORK, min(LARGEST_WORK, free_bytes(device) // 32))
 
 
 def seed_everything(seed: int) -> None:
@@ -91,7 +105,8 @@ def set_up_backend(device: torch.device, precision: str = "float32", compile: bo
 
     Call it before the first tensor is computed with, for what `flush_denormals` says.
 
-    `float32` means float32: TensorFloat-32, which torch would use in convolutions, is a choice of its own.
+    TensorFloat-32, which torch would use in convolutions, is a choice of its own: under `float32` nothing is
+    computed so, and neither is under `bf16` what autocast leaves in float32, distances above all.
 
     Raises:
         ConfigError: `compile`, on a CPU without a compiler.
@@ -102,8 +117,8 @@ def set_up_backend(device: torch.device, precision: str = "float32", compile: bo
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = precision != "float32"
-        torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     else:
         _keep_freed_memory()
 

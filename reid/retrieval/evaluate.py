@@ -1,8 +1,9 @@
 """Scores of a ranking: mAP, CMC, mINP.
 
-All three follow from the ranks of each query's matches. So no row is ever sorted: the rank of a
-match is one plus the number of gallery images before it, and those are counted. Queries are
-taken in chunks, and memory stays near `chunk_bytes` whatever the size of query and gallery.
+All three follow from the ranks of each query's matches. So no row is sorted whole: the rank of a
+match is one plus the number of gallery images before it, and those are counted, on a CPU by sorting
+what is as near as the query's farthest match. Queries are taken in chunks, and memory stays near
+`chunk_bytes` whatever the size of query and gallery.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def nearest_images(
     side = max(BLOCK, math.isqrt(chunk_bytes // (4 * features.element_size())) // BLOCK * BLOCK)
     norms = squared_norms(features)
     farthest = features.new_zeros(images)
-    nearest = _Nearest(features, norms, count)
+    nearest = _Nearest(features, norms, count, chunk_bytes)
     runs = [slice(start, min(images, start + side)) for start in range(0, images, side)]
     buffer = features.new_empty(min(side, -(-images // BLOCK) * BLOCK), side)
 
@@ -69,8 +69,8 @@ def nearest_images(
 class _Nearest:
     """The `count` nearest so far of each image, and one more, which tells whether there was a choice."""
 
-    def __init__(self, features: Tensor, norms: Tensor, count: int) -> None:
-        self.features, self.norms, self.count = features, norms, count
+    def __init__(self, features: Tensor, norms: Tensor, count: int, chunk_bytes: int) -> None:
+        self.features, self.norms, self.count, self.chunk_bytes = features, norms, count, chunk_bytes
         listed = min(count + 1, len(features))
         self.values = features.new_full((len(features), listed), torch.inf)
         self.columns = torch.zeros(len(features), listed, dtype=torch.int64, device=features.device)
@@ -112,10 +112,21 @@ class _Nearest:
         by_value = self.values[:, : self.count].gather(1, by_column).sort(dim=1, stable=True).indices
         near = columns.gather(1, by_value)
         if self.count < self.values.shape[1]:
-            # `topk` takes any of the equal ones: where some were left out, the whole row is sorted.
-            tied = self.values[:, self.count] == self.values[:, self.count - 1]
-            for image in tied.nonzero().flatten().tolist():
-                row = squared_euclidean(self.features[image : image + 1], self.features, self.norms)[0]
-                row[image] = -torch.inf
-                near[image] = row.sort(stable=True).indices[: self.count]
+            # `topk` takes any of the equal ones: where some were left out, the whole row is looked at again.
+            tied = (self.values[:, self.count] == self.values[:, self.count - 1]).nonzero().flatten()
+            row_bytes = len(near) * (self.values.itemsize + 8 + 4)  # distances, a running count, masks
+            for rows in tied.split(max(1, self.chunk_bytes // row_bytes)):
+                near[rows] = self._first_nearest(rows)
         return near
+
+    def _first_nearest(self, rows: Tensor) -> Tensor:
+        """(B, count) for these images; of the equally near the first ones are taken."""
+        features, norms = self.features, self.norms
+        distance = squared_euclidean(features[rows], features, norms, a_squared_norms=norms[rows])
+        distance.scatter_(1, rows[:, None], -torch.inf)
+        bound = distance.topk(self.count, dim=1, largest=False).values[:, -1:]
+        nearer, equal = distance < bound, distance == bound
+        missing = self.count - nearer.sum(dim=1, keepdim=True)
+        columns = (nearer | (equal & (equal.cumsum(dim=1) <= missing))).nonzero()[:, 1]
+        columns = columns.view(len(rows), self.count)
+        return columns.gather(1, distance.gather(1, columns).sort(dim=1, stable=True).indices)

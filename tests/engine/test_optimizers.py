@@ -90,6 +90,17 @@ def test_a_fused_optimizer_takes_the_same_steps_and_a_cpu_or_gpu_has_it_by_itsel
     assert there.defaults["fused"]
 
 
+@pytest.mark.parametrize("option", ["foreach", "differentiable"])
+def test_an_option_that_no_fused_form_has_goes_without_it(option: str) -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), {**OPTIONS, "_target_": "torch.optim.Adam", option: True})
+    assert optimizer.defaults[option]
+    assert not optimizer.defaults["fused"]
+    with pytest.raises(ConfigError, match=rf"optimizer: .*{option}"):
+        build_optimizer(
+            nn.Linear(2, 2), {**OPTIONS, "_target_": "torch.optim.Adam", option: True, "fused": True}
+        )
+
+
 def test_an_optimizer_without_a_fused_form_goes_without_and_refuses_to_be_asked() -> None:
     options = {**OPTIONS, "_target_": "torch.optim.RMSprop"}
     build_optimizer(nn.Linear(2, 2), options, device=torch.device("cuda"))

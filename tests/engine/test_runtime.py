@@ -10,7 +10,14 @@ from torch import nn
 
 from reid.checks import ConfigError
 from reid.engine import runtime
-from reid.engine.runtime import compiled, keep_resident, require_compiler
+from reid.engine.runtime import (
+    compiled,
+    free_bytes,
+    keep_resident,
+    require_compiler,
+    set_up_backend,
+    work_bytes,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -22,6 +29,37 @@ def test_pixels_go_to_a_gpu_where_a_quarter_of_its_memory_holds_them(monkeypatch
     assert not keep_resident(None, 1, CPU)
     assert keep_resident(True, 101, CPU)
     assert not keep_resident(False, 1, GPU)
+
+
+def test_a_gpus_steps_go_by_what_is_free_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert work_bytes(CPU, 1234) == 1234
+    for free, expected in ((2**20, 16 * 2**20), (2**33, 2**28), (2**37, 2**30)):
+        monkeypatch.setattr(runtime, "free_bytes", lambda _, free=free: free)
+        assert work_bytes(GPU, 1234) == expected
+
+
+def test_what_torch_keeps_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After training, torch holds most of a GPU's memory, and gives it to an evaluation."""
+    for name, told in (("mem_get_info", (4, 16)), ("memory_reserved", 10), ("memory_allocated", 3)):
+        monkeypatch.setattr(torch.cuda, name, lambda _, told=told: told)
+    assert free_bytes(GPU) == 11
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_products_are_rounded_to_tf32_where_that_is_asked_for_alone(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(runtime, "flush_denormals", lambda: None)
+    flags = (torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")
+    before = [getattr(*flag) for flag in flags], torch.backends.cudnn.benchmark
+    try:
+        set_up_backend(GPU, precision)
+        assert [getattr(*flag) for flag in flags] == 2 * [precision == "tf32"]
+    finally:
+        for flag, value in zip(flags, before[0], strict=True):
+            setattr(*flag, value)
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def test_denormal_numbers_are_zero_in_every_thread() -> None:
