@@ -18,6 +18,8 @@ from torch.nn import functional
 SMALLEST_SQUARED_DISTANCE = 1e-12
 SMALLEST_DISTANCE = SMALLEST_SQUARED_DISTANCE**0.5
 SMALLEST_NORM = 1e-12
+#: Numbers whose squares lie in memory together; few enough for a cache.
+SQUARED_AT_ONCE = 2**19
 
 
 def normalise(features: Tensor) -> Tensor:
@@ -37,7 +39,8 @@ def squared_norms(features: Tensor) -> Tensor:
     """Squared L2 norm of each row, (N,), without a temporary copy of (N, D) `features`."""
     with torch.autocast(device_type=features.device.type, enabled=False):
         features = _at_least_float32(features)
-        return torch.einsum("nd,nd->n", features, features)
+        parts = features.split(max(1, SQUARED_AT_ONCE // max(1, features.shape[1])))
+        return torch.cat([part.square().sum(dim=1) for part in parts])
 
 
 def squared_euclidean(
@@ -59,13 +62,20 @@ def squared_euclidean(
     Returns:
         (N, M), float32 or the float64 of the input. Rounding may leave values slightly below zero.
     """
+    if a_squared_norms is None:
+        a_squared_norms = squared_norms(a)
+    return squared_euclidean_less_own(a, b, b_squared_norms, out).add_(a_squared_norms[:, None])
+
+
+def squared_euclidean_less_own(
+    a: Tensor, b: Tensor, b_squared_norms: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    """|b|^2 - 2 a.b: `squared_euclidean` without |a|^2, which changes no order within a row."""
     with torch.autocast(device_type=a.device.type, enabled=False):
         a, b = _at_least_float32(a), _at_least_float32(b)
         if b_squared_norms is None:
             b_squared_norms = squared_norms(b)
-        if a_squared_norms is None:
-            a_squared_norms = squared_norms(a)
-        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2, out=out).add_(a_squared_norms[:, None])
+        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2, out=out)
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from experiments.benchmark.catalogue import NotHere, Setup, load, names
@@ -18,6 +19,7 @@ from experiments.benchmark.limits import Limits, measure_limits
 from experiments.benchmark.machine import describe
 from experiments.benchmark.outcome import Outcome
 from experiments.benchmark.show import markdown_table, picture, terminal_table
+from reid.engine.runtime import set_up_backend
 from reid.figures import save
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,6 +65,8 @@ def _run(
         console.print(f"{name}{' (quick)' if options.quick else ''}: {text}", markup=False, highlight=False)
 
     try:
+        # As the commands have it; before a benchmark's first tensor, so that all of them have it.
+        set_up_backend(torch.device("cpu"))
         benchmark = load(name)
         repeats = options.repeats or (1 if options.quick else benchmark.REPEATS)
         cases = benchmark.measure(Setup(options.quick, repeats, limits, say))

@@ -4,8 +4,12 @@ import importlib
 import json
 import sys
 
+import torch
+
 from experiments.benchmark.memory import peak_mib
+from reid.engine.runtime import set_up_backend
 
 module, function, arguments = sys.argv[1:]
+set_up_backend(torch.device("cpu"))  # as the commands have it
 value = getattr(importlib.import_module(module), function)(**json.loads(arguments))
 print(json.dumps({"value": value, "peak_mib": peak_mib()}))

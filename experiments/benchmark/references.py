@@ -25,7 +25,7 @@ def euclidean_matrix(features: Tensor) -> Tensor:
 
 
 def ranked_list_loss(
-    features: Tensor, pids: Tensor, alpha: float, margin: float, temperature: float
+    features: Tensor, pids: Tensor, alpha: float, margin: float, temperature: float, epsilon: float = 1e-5
 ) -> Tensor:
     """The ranked list loss anchor by anchor."""
     distance = euclidean_matrix(features)
@@ -37,8 +37,8 @@ def ranked_list_loss(
         positives, negatives = distance[anchor][same], distance[anchor][other]
         negatives = negatives[negatives < alpha]
         weight = torch.exp(temperature * (alpha - negatives))
-        pull = torch.clamp(positives - (alpha - margin), min=0).sum() / (len(positives) + 1e-5)
-        push = (weight * (alpha - negatives)).sum() / (weight.sum() + 1e-5)
+        pull = torch.clamp(positives - (alpha - margin), min=0).sum() / (len(positives) + epsilon)
+        push = (weight * (alpha - negatives)).sum() / (weight.sum() + epsilon)
         total = total + pull + push
     return total / len(pids)
 

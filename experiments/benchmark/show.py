@@ -104,10 +104,11 @@ def _panel(axes: Axes, what: str, cases: Sequence[tuple[Case, Goal]], quick: boo
     for place, goal in zip(places, goals, strict=True):
         if goal.lowest is not None and goal.highest is not None:
             axes.plot([goal.lowest, goal.highest], [place, place], color=INK, linewidth=1.2)
-        end = max(goal.value, goal.highest or 0)
+        # Beside the panel, where no bar, range or goal runs through it.
         axes.annotate(
             f"{goal.shown(goal.value)}" + ("" if quick or goal.met is None else f", {VERDICT[goal.met]}"),
-            (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9, color=INK,
+            (1, place), xycoords=axes.get_yaxis_transform(), xytext=(5, 0), textcoords="offset points",
+            va="center", fontsize=9, color=INK,
         )  # fmt: skip
     bounds = {goal.bound for goal in goals if goal.bound is not None}
     for bound in bounds:
@@ -117,7 +118,7 @@ def _panel(axes: Axes, what: str, cases: Sequence[tuple[Case, Goal]], quick: boo
     axes.set_yticks(places, [case.name for case, _ in cases])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 1.25 * max(*bounds, *(max(goal.value, goal.highest or 0) for goal in goals), 1e-9))
+    axes.set_xlim(0, 1.08 * max(*bounds, *(max(goal.value, goal.highest or 0) for goal in goals), 1e-9))
 
 
 def _judged(goal: Goal, outcome: Outcome) -> tuple[str, str]:

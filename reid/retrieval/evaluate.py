@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid.distance import squared_euclidean, squared_norms
+from reid.distance import squared_euclidean_less_own, squared_norms
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import EvaluationError, count_matches, require_matches
 
@@ -156,36 +156,41 @@ class _MatchLists:
 
 
 class _Distances:
-    """Rows of the (Q, G) distances: computed when asked for, or taken from a given matrix."""
+    """Rows that order as the (Q, G) distances do: computed when asked for, or taken from a given matrix."""
 
     def __init__(self, query: Embeddings, gallery: Embeddings, given: Tensor | None) -> None:
         self.query, self.gallery, self.given = query, gallery, given
         source = query.features.dtype if given is None else given.dtype
         self.dtype = torch.promote_types(source, torch.float32)
-        self.gallery_norms = squared_norms(gallery.features) if given is None else None
         self.chunk = gallery.features.new_empty(0, dtype=self.dtype)
+        if given is None:
+            self.gallery_norms = squared_norms(gallery.features)
+            # No number on the way to a distance is larger than this.
+            self.largest = 2 * (squared_norms(query.features) + self.gallery_norms.amax())
 
     def of(self, rows: Tensor) -> Tensor:
-        """(B, G) distances of the queries `rows`, to be changed at will; the next call overwrites them."""
-        if self.given is None:
-            if len(self.chunk) < len(rows):
-                self.chunk = self.chunk.new_empty(len(rows), len(self.gallery))
-            chunk = squared_euclidean(
-                self.query.features[rows],
-                self.gallery.features,
-                self.gallery_norms,
-                out=self.chunk[: len(rows)],
-            )
-        else:
+        """(B, G) for the queries `rows`, to be changed at will; the next call overwrites them."""
+        if self.given is not None:
             chunk = self.given[rows.to(self.given.device)].to(rows.device, self.dtype)
-        finite = chunk.sum(dim=1).isfinite()
-        if not bool(finite.all()):
-            bad = rows[~finite].tolist()
-            raise EvaluationError(
-                f"distances of {len(bad)} queries are NaN, infinite or too large to sum, first of query row "
-                f"{min(bad)}; ranks exist for finite distances only"
-            )
-        return chunk
+            _check_finite(rows, chunk.sum(dim=1))
+            return chunk
+        _check_finite(rows, self.largest[rows])
+        if len(self.chunk) < len(rows):
+            self.chunk = self.chunk.new_empty(len(rows), len(self.gallery))
+        features = self.query.features[rows]
+        chunk = self.chunk[: len(rows)]
+        return squared_euclidean_less_own(features, self.gallery.features, self.gallery_norms, chunk)
+
+
+def _check_finite(rows: Tensor, told: Tensor) -> None:
+    """Refuse the queries `rows` (B,) where `told` (B,) is not finite."""
+    finite = told.isfinite()
+    if not bool(finite.all()):
+        bad = rows[~finite].tolist()
+        raise EvaluationError(
+            f"distances of {len(bad)} queries are NaN, infinite or too large to sum, first of query row "
+            f"{min(bad)}; ranks exist for finite distances only"
+        )
 
 
 def _count_before(distance: Tensor, threshold: Tensor, columns: Tensor, budget: int) -> Tensor:

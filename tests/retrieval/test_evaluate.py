@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,18 @@ def test_a_distance_that_is_not_finite_is_refused(value: float) -> None:
     distance[7, 3] = value
     with pytest.raises(EvaluationError, match=r"distances of 1 queries .* first of query row 7"):
         evaluate(query, gallery, distance=distance)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_features_without_finite_distances_are_refused(value: float) -> None:
+    query, gallery = integers(20, 2), integers(50, 3)
+    query, gallery = (replace(one, features=one.features.float()) for one in (query, gallery))
+    query.features[7, 0] = value
+    with pytest.raises(EvaluationError, match=r"distances of 1 queries .* first of query row 7"):
+        evaluate(query, gallery)
+    query.features[7, 0], gallery.features[3, 0] = 0, value
+    with pytest.raises(EvaluationError, match=r"distances of 20 queries .* first of query row 0"):
+        evaluate(query, gallery)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,6 +22,7 @@ from experiments.benchmark.benchmarks.train_step import (
 from experiments.benchmark.catalogue import NotHere, Setup
 from experiments.benchmark.outcome import Case, Goal, ratio
 from experiments.benchmark.trainee import BACKBONES, Trainee
+from reid.data.batches import Batch
 from reid.data.store import ImageStore
 
 REPEATS = 5
@@ -41,43 +45,21 @@ def _case(backbone: str, store: ImageStore, setup: Setup) -> Case:
     # As published: the two SE networks train on 12 x 4.
     identities = 12 if backbone.startswith("se_") else IDENTITIES
     setup.say(f"{backbone}, {setup.repeats} times {STEPS} steps, eager and compiled")
-    eager = Trainee.build(backbone, 64, device, "bf16")
-    compiled = Trainee.build(backbone, 64, device, "bf16", compiled=True)
-    stream = stream_of(training_batches(store, device, identities))
-    fixed = next(stream)
-
-    def seconds(trainee: Trainee, bare: bool) -> tuple[float, float]:
-        """Seconds a step, and the share of them that the host waited for its batch."""
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        began.record()
-        waited = 0.0
-        if bare:
-            trainee.bare(fixed, STEPS)
-        else:
-            totals = trainee.suite(itertools.islice(stream, STEPS))
-            waited = totals.waited / totals.seconds
-        ended.record()
-        torch.cuda.synchronize()
-        return began.elapsed_time(ended) / 1000 / STEPS, waited
-
-    kinds = {
-        "ours": (eager, False),
-        "bare network": (eager, True),
-        "ours, compiled": (compiled, False),
-        "bare network, compiled": (compiled, True),
-    }
-    for trainee, bare in kinds.values():
-        seconds(trainee, bare)
-    torch.cuda.reset_peak_memory_stats()
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    waits = []
-    for _ in range(setup.repeats):
-        for name, (trainee, bare) in kinds.items():
-            spent, waited = seconds(trainee, bare)
-            times[name].append(spent)
-            if not bare:
-                waits.append(waited)
+    times: dict[str, list[float]] = {}
+    waits: list[float] = []
+    peaks = {}
+    for how in ("", ", compiled"):
+        gc.collect()  # the network before it must not count
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        trainee = Trainee.build(backbone, 64, device, "bf16", compiled=bool(how))
+        stream = stream_of(training_batches(store, device, identities))
+        ours, bare, waited = _alternate(trainee, stream, setup.repeats)
+        stream.close()
+        times |= {f"ours{how}": ours, f"bare network{how}": bare}
+        waits += waited
+        peaks[f"GPU memory{how}"] = torch.cuda.max_memory_allocated() / 2**20
+        del trainee, stream
     images = identities * INSTANCES
     medians = {name: statistics.median(values) for name, values in times.items()}
     best = min(medians["ours"], medians["ours, compiled"])
@@ -102,6 +84,36 @@ def _case(backbone: str, store: ImageStore, setup: Setup) -> Case:
             ),
         ],
         times,
-        peak_mib={"GPU memory": torch.cuda.max_memory_allocated() / 2**20},
+        peak_mib=peaks,
         facts={"images a second": images / medians["ours"], "compiled": images / medians["ours, compiled"]},
     )
+
+
+def _alternate(
+    trainee: Trainee, stream: Generator[Batch, None, None], repeats: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Seconds a step of the suite's loop and of the bare network, in turn, and the share of the loop's time
+    that the host waited for its batch."""
+    fixed = next(stream)
+    ours: list[float] = []
+    bare: list[float] = []
+    waits: list[float] = []
+    for _ in range(1 + repeats):
+        with _timed(ours):
+            totals = trainee.suite(itertools.islice(stream, STEPS))
+        with _timed(bare):
+            trainee.bare(fixed, STEPS)
+        waits.append(totals.waited / totals.seconds)
+    return ours[1:], bare[1:], waits[1:]  # the first warms up, and compiles
+
+
+@contextmanager
+def _timed(seconds: list[float]) -> Iterator[None]:
+    """Add a GPU's seconds a step of what is done in here."""
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    began.record()
+    yield
+    ended.record()
+    torch.cuda.synchronize()
+    seconds.append(began.elapsed_time(ended) / 1000 / STEPS)

@@ -83,7 +83,7 @@ def _steps(setup: Setup, store: ImageStore, folder: Path) -> Case:
             Goal(
                 "of it measured within the tracker's calls",
                 statistics.median(100 * a / b for a, b in zip(within, seconds["untracked"], strict=True)),
-                None,
+                1,
                 "<=",
                 "%",
             ),

@@ -10,7 +10,7 @@ from experiments.benchmark.large import large_case, scale_of
 from experiments.benchmark.outcome import Case
 from reid.retrieval import evaluate, rerank
 
-REPEATS = 1
+REPEATS = 3
 DIMENSIONS, QUICK_DIMENSIONS = (512, 2048), (32,)
 
 

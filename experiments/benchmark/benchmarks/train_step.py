@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from experiments.benchmark.timing import Contest
 from experiments.benchmark.trainee import BACKBONES, Trainee
 from reid.data.augment import Augmentation
 from reid.data.batches import Batch, TrainingBatches
+from reid.data.resident import resident_bytes
 from reid.data.store import ImageStore, open_store
+from reid.engine.runtime import keep_resident
 
 REPEATS = 5
 HEIGHT, WIDTH, IDENTITIES, INSTANCES = 256, 128, 16, 4
@@ -40,11 +42,14 @@ def small_store(height: int, width: int) -> Iterator[ImageStore]:
 
 
 def training_batches(store: ImageStore, device: torch.device, people: int = IDENTITIES) -> TrainingBatches:
-    """The published batches and augmentation."""
-    return TrainingBatches(store, store.pids - 1, people, INSTANCES, Augmentation(), 0, device)
+    """The published batches and augmentation; the pixels lie where a run would keep them."""
+    resident = keep_resident(None, resident_bytes(store), device)
+    return TrainingBatches(
+        store, store.pids - 1, people, INSTANCES, Augmentation(), 0, device, resident=resident
+    )
 
 
-def stream_of(batches: TrainingBatches) -> Iterator[Batch]:
+def stream_of(batches: TrainingBatches) -> Generator[Batch, None, None]:
     """One epoch after the other, without end."""
     for epoch in itertools.count():
         yield from batches.of(batches.plan(epoch), epoch)
