@@ -54,7 +54,9 @@ def prepare(
         home = folder / "home"
         home.mkdir()
         shutil.copy(template / "mlflow.db", home)
-        return Sweep(home, launcher, [CELLS, f"data.root={tiny_data}"], begin=forked)
+        # On a machine with one core joblib would have no workers by itself.
+        workers = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+        return Sweep(home, launcher, [CELLS, f"data.root={tiny_data}", *workers], begin=forked)
 
     return prepared
 
