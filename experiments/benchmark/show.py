@@ -118,7 +118,8 @@ def _panel(axes: Axes, what: str, cases: Sequence[tuple[Case, Goal]], quick: boo
     axes.set_yticks(places, [case.name for case, _ in cases])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 1.08 * max(*bounds, *(max(goal.value, goal.highest or 0) for goal in goals)) or 1)
+    largest = max([*bounds, *(max(goal.value, goal.highest or 0) for goal in goals)])
+    axes.set_xlim(0, 1.08 * largest if largest > 0 else 1)
 
 
 def _judged(goal: Goal, outcome: Outcome) -> tuple[str, str]:

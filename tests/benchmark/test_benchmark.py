@@ -198,6 +198,11 @@ def test_a_picture_has_a_panel_a_kind_of_goal() -> None:
     assert titles == ["time / bare   (goal <= 2 x, dashed)", "memory"]
 
 
+def test_nothing_at_all_has_an_axis_too() -> None:
+    (axes,) = picture(outcome(Goal("growth of threads", 0.0, 0.0, "<=", ""))).axes
+    assert axes.get_xlim() == (0, 1)
+
+
 # ---- timing
 
 
