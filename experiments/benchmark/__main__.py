@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(options.results) / "quick" if options.quick else Path(options.results)
     chosen = list(known) if "all" in options.names else [name for name in options.names if name != "table"]
     complaints: list[str] = []
-    limits = measure_limits(options.quick) if chosen else None
+    limits = None
+    if chosen:
+        set_up_backend(torch.device("cpu"))  # as the commands have it, and before the first tensor
+        limits = measure_limits(options.quick)
     for name in dict.fromkeys(chosen):
         assert limits is not None
         complaints += _run(name, known[name], options, limits, folder, console)
@@ -65,8 +68,6 @@ def _run(
         console.print(f"{name}{' (quick)' if options.quick else ''}: {text}", markup=False, highlight=False)
 
     try:
-        # As the commands have it; before a benchmark's first tensor, so that all of them have it.
-        set_up_backend(torch.device("cpu"))
         benchmark = load(name)
         repeats = options.repeats or (1 if options.quick else benchmark.REPEATS)
         cases = benchmark.measure(Setup(options.quick, repeats, limits, say))
