@@ -128,7 +128,8 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         world.leave()
     except Stopped as stopped:
         why = "; torchrun does so too where another process of this run has ended" if world.size > 1 else ""
-        _complain(f"{stopped}{why}", world)
+        how = ". To go on: the same command; a single run with resume=auto" if command == "train" else ""
+        _complain(f"{stopped}{why}{how}", world)
         sys.exit(stopped.exit_code)
     except SweepEnded as ended:
         _complain(f"the sweep ended at its first failure (sweep.fail_fast): {ended.__cause__}")

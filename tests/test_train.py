@@ -181,6 +181,7 @@ def test_asked_to_stop_it_saves_and_says_so(
     output = "".join(process.communicate(timeout=60))
     assert process.returncode == code, output
     assert "Traceback" not in output
+    assert f"stopped by {signum.name}. To go on: the same command; a single run with resume=auto" in output
     assert json.loads((folder / "status.json").read_text())["status"] == "KILLED"
     assert database(home, f"select status from runs where name = '{name}'") == [("KILLED",)]
     if signum == signal.SIGTERM:  # the other differs in its number alone
