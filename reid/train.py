@@ -5,6 +5,7 @@ One story: read and check the data, build the model, train epoch by epoch, judge
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -236,34 +237,38 @@ def _epochs(
             raise ConfigError(f"accumulate={settings.accumulate}: an epoch has only {len(plan)} batches")
         totals = session.totals
         steps = batches.of(plan, epoch, totals.steps)
-        try:
-            train_epoch(
-                network,
-                session.optimizer,
-                objective,
-                job.progress(steps, len(plan) - totals.steps, f"epoch {epoch}/{settings.epochs}"),
-                totals,
-                job.stop,
-                device=device,
-                precision=settings.precision,
-                channels_last=settings.channels_last,
-                clip_norm=settings.clip_norm,
-                accumulate=settings.accumulate,
-                loss_optimizer=session.loss_optimizer,
-                world=world,
-            )
-        except Stopped as stopped:
-            # Between two steps everything is consistent, but gradients half accumulated would be lost.
-            if stopped.clean and settings.accumulate == 1:
-                session.save()
-            raise
-        # In one piece: a stop before the checkpoint would cost the epoch that has just ended.
-        with job.stop.deferred():
-            coverage = len(torch.cat(plan).unique()) / len(data.store)
-            values = {f"train/{k}": v for k, v in {**totals.means(), "lr": lr, "coverage": coverage}.items()}
-            session.record(epoch, values)
-            session.end_epoch()
-            session.save(must=epoch == settings.epochs)
+        # A rank that stopped between the last step and the checkpoint would leave the others waiting there.
+        with nullcontext() if world.size == 1 else job.stop.deferred(world.largest):
+            try:
+                train_epoch(
+                    network,
+                    session.optimizer,
+                    objective,
+                    job.progress(steps, len(plan) - totals.steps, f"epoch {epoch}/{settings.epochs}"),
+                    totals,
+                    job.stop,
+                    device=device,
+                    precision=settings.precision,
+                    channels_last=settings.channels_last,
+                    clip_norm=settings.clip_norm,
+                    accumulate=settings.accumulate,
+                    loss_optimizer=session.loss_optimizer,
+                    world=world,
+                )
+            except Stopped as stopped:
+                # Between two steps everything is consistent, but gradients half accumulated would be lost.
+                if stopped.clean and settings.accumulate == 1:
+                    session.save()
+                raise
+            # In one piece: a stop before the checkpoint would cost the epoch that has just ended.
+            with job.stop.deferred():
+                coverage = len(torch.cat(plan).unique()) / len(data.store)
+                values = {
+                    f"train/{k}": v for k, v in {**totals.means(), "lr": lr, "coverage": coverage}.items()
+                }
+                session.record(epoch, values)
+                session.end_epoch()
+                session.save(must=epoch == settings.epochs)
         tracker.metrics(finite(values), epoch)
         trouble = collapse(values)
         if trouble and not warned and epoch > tricks.warmup:  # before, an untrained network may look so

@@ -133,6 +133,34 @@ def test_stopped_and_bereaved_it_ends_in_order_and_goes_on(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+STOPPED_AFTER_AN_EPOCH = """
+import os, signal
+import reid.train as train
+
+whole = train.train_epoch
+
+def then_stopped(*arguments, **options):
+    whole(*arguments, **options)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+train.train_epoch = then_stopped
+if __name__ == "__main__":
+    train.main()
+"""
+
+
+def test_a_process_stopped_between_an_epoch_and_its_checkpoint_takes_the_others_along(
+    words: list[str], home: Path
+) -> None:
+    (home / "stopper.py").write_text(STOPPED_AFTER_AN_EPOCH)
+    folder = home / "between"
+    done = finished(start(home, "stopper", *words, f"hydra.run.dir={folder}"))
+    assert done.returncode != 0
+    assert status(folder) == "KILLED", done.stderr
+    assert load_checkpoint(folder / "last.pt").meta["progress"]["epoch"] == 1
+
+
 def test_what_several_processes_cannot_do_is_refused_by_one_of_them(words: list[str], home: Path) -> None:
     for asked, told in (
         (["batch.identities=3"], "batch.identities=3 cannot be cut into 2 equal parts"),
