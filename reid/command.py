@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import hydra
 import torch
-from filelock import FileLock, Timeout
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -29,6 +28,7 @@ from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
+from reid.engine.job_lock import alone
 from reid.engine.orphan import at_work
 from reid.engine.runtime import flush_denormals
 from reid.engine.slots import gpus, jobs_at_once, places, slot
@@ -165,7 +165,7 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
         stop = frame.enter_context(StopSignals(once=world.size > 1))
         if in_sweep:
             # A worker whose launcher was killed may still be at this cell.
-            frame.enter_context(_alone(folder))
+            frame.enter_context(alone(folder))
             frame.enter_context(at_work())
             frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
@@ -206,22 +206,6 @@ def run_framed(job: Job, story: Callable[[Job], Mapping[str, float]]) -> None:
         gc.collect()
         if torch.cuda.is_available() and job.world.size == 1:  # else it may wait for a lost rank
             torch.cuda.empty_cache()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Be the only process at the job of this folder; the lock of one that was killed is free."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".job.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        log.warning("another process is at the job in %s: waiting until it ends", folder)
-        lock.acquire(timeout=-1)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from reid.config import config_folder, register
 from reid.home import home
-from reid.run_selection import busy, code_version, differing, families
+from reid.run_selection import code_version, died, differing, families
 from reid.run_tables import age, duration, run_row
 from reid.tracking import RunRecord, Store, artifact_paths, run_folders
 
@@ -31,7 +31,7 @@ def details(store: Store, run: RunRecord, runs: Sequence[RunRecord]) -> dict[str
     siblings = [other for other in runs if run.parent is not None and other.parent == run.parent]
     prefix = "reid.data.fingerprint"
     status = run.status
-    if status == "RUNNING" and folder is not None and not busy(run, folder):
+    if died([run]):
         status = "RUNNING, but its process is gone: `python -m reid.sync` marks it FAILED"
     return {
         **run_row(run),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reid.checks import nearest
-from reid.tracking import RunRecord, TrackingError, under_way
+from reid.home import home
+from reid.tracking import RunRecord, TrackingError, run_folders, under_way
 
 #: The shortest prefix of a run id that is shown.
 SHORTEST = 8
@@ -142,6 +143,17 @@ def busy(run: RunRecord, folder: Path | None) -> str:
     host = run.tags.get("reid.host", "an unknown host")
     where = "this machine, in a folder that is not under outputs/ or multirun/"
     return f"it says RUNNING, on {where if host == socket.gethostname() else host}"
+
+
+def died(runs: Iterable[RunRecord]) -> set[str]:
+    """The ids of those that say RUNNING while their folder on this machine is at rest: their process is gone.
+
+    One whose folder is not found under `outputs/` or `multirun/` may be at work elsewhere.
+    """
+    running = [run for run in runs if run.status == "RUNNING"]
+    folders = run_folders([home() / "outputs", home() / "multirun"]) if running else {}
+    places = [(run, folders.get(run.tags.get("reid.run_key", ""))) for run in running]
+    return {str(run.run_id) for run, folder in places if folder is not None and not under_way(folder)}
 
 
 def incomparable(runs: Sequence[RunRecord]) -> list[str]:

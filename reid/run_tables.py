@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +22,8 @@ _PERCENT = ("mAP", "mINP", "rank-1", "rank-5", "rank-10")
 Families = Sequence[tuple[RunRecord, Sequence[RunRecord]]]
 
 
-def run_table(found: Families, title: str, ids: Mapping[str, str]) -> Table:
-    """One row a run, children indented below their parent; scores in percent."""
+def run_table(found: Families, title: str, ids: Mapping[str, str], gone: Set[str] = frozenset()) -> Table:
+    """One row a run, children indented below their parent; scores in percent; `gone` see `died`."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("run", no_wrap=True)
     table.add_column("name", overflow="fold")
@@ -39,7 +39,9 @@ def run_table(found: Families, title: str, ids: Mapping[str, str]) -> Table:
             table.add_row(
                 Text(indent + ids[str(run.run_id)]),
                 Text(indent + run.name),
-                Text(run.status, style=_STYLE.get(run.status, "")),
+                Text("died", style="red")
+                if run.run_id in gone
+                else Text(run.status, style=_STYLE.get(run.status, "")),
                 "" if score.mAP is None else f"{best}{100 * score.mAP:.1f}",
                 "" if score.rank1 is None else f"{100 * score.rank1:.1f}",
                 "" if score.mAP is None else score.split,

@@ -22,6 +22,7 @@ from reid.run_details import details, show_details
 from reid.run_selection import (
     STATUSES,
     Wanted,
+    died,
     families,
     find_run,
     incomparable,
@@ -96,10 +97,14 @@ def _list(asked: Asked) -> int:
     elif not shown:
         console.print(f"no such runs in {asked.store.public_uri}", markup=False, soft_wrap=True)
     else:
-        ids = short_ids(asked.runs)
+        ids, gone = short_ids(asked.runs), died(run for head, kin in shown for run in [head, *kin])
         for name in dict.fromkeys(head.experiment for head, _ in shown):
             of_it = [family for family in shown if family[0].experiment == name]
-            console.print(run_table(of_it, f"experiment {name}", ids))
+            console.print(run_table(of_it, f"experiment {name}", ids, gone))
+        if gone:
+            console.print(
+                "died: says RUNNING, but its process is gone; `python -m reid.sync` marks it FAILED"
+            )
         if len(found) > len(shown):
             console.print(f"{len(found) - len(shown)} older ones are not shown: --limit 0 shows all")
     return 0

@@ -41,8 +41,7 @@ from reid.retrieval import (
     verify_counts,
 )
 from reid.settings import threshold_settings
-from reid.tracking import TrackingError, attach, default_store
-from reid.tracking.journal import Journal
+from reid.tracking import TrackingError, attach, default_store, under_way
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +139,6 @@ def destination(settings: ThresholdConfig, source: Path, folder: Path) -> Path:
 def is_run_id(checkpoint: str) -> bool:
     """Whether `checkpoint` names an MLflow run, as `find_checkpoint` reads it."""
     return bool(RUN_ID.fullmatch(checkpoint)) and not Path(checkpoint).exists()
-
-
-def under_way(folder: Path) -> bool:
-    """Whether a process trains in this folder."""
-    journal = Journal(folder)
-    return journal.path.exists() and journal.in_use()
 
 
 def logged(settings: ThresholdConfig, target: Path) -> str:

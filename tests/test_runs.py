@@ -123,6 +123,24 @@ def test_list_filters_and_speaks_to_scripts(study: Study, capsys: pytest.Capture
     ]
 
 
+def test_a_run_whose_process_is_gone_is_shown_as_died(
+    own_study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    own_study.store.client.update_run(own_study.failed, status="RUNNING")  # as a killed process leaves it
+
+    def status(run_id: str) -> str:
+        assert runs.main(["list", "--experiment", "single"]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(run_id[:8])]
+        return line.split()[2]
+
+    assert status(own_study.failed) == "died"
+    with Tracker.start(own_study.store, "single", tmp_path / "outputs" / "n", "now") as now:
+        assert status(str(now.run_id)) == "RUNNING"
+    (tmp_path / "outputs" / "f" / "journal.jsonl").unlink()  # nothing here tells what became of it
+    assert status(own_study.failed) == "RUNNING"
+
+
 def test_list_without_a_store_creates_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs.main(["list", "--uri", f"sqlite:///{tmp_path / 'none.db'}"]) == 0
     assert "no such runs" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from reid.engine import report
+from reid.engine.job_lock import occupied
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.engine.sweep_file import read_sweep
 from reid.home import home, source_root
@@ -87,9 +88,9 @@ class SweepCallback(Callback):
         send_children(self.folder, self.store)
         jobs = job_statuses(self.folder)
         statuses = {job.status for job in jobs}
-        status: Status = (
-            "FINISHED" if statuses == {"FINISHED"} else "KILLED" if "KILLED" in statuses else "FAILED"
-        )
+        status: Status = "FINISHED" if statuses == {"FINISHED"} else "FAILED"
+        if statuses & {"KILLED", "RUNNING"}:  # a worker that outlives its launcher is still at its cell
+            status = "KILLED"
         try:
             report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
         finally:
@@ -131,16 +132,21 @@ def swept_keys(overrides: list[str]) -> list[str]:
 def job_statuses(folder: Path) -> list[RunStatus]:
     """What became of each job of the sweep in `folder`, in their order.
 
-    One that left no word was killed, one without a folder was not begun: both are FAILED.
+    One that a process is at is RUNNING; of the others, one that left no word was killed, one without a folder
+    was not begun: both are FAILED.
     """
     jobs = {int(path.name): path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()}
     sweep = read_sweep(folder)
     overrides = sweep.overrides if sweep else []
     told = []
     for number in sorted({*jobs, *range(len(overrides))}):
+        words = overrides[number] if number < len(overrides) else []
         status = read_status(jobs[number]) if number in jobs else None
-        if status is None:
-            words = overrides[number] if number < len(overrides) else []
+        done = status is not None and status.status == "FINISHED"
+        if number in jobs and not done and occupied(jobs[number]):
+            status = status or RunStatus("RUNNING", overrides=words)
+            status.status, status.error = "RUNNING", "under way"
+        elif status is None:
             error = f"no {STATUS}: the job was killed" if number in jobs else "not begun"
             status = RunStatus("FAILED", overrides=words, error=error)
         elif status.status == "RUNNING":

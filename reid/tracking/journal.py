@@ -132,7 +132,8 @@ class Journal:
 
 def under_way(folder: Path) -> bool:
     """Whether a process of this machine writes the run in `folder` right now."""
-    return Journal(folder).in_use()
+    journal = Journal(folder)
+    return journal.path.exists() and journal.in_use()
 
 
 def status_change(status: str) -> Operation:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from reid.engine.job_lock import alone
 from reid.engine.rundir import RunStatus, find_finished, find_unfinished, read_status
 from reid.engine.sweep import failed_jobs, job_statuses, swept_keys
 from reid.engine.sweep_file import SweepFile
@@ -38,6 +39,20 @@ def test_a_job_that_left_no_word_was_killed(tmp_path: Path) -> None:
         "FINISHED",
     ]
     assert len(failed_jobs(tmp_path)) == 2
+
+
+def test_a_job_that_a_process_is_at_is_under_way(tmp_path: Path) -> None:
+    job(tmp_path, 0, "RUNNING")
+    job(tmp_path, 1, "FAILED")  # and is tried again
+    job(tmp_path, 2, "FINISHED", 0.5)
+
+    def statuses() -> list[str]:
+        return [status.status for status in job_statuses(tmp_path)]
+
+    with alone(tmp_path / "0"), alone(tmp_path / "1"), alone(tmp_path / "2"), alone(tmp_path / "3"):
+        assert statuses() == ["RUNNING", "RUNNING", "FINISHED", "RUNNING"]
+        assert len(failed_jobs(tmp_path)) == 3
+    assert statuses() == ["FAILED", "FAILED", "FINISHED", "FAILED"]
 
 
 def test_the_newest_run_of_the_config_is_resumed_unless_it_finished(tmp_path: Path) -> None:
