@@ -17,7 +17,7 @@ from reid.command import launch
 from reid.config import EvalConfig, EvaluateConfig, ImageConfig
 from reid.console import score_table
 from reid.engine.checkpoint import load_checkpoint
-from reid.engine.describe import rebuild_model
+from reid.engine.describe import how_far, rebuild_model
 from reid.engine.domains import read_domain, read_domains
 from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
@@ -35,7 +35,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     set_up_backend(device, settings.precision)
     checkpoint = load_checkpoint(find_checkpoint(settings.checkpoint, settings.tracking.uri))
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
-    trained_on = checkpoint.meta["dataset"]
+    trained_on, so_far = checkpoint.meta["dataset"], how_far(checkpoint.meta)
     if evaluation.datasets:
         domains = read_domains(evaluation.datasets, trained_on, evaluation, job.progress, job.overrides)
     else:
@@ -55,6 +55,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         "reid.kind": "evaluation",
         "reid.checkpoint": hide_home(settings.checkpoint),
         "reid.checkpoint.run_id": checkpoint.meta.get("run_id"),
+        "reid.checkpoint.epoch": checkpoint.meta.get("progress", {}).get("epoch"),
         "reid.config_hash": checkpoint.meta["config_hash"],
         "reid.trained_on": home_of_model,
         "reid.score_split": evaluation.split,
@@ -113,7 +114,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         marked = " (trained here)" if domain.own and evaluation.datasets else ""
         marked += " (ignore_camera)" if domain.evaluation.protocol != evaluation.protocol else ""
         rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
-    job.console.print(score_table(rows, describe(evaluation, ", ".join(results))))
+    told = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
+    job.console.print(score_table(rows, told))
     job.console.print(f"scores.json and figures/ are in {job.folder}", highlight=False)
     return values
 

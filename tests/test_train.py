@@ -188,6 +188,13 @@ def test_asked_to_stop_it_saves_and_says_so(
         resume(run_command, arguments, home, folder)
         assert_same_run(whole, folder)
         assert database(home, f"select status from runs where name = '{name}'") == [("FINISHED",)]
+        return
+    done = run_command(
+        "reid.evaluate", f"checkpoint={folder}", "device=cpu", f"hydra.run.dir={folder}_judged", home=home
+    )
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert re.search(f"a training not at its end, after epoch [1-3] of {EPOCHS}", told), done.stdout
 
 
 def test_evaluate_gives_the_score_of_the_run(

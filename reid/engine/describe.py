@@ -1,5 +1,6 @@
 """What a run says of its data and its model, and the model rebuilt from that: data in, no code run."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -92,6 +93,14 @@ def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel)
         "resume_hash": resume_hash(settings),
         "train_fingerprint": data.fingerprint,
     }
+
+
+def how_far(meta: Mapping[str, Any]) -> str:
+    """Where in its training a checkpoint stands, in words; "" at the end, and where the file does not say."""
+    epoch, epochs = meta.get("progress", {}).get("epoch"), meta["config"].get("epochs")
+    if epoch is None or epochs is None or epoch >= epochs:
+        return ""
+    return f"a training not at its end, after epoch {epoch} of {epochs}"
 
 
 def run_facts(
