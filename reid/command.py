@@ -28,12 +28,12 @@ from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
-from reid.engine.job_lock import alone
+from reid.engine.job_lock import LOCK, alone, stop_jobs
 from reid.engine.orphan import at_work
 from reid.engine.runtime import flush_denormals
 from reid.engine.slots import gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
-from reid.engine.sweep import PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
+from reid.engine.sweep import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.engine.sweep_file import read_sweep
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
@@ -65,6 +65,10 @@ GRACE_S = 5
 RESTARTS = "REID_SWEEP_RESTARTS"
 
 
+#: In a worker of a sweep: what told it to stop, which holds for the jobs that are still meant for it.
+_stopped: list[Stopped] = []
+
+
 class SweepEnded(BaseException):
     """A job failed and `sweep.fail_fast` is set; Hydra would go on after any `Exception`."""
 
@@ -77,7 +81,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     """
     register()
     logging.captureWarnings(True)
-    for inherited in (PARENT_FOLDER, SWEPT_KEYS):
+    for inherited in (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER):
         os.environ.pop(inherited, None)
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own summary and exit with 1; this lets the exceptions come here.
@@ -122,7 +126,9 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
             retry = ahead.retry
             sys.argv += sweep_arguments(ahead, sys.argv[1:])
         sys.argv += rank_arguments(world.first_says(run_folder(sys.argv[1:])), world)
-        app()
+        # A rank that waits for the others in C would not come to a handler.
+        with contextlib.nullcontext() if world.size > 1 else StopSignals(first=_stop_workers):
+            app()
         if failures:
             raise failures[0]
         world.leave()
@@ -161,8 +167,11 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = list(hydra_config.overrides.task)
+    if _stopped:
+        raise _stopped[0]
     with contextlib.ExitStack() as frame:
-        stop = frame.enter_context(StopSignals(once=world.size > 1))
+        told_by_another = world.size > 1 or os.environ.get(LAUNCHER, str(os.getpid())) != str(os.getpid())
+        stop = frame.enter_context(StopSignals(once=told_by_another, together=world.size > 1))
         if in_sweep:
             # A worker whose launcher was killed may still be at this cell.
             frame.enter_context(alone(folder))
@@ -174,12 +183,22 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
         job = Job(config, folder, overrides, console, stop, name=name, sweep=parent, world=world)
         try:
             run_framed(job, story)
+        except Stopped as stopped:
+            _stopped.append(stopped)
+            raise
         except LostRankError:
             raise
         except Exception:
             if not world.first:
                 time.sleep(GRACE_S)  # where all fail, torchrun would cut off what the first one has to say
             raise
+
+
+def _stop_workers() -> None:
+    """The jobs of a sweep that run in other processes are stopped in order, before their launcher goes."""
+    sweep = os.environ.get(PARENT_FOLDER)
+    if sweep:
+        stop_jobs(lock.parent for lock in Path(sweep).glob(f"*/{LOCK}"))
 
 
 def run_framed(job: Job, story: Callable[[Job], Mapping[str, float]]) -> None:

@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -95,4 +96,6 @@ def _run(words: list[str], environment: dict[str, str], home: Path, output: Path
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     finally:
+        # In this order; the first sends the workers of joblib home.
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()

@@ -115,6 +115,24 @@ def test_sweep_goes_on_by_itself_when_a_worker_is_killed(
     assert_as_undisturbed(sweep, undisturbed)
 
 
+def test_launcher_of_workers_told_to_stop_has_them_save_first(
+    undisturbed: Undisturbed, prepare: Prepare, tmp_path: Path
+) -> None:
+    sweep = prepare(tmp_path, "joblib")
+    sweep.start()
+    assert sweep.wait_for(undisturbed.operations // 3), printed(sweep)
+    assert sweep.process is not None
+    sweep.process.send_signal(signal.SIGTERM)
+    assert sweep.wait() == 143, printed(sweep)
+    assert "Traceback" not in printed(sweep)
+    store = default_store(sweep.home).uri
+    assert {run.info.status for run in all_runs(sweep.home, store)} == {"KILLED"}, printed(sweep)
+    sweep.start()
+    assert sweep.wait() == 0, printed(sweep)
+    assert "resumed after epoch" in printed(sweep)
+    assert_as_undisturbed(sweep, undisturbed)
+
+
 def test_submitit_runs_the_cells_in_processes_of_their_own(
     undisturbed: Undisturbed, prepare: Prepare, tmp_path: Path
 ) -> None:

@@ -1,10 +1,16 @@
-"""One process at a job: the lock in its folder, which the system frees where that process was killed."""
+"""One process at a job: the lock in its folder, which the system frees where that process was killed.
+
+Beside it lies the number of that process, so that the launcher of a sweep can tell its jobs to stop.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -12,6 +18,10 @@ from filelock import FileLock, Timeout
 log = logging.getLogger(__name__)
 
 LOCK = ".job.lock"
+HOLDER = ".job.pid"
+
+#: Seconds for which jobs that were told to stop may go on: with the step, or the save, that they are in.
+STOP_WITHIN_S = 60.0
 
 
 @contextlib.contextmanager
@@ -24,9 +34,13 @@ def alone(folder: Path) -> Iterator[None]:
     except Timeout:
         log.warning("another process is at the job in %s: waiting until it ends", folder)
         lock.acquire(timeout=-1)
+    holder = folder / HOLDER
     try:
+        with contextlib.suppress(OSError):  # a full disk
+            holder.write_text(str(os.getpid()))
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -39,3 +53,22 @@ def occupied(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+
+
+def stop_jobs(folders: Iterable[Path]) -> None:
+    """Have the other processes that are at the jobs of these folders stop, and wait until they have."""
+    told = [folder for folder in folders if occupied(folder) and _tell(folder)]
+    end = time.monotonic() + STOP_WITHIN_S
+    while any(map(occupied, told)) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def _tell(folder: Path) -> bool:
+    """Send SIGTERM to the process at the job of this folder; False where none is, or it is this one."""
+    try:
+        holder = int((folder / HOLDER).read_text())
+        if holder != os.getpid():
+            os.kill(holder, signal.SIGTERM)
+    except (OSError, ValueError):  # it has just ended
+        return False
+    return holder != os.getpid()

@@ -16,8 +16,13 @@ class Stopped(BaseException):
 
     def __init__(self, signum: int, clean: bool = True) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
         self.exit_code = 128 + signum
         self.clean = clean
+
+    def __reduce__(self) -> tuple[type["Stopped"], tuple[int, bool]]:
+        """A worker of a launcher sends it to the launcher."""
+        return type(self), (self.signum, self.clean)
 
 
 class StopSignals:
@@ -25,12 +30,18 @@ class StopSignals:
 
     Outside the main thread no handler can be set; then this does nothing.
 
-    once: only the first signal counts. A person who asks twice means now; torchrun and a batch system both
-    tell every process, and end what takes too long by themselves.
+    once: only the first signal counts. A person who asks twice means now; torchrun, a batch system and the
+    launcher of a sweep tell every process, and end what takes too long by themselves.
+    together: other processes train the same model, and may stand elsewhere.
+    first: called once, before a signal is raised that nothing defers.
     """
 
-    def __init__(self, once: bool = False) -> None:
+    def __init__(
+        self, once: bool = False, together: bool = False, first: Callable[[], None] = lambda: None
+    ) -> None:
         self._once = once
+        self._together = together
+        self._first = first
         self._deferring = False
         self._asked: int | None = None
         self._before: dict[signal.Signals, signal.Handlers | object] = {}
@@ -54,7 +65,9 @@ class StopSignals:
         if waits or self._once:
             self._asked = signum
         if not waits:
-            raise Stopped(signum, clean=not self._deferring and not self._once)
+            tell, self._first = self._first, lambda: None
+            tell()
+            raise Stopped(signum, clean=not self._deferring and not self._together)
 
     @contextmanager
     def deferred(self, agree: Callable[[int], int] | None = None) -> Iterator[None]:

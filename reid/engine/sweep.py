@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 #: How the jobs of a sweep, which may be other processes, learn whose children they are.
 PARENT_FOLDER = "REID_SWEEP_FOLDER"
 SWEPT_KEYS = "REID_SWEPT_KEYS"
+#: The process that started them.
+LAUNCHER = "REID_SWEEP_LAUNCHER"
 
 
 class SweepCallback(Callback):
@@ -55,6 +57,7 @@ class SweepCallback(Callback):
         self.name = OmegaConf.select(config, "sweep.name", default=None)
         os.environ[PARENT_FOLDER] = str(self.folder)
         os.environ[SWEPT_KEYS] = ",".join(self.keys)
+        os.environ[LAUNCHER] = str(os.getpid())
         self.store = default_store(home(), config.tracking.uri)
         self.parent = open_parent(
             self.store,

@@ -1,6 +1,7 @@
 """Signals become one exception, raised where nothing is half done."""
 
 import os
+import pickle
 import signal
 
 import pytest
@@ -43,9 +44,24 @@ def test_where_one_signal_counts_a_second_one_waits_too() -> None:
 
 
 def test_a_process_that_stops_without_the_others_saves_nothing_with_them() -> None:
-    with StopSignals(once=True), pytest.raises(Stopped) as stopped:
+    with StopSignals(once=True, together=True), pytest.raises(Stopped) as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
     assert not stopped.value.clean
+
+
+def test_others_are_told_once_before_it_is_raised() -> None:
+    told: list[str] = []
+    with StopSignals(first=lambda: told.append("the workers")):
+        for _ in range(2):
+            with pytest.raises(Stopped) as stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert told == ["the workers"]
+    assert stopped.value.clean
+
+
+def test_a_launcher_can_be_sent_it_by_its_worker() -> None:
+    sent = pickle.loads(pickle.dumps(Stopped(signal.SIGTERM, clean=False)))
+    assert (str(sent), sent.exit_code, sent.clean) == ("stopped by SIGTERM", 143, False)
 
 
 def test_processes_that_agree_stop_at_the_end_of_the_same_block() -> None:
