@@ -28,6 +28,7 @@ from reid.config import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
+from reid.engine.finite import DivergedError
 from reid.engine.job_lock import LOCK, alone, stop_jobs
 from reid.engine.orphan import at_work
 from reid.engine.runtime import flush_denormals
@@ -39,7 +40,7 @@ from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.ranks import check_launch, rank_arguments, run_folder
 from reid.retrieval import EvaluationError
-from reid.tracking import Status, TrackingError
+from reid.tracking import Status, TrackingError, refuse_password
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 ASKED_WRONGLY = (
     ConfigError, DatasetError, BackboneError, WeightsError, CheckpointError, EvaluationError, TrackingError,
 )  # fmt: skip
+
+#: What goes wrong on the way and says so itself; anything else is a mistake in somebody's code.
+EXPLAINED = (DivergedError, LostRankError, OSError, torch.OutOfMemoryError)
 
 #: What the tracker says of a job that ended with this status; anything else was stopped.
 FINAL: dict[str, Status] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}
@@ -120,6 +124,9 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
 
     retry = 0
     try:
+        for word in sys.argv[1:]:  # before Hydra writes it down
+            key, _, value = word.lstrip("+").partition("=")
+            refuse_password(value.strip("'\"") if key == "tracking.uri" else None)
         if world.first:
             check_launch(command, sys.argv[1:], world, together)
             ahead = plan(command, sys.argv[1:])
@@ -149,7 +156,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     except Exception as error:
         if type(error).__name__ in WORKER_LOST:
             _go_on_without(error, retry)
-        if tracebacks or not isinstance(error, RuntimeError | OSError):
+        if tracebacks or not isinstance(error, EXPLAINED):
             raise
         _complain(str(error), world)
         sys.exit(1)
@@ -167,6 +174,7 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = list(hydra_config.overrides.task)
+    refuse_password(OmegaConf.select(config, "tracking.uri"))
     if _stopped:
         raise _stopped[0]
     with contextlib.ExitStack() as frame:
@@ -183,6 +191,8 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
         job = Job(config, folder, overrides, console, stop, name=name, sweep=parent, world=world)
         try:
             run_framed(job, story)
+            with stop.deferred():  # a signal that got lost within something else's finaliser
+                pass
         except Stopped as stopped:
             _stopped.append(stopped)
             raise

@@ -82,6 +82,12 @@ def say_where(
         ("the trained model", folder / "model.pt"),
     ):
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
-    store = default_store(home(), settings.tracking.uri).public_uri
-    console.print(f"tracked as run {run_id} in {store}", highlight=False, soft_wrap=True)
-    console.print(f"compare runs in the MLflow UI: {UI_HINT}", highlight=False)
+    store = default_store(home(), settings.tracking.uri)
+    uri = store.public_uri
+    told = f"tracked as run {run_id} in {uri}"
+    if run_id is None:
+        told = f"not in {uri} yet, which does not answer: python -m reid.sync {folder} sends it later"
+    console.print(told, highlight=False, soft_wrap=True)
+    hint = UI_HINT if store == default_store(home()) else f"python -m reid.ui --uri {uri}"
+    where = uri if store.is_server else hint
+    console.print(f"compare runs in the MLflow UI: {where}", highlight=False, soft_wrap=True)

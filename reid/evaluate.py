@@ -37,6 +37,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
     trained_on, so_far = checkpoint.meta["dataset"], how_far(checkpoint.meta)
     if evaluation.datasets:
+        keys = settings.dataset  # null: eval.datasets holds those of each
         domains = read_domains(evaluation.datasets, trained_on, evaluation, job.progress, job.overrides)
     else:
         keys = settings.dataset or trained_dataset(checkpoint)
@@ -60,21 +61,23 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         "reid.trained_on": home_of_model,
         "reid.score_split": evaluation.split,
     }
-    with job.track(replace(settings, eval=evaluation), facts) as tracker:
+    tracked = replace(settings, eval=evaluation, dataset=keys)
+    with job.track(tracked, facts) as tracker:
         results: dict[str, Judgement] = {}
         fingerprints: dict[str, str] = {}
         for domain in domains:
-            judged = open_judged_data(domain.dataset, image, settings.data, job.progress)
             asked = domain.evaluation
+            judged = open_judged_data(domain.dataset, image, settings.data, job.progress, asked.protocol)
             judgement = judge(
                 model, judged.query, judged.gallery, asked, device, settings.precision, job.progress
             )
             label = domain.label
             results[label], fingerprints[label] = judgement, fingerprint(judged.fingerprint)
             folder = job.folder / "figures" / (label if evaluation.datasets else "")
-            drawn = run_figures.draw_judgement(
-                folder, judgement, judged, f"{home_of_model} -> {label}", asked.protocol
-            )
+            with job.stop.deferred():  # what is raised below matplotlib's C++ arrives as a ValueError
+                drawn = run_figures.draw_judgement(
+                    folder, judgement, judged, f"{home_of_model} -> {label}", asked.protocol
+                )
             for path, shows_people in drawn:
                 if settings.tracking.images or not shows_people:
                     tracker.artifact(path, str(folder.relative_to(job.folder)))
@@ -107,7 +110,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             "scores.json",
         )
         if evaluation.datasets:
-            bars = run_figures.draw_domains(job.folder / "figures", results, home_of_model)
+            with job.stop.deferred():
+                bars = run_figures.draw_domains(job.folder / "figures", results, home_of_model)
             tracker.artifact(bars, "figures")
     rows: dict[str, Scores] = {}
     for domain in domains:
@@ -116,7 +120,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
     told = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
     job.console.print(score_table(rows, told))
-    job.console.print(f"scores.json and figures/ are in {job.folder}", highlight=False)
+    told = f"scores.json and figures/ are in {job.folder}; tracked as run {tracker.run_id}"
+    job.console.print(told, highlight=False, soft_wrap=True)
     return values
 
 

@@ -26,7 +26,7 @@ from reid.engine.rundir import (
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, source_root
-from reid.settings import flat
+from reid.settings import flat, flat_keys
 from reid.sources import sources_hash
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal
@@ -173,7 +173,7 @@ class Job:
                 settings.tracking.uri,
                 settings.tracking.experiment,
                 {**provenance.tags, **code, **facts, **self.tags},
-                settings,
+                flat(settings),
             )
         # The folder is this job's now.  What a kill left half written would fill the disk.
         for partial in self.folder.glob(".*.partial"):
@@ -191,7 +191,7 @@ class Job:
         uri: str | None,
         experiment: str,
         tags: Mapping[str, object],
-        settings: TrainConfig | EvaluateConfig | None = None,
+        params: Mapping[str, object],
     ) -> Tracker:
         again = self.resuming
         if self.sweep is not None and not again and Journal(self.folder).path.exists():
@@ -207,7 +207,7 @@ class Job:
             self.folder,
             self.name,
             tags={**tags, "reid.overrides": " ".join(self.overrides)},
-            params=flat(settings) if settings else None,
+            params=params,
             parent=self.sweep,
             resume=again,
         )
@@ -225,8 +225,10 @@ class Job:
         if self.tracker is not None or self.sweep is None:
             return
         tracking = self.config.tracking
+        leaves = flat_keys(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
+        tags = {**environment(source_root()).tags, "reid.code": sources_hash(), **self.tags}
         try:
-            self.tracker = self._open_run(tracking.uri, tracking.experiment, self.tags)
+            self.tracker = self._open_run(tracking.uri, tracking.experiment, tags, leaves)
             with self.tracker:
                 raise error
         except TrackingError as refusal:

@@ -53,7 +53,7 @@ def draw_judgement(
     scores = judgement.scores
     shown = {title: scores} | ({"re-ranked": judgement.reranked} if judgement.reranked else {})
     curve = cmc_curves(
-        {name: one.cmc.tolist() for name, one in shown.items()},
+        {name: one.cmc[: len(judgement.gallery)].tolist() for name, one in shown.items()},
         mean_ap={name: one.mAP for name, one in shown.items()},
     )
     written = [(save(curve, figures / "cmc.png"), False)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,24 @@ def config_hash(settings: TrainConfig) -> str:
     return _hash(told)
 
 
+#: What may change when a run is resumed: keys, and the groups that begin so.
+MAY_CHANGE = (
+    "tracking.", "sweep.", "resume", "init_from", "device", "data.", "epochs", "dataset.", "backbone.weights",
+)  # fmt: skip
+_SPLIT = ("split", "val_identities", "val_seed")
+
+
+def changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """The keys that differ between two flat configs and must not where a run is resumed, with both values."""
+    fixed = [key for key in {**theirs, **ours} if not key.startswith(MAY_CHANGE)]
+    fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in _SPLIT]
+    return [
+        f"{key} was {theirs.get(key)}, is {ours.get(key)}"
+        for key in fixed
+        if theirs.get(key) != ours.get(key)
+    ]
+
+
 def resume_hash(settings: TrainConfig) -> str:
     """The same for what must stay when a run is resumed.
 
@@ -232,7 +251,7 @@ def resume_hash(settings: TrainConfig) -> str:
     for key in ("tracking", "sweep", "resume", "init_from", "device", "data", "epochs", "dataset"):
         del told[key]
     told["backbone"].pop("weights", None)
-    told["eval"] = {key: told["eval"][key] for key in ("split", "val_identities", "val_seed")}
+    told["eval"] = {key: told["eval"][key] for key in _SPLIT}
     return _hash(told)
 
 
@@ -242,6 +261,11 @@ def _hash(told: dict[str, Any]) -> str:
 
 def flat(settings: object) -> dict[str, Any]:
     """Every leaf of the config by its dotted name, as the tracker shows it: `loss.alpha`, …"""
+    return flat_keys(asdict(settings))  # type: ignore[call-overload]
+
+
+def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a config as plain data."""
     leaves: dict[str, Any] = {}
 
     def walk(prefix: str, node: Any) -> None:
@@ -251,5 +275,5 @@ def flat(settings: object) -> dict[str, Any]:
         else:
             leaves[prefix] = node
 
-    walk("", asdict(settings))  # type: ignore[call-overload]
+    walk("", dict(config))
     return leaves

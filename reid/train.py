@@ -23,7 +23,7 @@ from reid.engine import learning_rate
 from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.distributed import synchronise_batch_norm
-from reid.engine.finite import NonFiniteError
+from reid.engine.finite import DivergedError
 from reid.engine.judge import Judgement, check_memory, describe, judge_together, judged_rows, judged_values
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
@@ -43,7 +43,7 @@ from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
 from reid.job import Job
 from reid.settings import config_hash, train_settings
-from reid.tracking import Tracker
+from reid.tracking import JOURNAL, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -81,13 +81,15 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         show.print(
             f"[bold]{job.name}[/] on {device}{together}, {settings.precision}; run folder {job.folder}"
         )
-        begun: dict[str, object] = {}  # a resumed run began with what its tags say already
+        begun: dict[str, object] = {}
         if not job.resuming:
             told, begun = begin(model, start)
             show.print(told, highlight=False)
 
         data = open_training_data(dataset, settings, job.progress, all_training_crops)
-        judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
+        judged = open_judged_data(
+            dataset, settings.image, settings.data, job.progress, settings.eval.protocol
+        )
         show.print(describe_data(dataset, data, judged), highlight=False)
         check_memory(len(judged.query), len(judged.gallery), model.backbone.channels, settings.eval, device)
     if not world.first:
@@ -98,12 +100,15 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
 
-    meta = checkpoint_meta(asked, data, model)
+    meta = checkpoint_meta(asked, data, model) | {"begun": begun}
     session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer, world)
     if job.resuming:
         with world.first_ahead():
-            session.resume()
+            begun = session.resume()
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
+    elif not (job.folder / JOURNAL).exists():
+        session.save()  # a kill from here on, such as while a store is made, finds a run to resume
+        job.save_status()
 
     facts = run_facts(asked, dataset, data, judged) | {"reid.processes": world.size}
     with job.track(settings, facts | begun) as tracker:
@@ -111,20 +116,14 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         # What a kill kept from the tracker; what it has already is not sent again.
         for row in session.history:
             tracker.metrics(finite(row), int(row["epoch"]))
+        session.folder = job.folder  # beside Hydra's, where that holds a finished run
         if not job.resuming:
-            session.save()  # so that a kill in the first epoch finds a run to resume
+            session.save()
         try:
             last = _epochs(job, settings, session, objective, data, judged, tracker)
-        except NonFiniteError as error:
-            crops = [data.store.crops[i].path for i in error.indices.tolist()]
-            if world.first:
-                (job.folder / "bad_batch.txt").write_text("".join(f"{path}\n" for path in crops))
+        except DivergedError as error:
             tracker.tags({"reid.diverged": "true"})
-            raise RuntimeError(
-                f"{error} of epoch {session.epoch + 1}. The crops of that batch stand in "
-                f"{job.folder / 'bad_batch.txt'}; last.pt holds epoch {session.epoch}. A lower optimizer.lr, "
-                "clip_norm=5, a longer warm-up or precision=float32 are the usual cures"
-            ) from error
+            raise DivergedError(session.diverged(error, data.store)) from error
         if last is None:  # the first process ranks, writes and draws
             return {}
         if (job.folder / "history.csv").exists():
@@ -134,7 +133,8 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         if settings.tracking.checkpoint:
             tracker.artifact(trained, "checkpoints")
         protocol = settings.eval.protocol
-        drawn = run_figures.draw(job.folder, session.history, last, dataset, judged, job.name, protocol)
+        with job.stop.deferred():  # what is raised below matplotlib's C++ arrives as a ValueError
+            drawn = run_figures.draw(job.folder, session.history, last, dataset, judged, job.name, protocol)
         for path, shows_people in drawn:
             if settings.tracking.images or not shows_people:
                 tracker.artifact(path, "figures")

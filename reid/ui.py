@@ -1,4 +1,4 @@
-"""Open the MLflow UI on the store that the runs go to: `python -m reid.ui [--port 5000]`."""
+"""Open the MLflow UI on the store that the runs go to: `python -m reid.ui [--port 5000] [--uri …]`."""
 
 import argparse
 import os
@@ -12,9 +12,13 @@ def main() -> None:
     """The command `python -m reid.ui` and `reid-ui`: serves on 127.0.0.1 until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="reid.ui", description=__doc__)
     parser.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: %(default)s)")
-    port = parser.parse_args().port
+    parser.add_argument(
+        "--uri", help="the store (default: MLFLOW_TRACKING_URI, else mlflow.db of the project)"
+    )
+    options = parser.parse_args()
+    port = options.port
     try:
-        store = default_store(home())
+        store = default_store(home(), options.uri)
         command = ui_command(store, port)
     except TrackingError as error:
         print(f"error: {error}", file=sys.stderr)

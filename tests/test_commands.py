@@ -34,6 +34,12 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "+seed=3", ["An item is already at 'seed'", "seed=3"]),
     ("evaluate", "loss.alhpa=1", ["the evaluate command has no key loss.alhpa", "checkpoint, dataset"]),
     ("evaluate", "loss=ranked", ["the evaluate command has no key loss."]),
+    # a password would go into checkpoints that are given away
+    (
+        "train",
+        "tracking.uri=https://ann:s3cret@tracking.org",
+        ["tracking.uri=https://ann:***@tracking.org holds a password", "MLFLOW_TRACKING_PASSWORD"],
+    ),
     # choices
     (
         "train",

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Starter
+from filelock import FileLock
 from running import Forked
 
 from reid.engine.checkpoint import load_checkpoint
@@ -162,6 +163,38 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
     assert [step for (step,) in steps] == [1, 2, 3, 4]
 
 
+def test_killed_while_its_store_is_made_it_is_resumed_as_the_same_run(
+    whole: Path, run_command: Run, start_command: Starter, tiny: list[str], home: Path
+) -> None:
+    folder = home / "early"
+    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", "tracking.run_name=early"]
+    with FileLock(home / "mlflow.db.lock"):  # as another process that makes the store's tables holds it
+        process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
+        deadline = time.monotonic() + 120
+        while not (folder / "journal.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resume(run_command, arguments, home, folder)
+    assert_same_run(whole, folder)
+    assert database(home, "select status from runs where name = 'early'") == [("FINISHED",)]
+    (matched,) = database(
+        home,
+        "select value from tags join runs using (run_uuid) "
+        "where name = 'early' and key = 'reid.weights.matched_percent'",
+    )
+    assert matched == ("0.0",)
+
+
+def test_another_config_is_not_resumed_and_the_key_is_named(
+    whole: Path, run_command: Run, tiny: list[str], home: Path
+) -> None:
+    words = [*tiny, "epochs=5", "eval.at_start=true", "eval.period=1", "optimizer.lr=1e-5", f"resume={whole}"]
+    done = run_command("reid.train", *words, home=home)
+    assert done.returncode == 2
+    assert "trained with another config (optimizer.lr was 0.00035, is 1e-05)" in done.stderr
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_it_saves_and_says_so(
     signum: signal.Signals,
@@ -217,6 +250,10 @@ def test_evaluate_gives_the_score_of_the_run(
         told = json.loads((folder / "scores.json").read_text())
         assert told["scores"] == status["scores"]
         assert (folder / "figures" / "ranked_worst.png").exists()
+        judged = json.loads((folder / "status.json").read_text())["run_id"]
+        assert f"tracked as run {judged}" in done.stdout
+        params = dict(database(home, f"select key, value from params where run_uuid = '{judged}'"))
+        assert (params["dataset.name"], params["dataset.preset"]) == ("synthetic", "tiny")
 
 
 def test_one_model_on_two_datasets(whole: Path, run_command: Run, tiny_data: Path, home: Path) -> None:
@@ -327,6 +364,17 @@ def test_a_failing_job_is_told_and_the_others_go_on(
     assert status == "FAILED"
     outcomes = [outcome for _, outcome in children]
     assert outcomes == (["FAILED"] if fail_fast else ["FAILED", "FINISHED"])
+    ours = f"key = 'reid.overrides' and value like '%sweep.fail_fast={fail_fast}%'"
+    told = database(
+        home,
+        "select params.value from params join tags using (run_uuid) where params.key = 'backbone.weights' "
+        f"and tags.key = 'reid.git.sha' and run_uuid in (select run_uuid from tags where {ours})",
+    )
+    assert sorted(told) == sorted([(str(weights),), ("none",)][: len(children)])
+    parent = f"(select run_uuid from runs where name = '{name}')"
+    shared = dict(database(home, f"select key, value from params where run_uuid = {parent}"))
+    assert shared["loss.alpha"] == "2.0"
+    assert "backbone.weights" not in shared
     tracebacks = [path.read_text() for path in (home / "mlartifacts").rglob("traceback.txt")]
     assert any("WeightsError" in text and "weights.pt" in text for text in tracebacks)
 
@@ -356,6 +404,9 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert "1 unreadable" in done.stdout
     assert bad.name in done.stdout + done.stderr
     assert "withdrawn" in done.stdout
+    assert (
+        f"not in http://127.0.0.1:9 yet, which does not answer: python -m reid.sync {folder}" in done.stdout
+    )
     scores = json.loads((folder / "status.json").read_text())["scores"]
     assert set(scores) >= {"val/mAP", "val/rank-1"}
 
@@ -389,3 +440,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_crops(
     assert all(tensor.isfinite().all() for tensor in last.model.values())
     assert all(Path(crop).exists() for crop in crops)
     assert database(home, "select status from runs where name = 'diverged'") == [("FAILED",)]
+
+
+def test_a_training_whose_divergence_shows_when_it_is_judged_says_so(
+    run_command: Run, tiny: list[str], home: Path
+) -> None:
+    """One step an epoch: the loss is that of the weights before it."""
+    folder = home / "diverged_late"
+    done = run_command(
+        "reid.train", *tiny, "epochs=3", "optimizer=sgd", "optimizer.lr=1e30", "tricks.warmup=0",
+        "batch.identities=12", "eval.period=1", f"hydra.run.dir={folder}", "tracking.run_name=late",
+        home=home,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "18 of 18 feature rows hold NaN" in done.stderr
+    assert "ends here again: last.pt holds epoch 1. A lower optimizer.lr" in done.stderr
+    assert "Traceback" not in done.stderr
+    diverged = (
+        "select value from tags join runs using (run_uuid) where name = 'late' and key = 'reid.diverged'"
+    )
+    assert database(home, diverged) == [("true",)]

@@ -3,18 +3,38 @@
 from collections import deque
 
 import torch
+from torch import nn
+
+from reid.engine.distributed import ALONE, World
 
 #: Steps after which processes in step read a flag: a GPU is rarely as far behind its host.
 LAG = 8
 
 
-class NonFiniteError(RuntimeError):
+class DivergedError(RuntimeError):
+    """The model holds, or gives, numbers that are none: the training cannot go on from here."""
+
+
+class NonFiniteError(DivergedError):
     """The loss or the gradient of a step became NaN or infinite; `.indices` are the images of its batch."""
 
     def __init__(self, step: int, indices: torch.Tensor) -> None:
         super().__init__(f"the loss or its gradient became NaN or infinite at step {step}")
         self.step = step
         self.indices = indices
+
+
+def check_finite(model: nn.Module, world: World = ALONE) -> None:
+    """Raises DivergedError if a parameter or buffer holds NaN or infinity, on any rank."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    named = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    finite = torch.stack([tensor.detach().isfinite().all() for tensor in named.values()]).tolist()
+    bad = [name for name, fine in zip(named, finite, strict=True) if not fine]
+    if world.largest(len(bad)):
+        raise DivergedError(
+            f"{len(bad)} of the model's {len(named)} tensors hold NaN or infinity after the epoch "
+            f"({', '.join(bad[:3])})."
+        )
 
 
 class FiniteGuard:

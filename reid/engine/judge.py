@@ -9,11 +9,13 @@ from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
 from reid.engine.distributed import ALONE, World
 from reid.engine.embed import embed
+from reid.engine.finite import DivergedError
 from reid.engine.runtime import free_bytes, work_bytes
 from reid.models import ReidModel
 from reid.retrieval import (
     Embeddings,
     EvaluationError,
+    NonFiniteFeaturesError,
     Scores,
     evaluate,
     expand_queries,
@@ -61,8 +63,16 @@ def judge_together(
     progress: Progress,
     world: World,
 ) -> Judgement | None:
-    """The same by all ranks: each embeds its share of the images, the first ranks and has the judgement."""
-    embedded = _embed_both(model, query, gallery, settings, device, precision, progress, world)
+    """The same by all ranks: each embeds its share of the images, the first ranks and has the judgement.
+
+    Raises:
+        EvaluationError: as above.
+        DivergedError: features are not finite.
+    """
+    try:
+        embedded = _embed_both(model, query, gallery, settings, device, precision, progress, world)
+    except NonFiniteFeaturesError as error:
+        raise DivergedError(f"{error} A training resumed from here ends here again:") from error
     return rank(*embedded, settings) if world.first else None
 
 

@@ -107,11 +107,23 @@ def open_training_data(
 
 
 def open_judged_data(
-    dataset: ReidDataset, image: ImageConfig, data: DataConfig, progress: Progress
+    dataset: ReidDataset,
+    image: ImageConfig,
+    data: DataConfig,
+    progress: Progress,
+    protocol: str | None = None,
 ) -> JudgedData:
-    """The query and the gallery, decoded into one store."""
+    """The query and the gallery, decoded into one store.
+
+    Raises:
+        EvaluationError: images could not be read, and of the rest no query has a match under `protocol`
+            (None: they are not ranked).
+    """
     whole = _open(dataset.query + dataset.gallery, image, data, progress, "query and gallery images")
     query, gallery = whole.subset(dataset.query), whole.subset(dataset.gallery)
+    if whole.bad and protocol is not None:
+        matches = count_matches(*_ids(query.crops), *_ids(gallery.crops), protocol=protocol)
+        require_matches(matches, protocol)
     return JudgedData(query, gallery, fingerprint(_labelled(query), _labelled(gallery)))
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from reid.data.store import ImageStore
 from reid.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -17,9 +18,11 @@ from reid.engine.checkpoint import (
     save_checkpoint,
 )
 from reid.engine.distributed import ALONE, World
+from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
 from reid.engine.rundir import LAST
 from reid.models import ReidModel
+from reid.settings import changed
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,12 @@ class Session:
             log.warning("history.csv could not be written (%s); the numbers go on in the checkpoint", error)
 
     def end_epoch(self) -> None:
-        """The epoch under way is complete."""
+        """The epoch under way is complete.
+
+        Raises:
+            DivergedError: the model has become useless; what was saved before stays.
+        """
+        check_finite(self.model, self.world)
         self.epoch += 1
         self.judged = False
         self.totals = EpochTotals()
@@ -100,6 +108,19 @@ class Session:
                 raise
             log.warning("the checkpoint of epoch %d could not be written: %s", self.epoch, error)
 
+    def diverged(self, error: DivergedError, store: ImageStore) -> str:
+        """What to say of a training that cannot go on; the crops of a failed step go to `bad_batch.txt`."""
+        told, crops = str(error), ""
+        if isinstance(error, NonFiniteError):
+            bad = self.folder / "bad_batch.txt"
+            if self.world.first:
+                bad.write_text("".join(f"{store.crops[i].path}\n" for i in error.indices.tolist()))
+            told, crops = f"{error} of epoch {self.epoch + 1}.", f" The crops of that batch stand in {bad};"
+        return (
+            f"{told}{crops} last.pt holds epoch {self.epoch}. A lower optimizer.lr, clip_norm=5, a longer "
+            "warm-up or precision=float32 are the usual cures"
+        )
+
     def save_model(self) -> Path:
         """Write `model.pt`: the model and what it says of itself, without the state of the training."""
         path = self.folder / "model.pt"
@@ -107,8 +128,8 @@ class Session:
         save_checkpoint(path, Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, {}))
         return path
 
-    def resume(self) -> None:
-        """Take up what `last.pt` in the folder holds.
+    def resume(self) -> dict[str, object]:
+        """Take up what `last.pt` in the folder holds; returns what the tracker shows of how it began.
 
         Raises:
             CheckpointError: it was trained with another config or on other data.
@@ -117,10 +138,12 @@ class Session:
         # To the CPU: Adam would read its step counts back from a GPU at every step.
         checkpoint = load_checkpoint(path)
         for key, what in (("resume_hash", "another config"), ("train_fingerprint", "other data")):
-            if checkpoint.meta.get(key) != self.meta[key]:
+            was, now = checkpoint.meta.get(key), self.meta[key]
+            if was != now:
+                keys = changed(checkpoint.meta.get("config", {}), self.meta.get("config", {}))
+                named = "; ".join(keys) if keys and key == "resume_hash" else f"{key} was {was}, is {now}"
                 raise CheckpointError(
-                    f"{path} was trained with {what} ({key} was {checkpoint.meta.get(key)}, is "
-                    f"{self.meta[key]}). "
+                    f"{path} was trained with {what} ({named}). "
                     "What is trained, and on what, must stay as it was; to start anew leave `resume` out"
                 )
         if not checkpoint.training:
@@ -139,3 +162,5 @@ class Session:
         self.totals = EpochTotals.from_state(checkpoint.training["totals"], self.device)
         progress = checkpoint.meta["progress"]
         self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]
+        self.meta["begun"] = checkpoint.meta.get("begun", {})
+        return dict(self.meta["begun"])

@@ -62,8 +62,8 @@ class StopSignals:
         if self._once and not first:
             return
         waits = self._deferring and first  # a second signal does not wait
-        if waits or self._once:
-            self._asked = signum
+        # Kept, since what is raised within a finaliser is only printed by Python: the next block raises it.
+        self._asked = signum
         if not waits:
             tell, self._first = self._first, lambda: None
             tell()

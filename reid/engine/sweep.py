@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reid.engine.job_lock import occupied
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.engine.sweep_file import read_sweep
 from reid.home import home, source_root
+from reid.settings import flat_keys
 from reid.tracking import (
     JOURNAL,
     Status,
@@ -75,6 +77,7 @@ class SweepCallback(Callback):
         )
         # Hydra calls no callback when a job ends the process.
         atexit.register(self.close)
+        self.parent.params(shared(config, self.keys))
 
     def __getstate__(self) -> dict[str, Any]:
         """For the workers of a launcher: the parent stays with the process that opened it."""
@@ -130,6 +133,16 @@ def swept_keys(overrides: list[str]) -> list[str]:
         o.key_or_group: o.is_sweep_override() for o in OverridesParser.create().parse_overrides(overrides)
     }
     return [key for key, swept in last.items() if swept]
+
+
+def shared(config: DictConfig, keys: Sequence[str]) -> dict[str, Any]:
+    """The leaves that all jobs of a sweep over `keys` have in common; none where whole recipes are swept."""
+    if "experiment" in keys:
+        return {}
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    leaves = flat_keys(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
+    swept = tuple(f"{key}." for key in keys)
+    return {key: value for key, value in leaves.items() if not f"{key}.".startswith(swept)}
 
 
 def job_statuses(folder: Path) -> list[RunStatus]:

@@ -18,6 +18,7 @@ from reid.figures.style import (
     headline,
     new_figure,
     styled,
+    verbatim,
     whole_number_axis,
 )
 
@@ -61,7 +62,7 @@ def cmc_curves(
             linestyle=LINE_STYLES[i // len(PALETTE) % len(LINE_STYLES)],
             marker="o",
             markevery=marked,
-            label=_cmc_label(label, curve, mean_ap or {}),
+            label=verbatim(_cmc_label(label, curve, mean_ap or {})),
         )
     longest = max(len(curve) for curve in rates.values())
     lowest = 100 * min(float(curve.min()) for curve in rates.values())

@@ -9,7 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from reid.figures.pictures import CROP_ASPECT, Picture, place
-from reid.figures.style import MUTED, QUERY, RIGHT, SMALL, WIDTH, WRONG, inch_axes, new_figure, styled
+from reid.figures.style import (
+    MUTED,
+    QUERY,
+    RIGHT,
+    SMALL,
+    WIDTH,
+    WRONG,
+    inch_axes,
+    new_figure,
+    styled,
+    verbatim,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ def ranked_lists(entries: Sequence[RankedList], order: str, *, title: str = "Ran
     axes = inch_axes(figure)
 
     count = "1 query" if len(entries) == 1 else f"{len(entries)} queries"
-    axes.text(_MARGIN, 0.3, f"{title}: {count}, {_ORDERS[order]}", fontsize=13, weight="bold", va="center")
+    header = f"{verbatim(title)}: {count}, {_ORDERS[order]}"
+    axes.text(_MARGIN, 0.3, header, fontsize=13, weight="bold", va="center")
     _legend(axes, 0.62)
     for i, entry in enumerate(entries):
         top = _HEADER + i * row

@@ -91,11 +91,16 @@ def new_figure(height: float, width: float = WIDTH, layout: str | None = "constr
     return figure
 
 
+def verbatim(text: str) -> str:
+    """A text that somebody typed: its dollars are dollars, and begin no formula."""
+    return text.replace("$", r"\$")
+
+
 def headline(figure: Figure, text: str) -> Text:
     """Write the figure's title at its top left, smaller where it would run out of the figure."""
     room = 8.0 * figure.get_size_inches()[0]  # characters of 13 points, bold, on average
     size = max(SMALL, 13 * min(1.0, room / max(1, len(text))))
-    return figure.suptitle(text, x=0.011, ha="left", fontsize=size, fontweight="bold")
+    return figure.suptitle(verbatim(text), x=0.011, ha="left", fontsize=size, fontweight="bold")
 
 
 def inch_axes(figure: Figure) -> Axes:

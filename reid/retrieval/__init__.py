@@ -6,7 +6,13 @@ from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
 from reid.retrieval.expansion import expand_queries
 from reid.retrieval.pairs import PairCounts, count_pairs, hardest_pairs, pair_totals
-from reid.retrieval.protocol import EvaluationError, MatchCounts, count_matches, require_matches
+from reid.retrieval.protocol import (
+    EvaluationError,
+    MatchCounts,
+    NonFiniteFeaturesError,
+    count_matches,
+    require_matches,
+)
 from reid.retrieval.rerank import rerank, rerank_bytes
 from reid.retrieval.verify import (
     TARGETS,
@@ -26,6 +32,7 @@ __all__ = [
     "Intervals",
     "MatchCounts",
     "Measured",
+    "NonFiniteFeaturesError",
     "OperatingPoint",
     "PairCounts",
     "Scores",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from reid.distance import normalise
+from reid.retrieval.protocol import NonFiniteFeaturesError
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +21,8 @@ class Embeddings:
         camids: (N,) int64, camera, from 0.
 
     Raises:
-        ValueError: a shape, dtype or device does not fit, or a feature is not finite (the message
-            names the rows).
+        ValueError: a shape, dtype or device does not fit.
+        NonFiniteFeaturesError: a feature is not finite (the message names the rows).
     """
 
     features: Tensor
@@ -49,7 +50,7 @@ class Embeddings:
         if not bool(sums.isfinite().all()):
             rows = (~sums.isfinite()).nonzero().flatten().tolist()
             shown = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-            raise ValueError(
+            raise NonFiniteFeaturesError(
                 f"{len(rows)} of {len(self)} feature rows hold NaN, infinity or values too large to sum: "
                 f"rows {shown}. Look at these images, and at whether the model's weights are finite."
             )

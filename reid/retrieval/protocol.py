@@ -20,6 +20,10 @@ class EvaluationError(ValueError):
     """The scores that were asked for do not exist; the message says why and what to do."""
 
 
+class NonFiniteFeaturesError(EvaluationError):
+    """Features hold NaN or infinity, as those of a model that diverged do."""
+
+
 @dataclass(frozen=True, eq=False)
 class MatchCounts:
     """How many gallery images show the person of each query.

@@ -24,7 +24,7 @@ from reid.tracking.records import (
 )
 from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
 from reid.tracking.silent import SilentTracker
-from reid.tracking.store import Store, default_store, ui_command
+from reid.tracking.store import Store, default_store, refuse_password, ui_command
 from reid.tracking.tracker import Status, Tracker, open_parent
 from reid.tracking.ui_view import View, figure_markdown, prepare_views
 
@@ -61,6 +61,7 @@ __all__ = [
     "prepare_views",
     "read_record",
     "read_run",
+    "refuse_password",
     "run_address",
     "run_folders",
     "send_late",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reid.tracking.names import cut
 
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "mlflow", "hydra-core")
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "mlflow", "hydra-core")
 _MAX_DIFF = 1_000_000
 
 

@@ -24,6 +24,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # MLflow's own 7 retries of 120 s would hold the training loop for minutes; the journal retries instead.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -144,6 +145,21 @@ def default_store(home: Path, uri: str | None = None) -> Store:
         "or a postgresql, mysql or mssql URI (MLflow no longer serves plain folders). For the project's own "
         "store leave tracking.uri and MLFLOW_TRACKING_URI unset"
     )
+
+
+def refuse_password(uri: str | None) -> None:
+    """Refuse a password within a `tracking.uri` that is about to become part of a config.
+
+    Raises:
+        TrackingError: configs are written into folders, runs, and checkpoints that are given away.
+    """
+    if uri and Store(uri).public_uri != uri:
+        raise TrackingError(
+            f"tracking.uri={Store(uri).public_uri} holds a password, which would be written into the run, "
+            "its folder and its checkpoints. Put the whole address into the environment as "
+            "MLFLOW_TRACKING_URI, or a server's name and password as MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
 
 
 def ui_command(store: Store, port: int = 5000) -> list[str]:

@@ -10,13 +10,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from reid.config import EvalConfig
-from reid.data import Crop, DatasetError
+from reid.config import DataConfig, EvalConfig, ImageConfig
+from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.crops import silent
 from reid.data.store import ImageStore, open_store
+from reid.engine.distributed import ALONE
 from reid.engine.domains import label_of, read_domains, same_domain
 from reid.engine.embed import embed
-from reid.engine.judge import check_memory, describe, judge, judged_rows, judged_values, rank
+from reid.engine.finite import DivergedError, check_finite
+from reid.engine.judge import (
+    check_memory,
+    describe,
+    judge,
+    judge_together,
+    judged_rows,
+    judged_values,
+    rank,
+)
+from reid.engine.prepare import open_judged_data
 from reid.models import ReidModel
 from reid.models.trunk import as_backbone
 from reid.retrieval import Embeddings, EvaluationError, evaluate, expand_queries, rerank
@@ -33,6 +44,11 @@ class LeftHalf(nn.Module):
         return images[:, :, :, : images.shape[3] // 2]
 
 
+class Diverged(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images * torch.nan
+
+
 class Broken(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         raise RuntimeError("no more memory")
@@ -40,6 +56,40 @@ class Broken(nn.Module):
 
 def model_of(net: nn.Module) -> ReidModel:
     return ReidModel(as_backbone(net, "net", 3), num_classes=2, neck="none").eval()
+
+
+def test_features_that_are_none_are_refused_and_end_a_training(store: ImageStore) -> None:
+    model = model_of(Diverged())
+    with pytest.raises(EvaluationError, match="4 of 4 feature rows hold NaN"):
+        judge(model, store, store, PLAIN, CPU)
+    with pytest.raises(DivergedError, match="4 of 4 feature rows hold NaN"):
+        judge_together(model, store, store, PLAIN, CPU, "float32", silent, ALONE)
+
+
+def test_a_buffer_that_is_none_is_named() -> None:
+    model = nn.BatchNorm1d(3)
+    check_finite(model)
+    assert isinstance(model.running_var, Tensor)
+    model.running_var[1] = torch.inf
+    with pytest.raises(DivergedError, match=r"1 of the model's 4 tensors .*\(running_var\)"):
+        check_finite(model)
+
+
+def test_where_too_many_images_cannot_be_read_it_is_told_before_any_training(tmp_path: Path) -> None:
+    crops = []
+    for n, (pid, camid) in enumerate([(1, 0), (2, 1), (1, 1), (2, 0)]):
+        path = tmp_path / f"{n}.png"
+        Image.new("RGB", (16, 32), (n, n, n)).save(path)
+        crops.append(Crop(path, pid, camid))
+    dataset = ReidDataset("some", tmp_path, (), tuple(crops[:2]), tuple(crops[2:]))
+    image, data = ImageConfig(height=32, width=16), DataConfig(store=str(tmp_path / "store"))
+    skipping = replace(data, on_bad_image="skip")
+    assert len(open_judged_data(dataset, image, skipping, silent, "cross_camera").query) == 2
+    for crop in dataset.query:
+        crop.path.write_bytes(b"")
+    with pytest.raises(EvaluationError):
+        open_judged_data(dataset, image, skipping, silent, "cross_camera")
+    assert len(open_judged_data(dataset, image, skipping, silent).query) == 0
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import sys
 
 import pytest
 
@@ -47,6 +48,24 @@ def test_a_process_that_stops_without_the_others_saves_nothing_with_them() -> No
     with StopSignals(once=True, together=True), pytest.raises(Stopped) as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
     assert not stopped.value.clean
+
+
+def test_one_that_is_lost_in_a_finaliser_is_raised_by_the_next_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Finalised:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    done: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: done.append(told.exc_type.__name__))
+    with StopSignals() as stop, pytest.raises(Stopped) as stopped:
+        Finalised()
+        done.append("went on")
+        with stop.deferred():
+            done.append("the block")
+    assert done == ["Stopped", "went on", "the block"]
+    assert stopped.value.exit_code == 143
 
 
 def test_others_are_told_once_before_it_is_raised() -> None:

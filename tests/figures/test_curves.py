@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from reid.figures import cmc_curves, training_curves
+from reid.figures import cmc_curves, save, training_curves
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -29,6 +31,12 @@ def test_cmc_shows_percent_over_rank_and_scores_in_the_legend() -> None:
     assert axes.get_xlabel() == "Rank"
     assert axes.get_ylabel() == "Matching rate (%)"
     assert "CMC" in axes.get_title(loc="left")
+
+
+def test_a_name_that_is_no_formula_is_drawn_as_it_is(history: pd.DataFrame, tmp_path: Path) -> None:
+    name = "a $x_{$ b"
+    assert save(cmc_curves({name: [0.5, 1.0]}), tmp_path / "cmc.png").exists()
+    assert save(training_curves(history, name), tmp_path / "curves.png").exists()
 
 
 def test_cmc_stops_at_max_rank() -> None:
