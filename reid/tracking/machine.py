@@ -17,11 +17,13 @@ from reid.tracking.names import cut
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "mlflow", "hydra-core")
 _MAX_DIFF = 1_000_000
+#: Untracked files of code that are kept whole: how many, and up to how many bytes.
+_MAX_FILES, _MAX_FILE = 50, 100_000
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """tags: one value a fact, to be set on the run. diff: the uncommitted changes, "" for none."""
+    """tags: one value a fact, to be set on the run. diff: uncommitted changes and new code, "" for none."""
 
     tags: dict[str, str]
     diff: str = ""
@@ -65,14 +67,21 @@ def _code(source_root: Path | None) -> tuple[dict[str, str], str]:
     if source_root is None or not sha:
         return {"reid.git.sha": "none"}, ""
     changes = _git(source_root, "diff", "HEAD", "--", ".") or ""
-    untracked = _git(source_root, "ls-files", "--others", "--exclude-standard") or ""
-    notes = [f"# untracked: {name}" for name in untracked.splitlines()]
+    untracked = (_git(source_root, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    notes = [f"# untracked: {name}" for name in untracked]
+    # A loss of one's own is what its run was made with, committed or not.
+    code = [name for name in untracked if _is_code(source_root / name)][:_MAX_FILES]
+    added = [_git(source_root, "diff", "--no-index", "--", os.devnull, name) or "" for name in code]
     tags = {
         "reid.git.sha": sha,
         "reid.git.branch": _git(source_root, "rev-parse", "--abbrev-ref", "HEAD") or "none",
         "reid.git.dirty": str(bool(changes or untracked)).lower(),
     }
-    return tags, cut("\n".join([*notes, changes]).strip(), _MAX_DIFF)
+    return tags, cut("\n".join([*notes, changes, *added]).strip(), _MAX_DIFF)
+
+
+def _is_code(path: Path) -> bool:
+    return path.suffix in (".py", ".yaml") and path.is_file() and path.stat().st_size <= _MAX_FILE
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -83,11 +92,12 @@ def _git(root: Path, *arguments: str) -> str | None:
             text=True,
             errors="replace",
             timeout=20,
-            check=True,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip("\n")
+    # `diff --no-index` answers 1 where there is a difference.
+    return answer.stdout.strip("\n") if answer.returncode <= ("--no-index" in arguments) else None
 
 
 def _command(source_root: Path | None) -> str:

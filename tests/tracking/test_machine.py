@@ -37,11 +37,19 @@ def test_clean_checkout(repository: Path) -> None:
 
 def test_dirty_checkout_tells_changes_and_untracked_files(repository: Path) -> None:
     (repository / "code.py").write_text("x = 2\n")
-    (repository / "new.py").write_text("")
+    (repository / "new.py").write_text("def mine():\n    return 1\n")
+    (repository / "notes.txt").write_text("of nobody's business")
     provenance = environment(repository)
     assert provenance.tags["reid.git.dirty"] == "true"
     assert "+x = 2" in provenance.diff
-    assert provenance.diff.startswith("# untracked: new.py")
+    assert provenance.diff.startswith("# untracked: new.py\n# untracked: notes.txt\n")
+    assert "nobody's business" not in provenance.diff
+
+    changes = provenance.diff.partition("notes.txt\n")[2]
+    git(repository, "stash", "--include-untracked")
+    subprocess.run(["git", "-C", repository, "apply"], input=f"{changes}\n", text=True, check=True)
+    assert (repository / "code.py").read_text() == "x = 2\n"
+    assert (repository / "new.py").read_text() == "def mine():\n    return 1\n"
 
 
 @pytest.mark.parametrize("inside", [True, False])
