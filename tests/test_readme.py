@@ -24,6 +24,7 @@ PARSED = (
     "reid.report",
     "reid.runs",
     "reid.sync",
+    "reid.ui",
 )
 
 
