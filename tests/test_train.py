@@ -24,6 +24,10 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 EPOCHS = 4
+#: Of the undisturbed run and of those that must equal it. The learning rate moves after every epoch.
+WHOLE = (f"epochs={EPOCHS}", "eval.at_start=true", "schedule.milestones=[2,3]")
+#: Of the tiny set, in `bounding_box_train`.
+TRAINING_CROPS = 69
 #: Columns that measure time, which no seed fixes.
 CLOCK = ["train/images_per_second", "train/data_wait"]
 
@@ -37,10 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(run_command: Run, tiny: list[str], home: Path) -> Path:
     """An undisturbed run of four epochs."""
     folder = home / "whole"
-    done = run_command(
-        "reid.train", *tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"hydra.run.dir={folder}", home=home,
-        fresh=True,
-    )  # fmt: skip
+    done = run_command("reid.train", *tiny, *WHOLE, f"hydra.run.dir={folder}", home=home, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "before training" in done.stdout
     return folder
@@ -101,6 +102,11 @@ def test_the_run_leaves_everything_that_it_promises(whole: Path) -> None:
     assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
     assert history["test/mAP"].iloc[-1] == status["scores"]["test/mAP"]
     assert history["train/loss"].iloc[1] > history["train/loss"].iloc[-1]
+    # One epoch of warm-up, then 3.5e-4, a tenth of it from the third epoch on, a hundredth from the fourth.
+    trained = history[history["epoch"] > 0]
+    assert trained["train/lr"].tolist() == pytest.approx([3.5e-6, 3.5e-4, 3.5e-5, 3.5e-6])
+    # Three batches of sixteen.
+    assert trained["train/coverage"].tolist() == pytest.approx([48 / TRAINING_CROPS] * EPOCHS)
 
 
 def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> None:
@@ -121,6 +127,7 @@ def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> N
         "reid.selection",
     ):
         assert tags[tag], tag
+    assert (tags["reid.weights.source"], tags["reid.weights.matched_percent"]) == ("none", "0.0")
     metrics = {
         key for (key,) in database(home, f"select distinct key from metrics where run_uuid = '{run_id}'")
     }
@@ -146,7 +153,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
 ) -> None:
     name = f"killed_{epoch}"
     folder = home / name
-    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"tracking.run_name={name}"]
+    arguments = [*tiny, *WHOLE, f"tracking.run_name={name}"]
     process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
     wait_for_epoch(process, folder, epoch)
     process.send_signal(signal.SIGKILL)
@@ -174,7 +181,7 @@ def test_asked_to_stop_it_saves_and_says_so(
 ) -> None:
     name = signum.name.lower()
     folder = home / name
-    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"tracking.run_name={name}"]
+    arguments = [*tiny, *WHOLE, f"tracking.run_name={name}"]
     process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
     wait_for_epoch(process, folder, 1)
     process.send_signal(signum)
