@@ -3,7 +3,7 @@
 A trick that a run names and tracks, and that nothing applies, would show in no score of the tiny set.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from reid import train as command
+from reid.checks import ConfigError
 from reid.data.augment import Augmentation
 from reid.data.batches import Batch, TrainingBatches
 from reid.engine.describe import build_model
@@ -64,11 +65,24 @@ class Seen:
     batches: TrainingBatches
     epochs: list[Epoch]
     history: pd.DataFrame
+    tags: list[dict[str, object]]
+
+
+class NotedTags(SilentTracker):
+    def __init__(self, noted: list[dict[str, object]]) -> None:
+        super().__init__()
+        self.noted = noted
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        self.noted.append(dict(values))
 
 
 class Untracked(Job):
+    """Keeps what is tagged while it trains."""
+
     def track(self, *_: object) -> Tracker:
-        self.tracker = SilentTracker()
+        self.noted: list[dict[str, object]] = []
+        self.tracker = NotedTags(self.noted)
         return self.tracker
 
 
@@ -117,7 +131,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_data: Path) ->
         settings = settings_of(*SMALL, f"data.root={tiny_data}", *overrides)
         job = Untracked(OmegaConf.create({}), tmp_path, [], Console(quiet=True), StopSignals())
         command.train(job, settings)
-        return Seen(models[-1], starts[0], sources[-1], epochs, pd.read_csv(tmp_path / "history.csv"))
+        history = pd.read_csv(tmp_path / "history.csv")
+        return Seen(models[-1], starts[0], sources[-1], epochs, history, job.noted)
 
     monkeypatch.setattr(command, "TrainingBatches", watched_batches)
     monkeypatch.setattr(command, "train_epoch", watched_epoch)
@@ -159,6 +174,29 @@ def test_without_tricks_none_of_them_does(trained: Callable[..., Seen]) -> None:
     assert seen.epochs[0].objective == Objective(1.0, 0.0, 0.0, None)
     assert isinstance(seen.model.bottleneck, nn.Identity)
     assert map_of(seen.model) == (1, 1)
+
+
+def test_scores_come_when_they_are_asked_for_and_re_ranking_at_the_end_alone(
+    trained: Callable[..., Seen],
+) -> None:
+    seen = trained("epochs=3", "eval.period=2", "eval.rerank=true", "eval.rerank_k1=4", "eval.rerank_k2=2")
+    judged = seen.history.set_index("epoch").notna()
+    assert judged["test/mAP"].to_dict() == {1: False, 2: True, 3: True}
+    assert judged["test/rerank/mAP"].to_dict() == {1: False, 2: False, 3: True}
+
+
+def test_a_collapse_is_told_once_and_not_of_the_warm_up(
+    trained: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(command, "collapse", lambda _: "all features are one point")
+    seen = trained("epochs=3", "tricks.warmup=1")
+    assert [tags for tags in seen.tags if "reid.collapsed" in tags] == [{"reid.collapsed": "since epoch 2"}]
+    assert caplog.messages.count("epoch 2: all features are one point") == 1
+
+
+def test_an_epoch_shorter_than_an_accumulation_is_refused(trained: Callable[..., Seen]) -> None:
+    with pytest.raises(ConfigError, match="accumulate=4: an epoch has only 3 batches"):
+        trained("epochs=1", "accumulate=4")
 
 
 def test_what_is_typed_reaches_the_training_and_no_default_stands_in(trained: Callable[..., Seen]) -> None:
