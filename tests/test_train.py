@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def test_the_run_leaves_everything_that_it_promises(whole: Path) -> None:
     # One epoch of warm-up, then 3.5e-4, a tenth of it from the third epoch on, a hundredth from the fourth.
     trained = history[history["epoch"] > 0]
     assert trained["train/lr"].tolist() == pytest.approx([3.5e-6, 3.5e-4, 3.5e-5, 3.5e-6])
+    assert history["test/mAP"].notna().tolist() == [True, False, False, False, True]
     # Three batches of sixteen.
     assert trained["train/coverage"].tolist() == pytest.approx([48 / TRAINING_CROPS] * EPOCHS)
 
@@ -127,7 +129,13 @@ def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> N
         "reid.selection",
     ):
         assert tags[tag], tag
-    assert (tags["reid.weights.source"], tags["reid.weights.matched_percent"]) == ("none", "0.0")
+    expected = {
+        "reid.data.training": f"{TRAINING_CROPS} images, 12 identities",
+        "reid.data.judged": "18 queries, 32 gallery images", "reid.data.unreadable": "0",
+        "reid.data.strays": "0", "reid.data.junk": "4", "reid.score_split": "test", "reid.processes": "1",
+        "reid.weights.source": "none", "reid.weights.matched_percent": "0.0",
+    }  # fmt: skip
+    assert {key: tags[key] for key in expected} == expected
     metrics = {
         key for (key,) in database(home, f"select distinct key from metrics where run_uuid = '{run_id}'")
     }
@@ -142,7 +150,8 @@ def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> N
         for p in (home / "mlartifacts").rglob("*")
         if p.is_file() and run_id in str(p)
     }
-    assert {"checkpoints/model.pt", "config_resolved.yaml", "history.csv", "figures/cmc.png"} <= artifacts
+    kept = {"checkpoints/model.pt", "config_resolved.yaml", "history.csv", "queries.csv", "figures/cmc.png"}
+    assert kept <= artifacts
     # Pictures of people stay in the run's folder unless tracking.images is set.
     assert not any("ranked" in name or "contact" in name for name in artifacts)
 
@@ -357,7 +366,10 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert not (tmp_path / "mlflow.db").exists()
 
     folder = tmp_path / "run"
-    run += ["data.on_bad_image=skip", "tracking.uri=http://127.0.0.1:9", f"hydra.run.dir={folder}"]
+    run += [
+        "data.on_bad_image=skip", "tracking.uri=http://127.0.0.1:9", "tracking.images=true",
+        "tracking.checkpoint=false", f"hydra.run.dir={folder}",
+    ]  # fmt: skip
     done = run_command("reid.train", *run, home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 unreadable" in done.stdout
@@ -370,6 +382,13 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert database(tmp_path, "select status from runs") == [("FINISHED",)]
     assert database(tmp_path, "select value from metrics where key = 'val/mAP'") == [(scores["val/mAP"],)]
+    tags = dict(database(tmp_path, "select key, value from tags"))
+    assert (tags["reid.data.unreadable"], tags["reid.score_split"]) == ("1", "val")
+    # As asked: pictures of people are there, the model is not.
+    artifacts = {path.name for path in (tmp_path / "mlartifacts").rglob("*")}
+    assert "ranked_worst.png" in artifacts
+    assert (folder / "model.pt").exists()
+    assert "model.pt" not in artifacts
 
     again = run_command(
         "reid.evaluate", f"checkpoint={folder}", "device=cpu", "data.on_bad_image=skip",
@@ -391,8 +410,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_crops(
     assert "became NaN or infinite" in done.stderr
     assert "Traceback" not in done.stderr
     crops = (folder / "bad_batch.txt").read_text().split()
-    assert len(crops) == 16
+    # Four of each of four people.
+    assert sorted(Counter(Path(crop).name[:4] for crop in crops).values()) == [4] * 4
     last = load_checkpoint(folder / "last.pt")
     assert all(tensor.isfinite().all() for tensor in last.model.values())
     assert all(Path(crop).exists() for crop in crops)
     assert database(home, "select status from runs where name = 'diverged'") == [("FAILED",)]
+    assert ("true",) in database(home, "select value from tags where key = 'reid.diverged'")
