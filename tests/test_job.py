@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from composing import settings_of
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -10,7 +11,9 @@ from reid.engine.rundir import LAST, RunStatus
 from reid.engine.stop import StopSignals
 from reid.job import Job
 from reid.sources import sources_hash
+from reid.tracking import SilentTracker
 from reid.tracking.journal import JOURNAL
+from reid.tracking.machine import Provenance
 
 
 @pytest.fixture
@@ -72,3 +75,19 @@ def test_a_cell_that_nobody_began_is_new(sweep: Path) -> None:
     job, _ = started_again(sweep, "these")
     assert not job.found_a_run
     assert (job.resuming, job.folder) == (False, sweep / "0")
+
+
+def test_the_uncommitted_changes_are_kept_with_the_run(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, str] = {}
+
+    class Noted(SilentTracker):
+        def text(self, text: str, name: str) -> Path:
+            kept[name] = text
+            return Path(name)
+
+    for diff in ("", "+ a line"):
+        job = Job(OmegaConf.create({}), sweep / "0", [], Console(quiet=True), StopSignals())
+        monkeypatch.setattr("reid.job.environment", lambda _, diff=diff: Provenance({}, diff))
+        monkeypatch.setattr(job, "_open_run", lambda *_: Noted())
+        job.track(settings_of(), {})
+        assert kept == ({"git.diff": diff} if diff else {})

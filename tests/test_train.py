@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.slow
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 EPOCHS = 4
+#: Of the undisturbed run and of those that must equal it. The learning rate moves after every epoch.
+WHOLE = (f"epochs={EPOCHS}", "eval.at_start=true", "schedule.milestones=[2,3]")
+#: Of the tiny set, in `bounding_box_train`.
+TRAINING_CROPS = 69
 #: Columns that measure time, which no seed fixes.
 CLOCK = ["train/images_per_second", "train/data_wait"]
 
@@ -38,10 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(run_command: Run, tiny: list[str], home: Path) -> Path:
     """An undisturbed run of four epochs."""
     folder = home / "whole"
-    done = run_command(
-        "reid.train", *tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"hydra.run.dir={folder}", home=home,
-        fresh=True,
-    )  # fmt: skip
+    done = run_command("reid.train", *tiny, *WHOLE, f"hydra.run.dir={folder}", home=home, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "before training" in done.stdout
     return folder
@@ -102,6 +104,12 @@ def test_the_run_leaves_everything_that_it_promises(whole: Path) -> None:
     assert history["epoch"].tolist() == [0, 1, 2, 3, 4]
     assert history["test/mAP"].iloc[-1] == status["scores"]["test/mAP"]
     assert history["train/loss"].iloc[1] > history["train/loss"].iloc[-1]
+    # One epoch of warm-up, then 3.5e-4, a tenth of it from the third epoch on, a hundredth from the fourth.
+    trained = history[history["epoch"] > 0]
+    assert trained["train/lr"].tolist() == pytest.approx([3.5e-6, 3.5e-4, 3.5e-5, 3.5e-6])
+    assert history["test/mAP"].notna().tolist() == [True, False, False, False, True]
+    # Three batches of sixteen.
+    assert trained["train/coverage"].tolist() == pytest.approx([48 / TRAINING_CROPS] * EPOCHS)
 
 
 def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> None:
@@ -122,6 +130,13 @@ def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> N
         "reid.selection",
     ):
         assert tags[tag], tag
+    expected = {
+        "reid.data.training": f"{TRAINING_CROPS} images, 12 identities",
+        "reid.data.judged": "18 queries, 32 gallery images", "reid.data.unreadable": "0",
+        "reid.data.strays": "0", "reid.data.junk": "4", "reid.score_split": "test", "reid.processes": "1",
+        "reid.weights.source": "none", "reid.weights.matched_percent": "0.0",
+    }  # fmt: skip
+    assert {key: tags[key] for key in expected} == expected
     metrics = {
         key for (key,) in database(home, f"select distinct key from metrics where run_uuid = '{run_id}'")
     }
@@ -136,7 +151,8 @@ def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> N
         for p in (home / "mlartifacts").rglob("*")
         if p.is_file() and run_id in str(p)
     }
-    assert {"checkpoints/model.pt", "config_resolved.yaml", "history.csv", "figures/cmc.png"} <= artifacts
+    kept = {"checkpoints/model.pt", "config_resolved.yaml", "history.csv", "queries.csv", "figures/cmc.png"}
+    assert kept <= artifacts
     # Pictures of people stay in the run's folder unless tracking.images is set.
     assert not any("ranked" in name or "contact" in name for name in artifacts)
 
@@ -147,7 +163,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
 ) -> None:
     name = f"killed_{epoch}"
     folder = home / name
-    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"tracking.run_name={name}"]
+    arguments = [*tiny, *WHOLE, f"tracking.run_name={name}"]
     process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
     wait_for_epoch(process, folder, epoch)
     process.send_signal(signal.SIGKILL)
@@ -167,7 +183,7 @@ def test_killed_while_its_store_is_made_it_is_resumed_as_the_same_run(
     whole: Path, run_command: Run, start_command: Starter, tiny: list[str], home: Path
 ) -> None:
     folder = home / "early"
-    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", "tracking.run_name=early"]
+    arguments = [*tiny, *WHOLE, "tracking.run_name=early"]
     with FileLock(home / "mlflow.db.lock"):  # as another process that makes the store's tables holds it
         process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
         deadline = time.monotonic() + 120
@@ -189,7 +205,7 @@ def test_killed_while_its_store_is_made_it_is_resumed_as_the_same_run(
 def test_another_config_is_not_resumed_and_the_key_is_named(
     whole: Path, run_command: Run, tiny: list[str], home: Path
 ) -> None:
-    words = [*tiny, "epochs=5", "eval.at_start=true", "eval.period=1", "optimizer.lr=1e-5", f"resume={whole}"]
+    words = [*tiny, *WHOLE, "epochs=5", "eval.period=1", "optimizer.lr=1e-5", f"resume={whole}"]
     done = run_command("reid.train", *words, home=home)
     assert done.returncode == 2
     assert "trained with another config (optimizer.lr was 0.00035, is 1e-05)" in done.stderr
@@ -207,7 +223,7 @@ def test_asked_to_stop_it_saves_and_says_so(
 ) -> None:
     name = signum.name.lower()
     folder = home / name
-    arguments = [*tiny, f"epochs={EPOCHS}", "eval.at_start=true", f"tracking.run_name={name}"]
+    arguments = [*tiny, *WHOLE, f"tracking.run_name={name}"]
     process = start_command("reid.train", *arguments, f"hydra.run.dir={folder}", home=home)
     wait_for_epoch(process, folder, 1)
     process.send_signal(signum)
@@ -398,7 +414,10 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert not (tmp_path / "mlflow.db").exists()
 
     folder = tmp_path / "run"
-    run += ["data.on_bad_image=skip", "tracking.uri=http://127.0.0.1:9", f"hydra.run.dir={folder}"]
+    run += [
+        "data.on_bad_image=skip", "tracking.uri=http://127.0.0.1:9", "tracking.images=true",
+        "tracking.checkpoint=false", f"hydra.run.dir={folder}",
+    ]  # fmt: skip
     done = run_command("reid.train", *run, home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 unreadable" in done.stdout
@@ -414,6 +433,13 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert database(tmp_path, "select status from runs") == [("FINISHED",)]
     assert database(tmp_path, "select value from metrics where key = 'val/mAP'") == [(scores["val/mAP"],)]
+    tags = dict(database(tmp_path, "select key, value from tags"))
+    assert (tags["reid.data.unreadable"], tags["reid.score_split"]) == ("1", "val")
+    # As asked: pictures of people are there, the model is not.
+    artifacts = {path.name for path in (tmp_path / "mlartifacts").rglob("*")}
+    assert "ranked_worst.png" in artifacts
+    assert (folder / "model.pt").exists()
+    assert "model.pt" not in artifacts
 
     again = run_command(
         "reid.evaluate", f"checkpoint={folder}", "device=cpu", "data.on_bad_image=skip",
@@ -435,11 +461,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_crops(
     assert "became NaN or infinite" in done.stderr
     assert "Traceback" not in done.stderr
     crops = (folder / "bad_batch.txt").read_text().split()
-    assert len(crops) == 16
+    # Four of each of four people.
+    assert sorted(Counter(Path(crop).name[:4] for crop in crops).values()) == [4] * 4
     last = load_checkpoint(folder / "last.pt")
     assert all(tensor.isfinite().all() for tensor in last.model.values())
     assert all(Path(crop).exists() for crop in crops)
     assert database(home, "select status from runs where name = 'diverged'") == [("FAILED",)]
+    assert ("true",) in database(home, "select value from tags where key = 'reid.diverged'")
 
 
 def test_a_training_whose_divergence_shows_when_it_is_judged_says_so(

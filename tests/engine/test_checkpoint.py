@@ -1,7 +1,9 @@
 """Checkpoints: whole or not at all, tensors and plain data alone."""
 
 import json
+import os
 import pickle
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,25 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     assert back.meta == {"epoch": 3, "name": "é"}
     assert back.training == {"lr": [0.1, 0.2]}
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    rename = Path.replace
+
+    def sync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def replace(path: Path, target: Path) -> Path:
+        done.append(f"named {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    save_checkpoint(tmp_path / "last.pt", a_checkpoint())
+    assert done == ["file", "named last.pt", "folder"]
 
 
 def test_meta_is_plain_json_in_a_file_that_runs_no_code(tmp_path: Path) -> None:

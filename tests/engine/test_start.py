@@ -12,7 +12,7 @@ from reid.config import TrainConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from reid.engine.describe import build_model, model_spec
 from reid.engine.start import begin, open_start
-from reid.models import ReidModel
+from reid.models import ReidModel, build_backbone
 from reid.models.weights import file_sha256
 
 NET = ("backbone=resnet18", "backbone.weights=none")
@@ -50,7 +50,25 @@ def test_everything_but_the_classifier_is_taken_into_any_number_of_identities(tm
 def test_without_one_the_backbones_own_weights_are_told() -> None:
     told, facts = begin(build_model(settings_of(*NET), 5), None)
     assert told.startswith("weights: random weights")
-    assert facts["reid.weights.source"] == "none"
+    assert facts == {
+        "reid.weights.source": "none", "reid.weights.matched_percent": "0.0", "reid.weights.sha256": "",
+    }  # fmt: skip
+
+
+def test_how_much_of_a_weight_file_fitted_is_told_and_tracked(tmp_path: Path) -> None:
+    state = build_backbone("resnet18").state_dict()
+    del state["layer4.1.bn2.weight"], state["layer4.1.bn2.bias"]
+    torch.save(state, tmp_path / "net.pth")
+    told, facts = begin(
+        build_model(settings_of("backbone=resnet18", f"backbone.weights={tmp_path}/net.pth"), 5), None
+    )
+    # 20 convolutions and 20 batch norms of four tensors each.
+    assert "98 of 100 backbone tensors loaded (98.0%)" in told
+    assert facts == {
+        "reid.weights.source": "net.pth",
+        "reid.weights.matched_percent": "98.0",
+        "reid.weights.sha256": file_sha256(tmp_path / "net.pth"),
+    }
 
 
 @pytest.mark.parametrize(("there", "here"), [("bag_of_tricks", "no_bnneck"), ("no_bnneck", "bag_of_tricks")])
