@@ -42,6 +42,11 @@ def test_a_sweep_file_brings_its_values_and_what_is_typed_wins() -> None:
         plan("train", ["sweep=alpha"])
 
 
+def test_a_sweep_over_the_tricks_of_an_experiment_has_a_cell_each() -> None:
+    cells = expand("train", ["experiment=quickstart", "sweep=tricks"])
+    assert len({cell.config_hash for cell in cells}) == len(cells) == 12
+
+
 def test_twins_are_refused_unless_nothing_is_taken() -> None:
     with pytest.raises(
         ConfigError, match=r"same experiment, though device=cpu, device=cuda differ.*take=none"
