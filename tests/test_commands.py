@@ -142,9 +142,9 @@ def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: py
         "dataset=duke backbone=se_resnext50 loss=ranked",
         "+optimizer.betas=[0.8,0.9]",
         "+loss.positive_radius=0.3",
-        "-m loss.alpha=1.0,1.2,1.4",
-        "-m loss=ranked,softmax seed=range(0,2)",
-        "-m backbone=glob(resnet*)",
+        "-m dataset=synthetic loss.alpha=1.0,1.2,1.4",
+        "-m dataset=synthetic loss=ranked,softmax seed=range(0,2)",
+        "-m dataset=synthetic backbone=glob(resnet*)",
         "hydra.run.dir=/tmp/there",
         "tracking.run_name='alpha 1.2'",
         # left to Hydra
@@ -208,6 +208,15 @@ def test_a_missing_dataset_says_where_it_was_looked_for_and_what_needs_none(
     assert_readable(run.stderr, fragments)
     assert not (tmp_path / "mlflow.db").exists()
     assert not (tmp_path / "data").exists()
+
+
+def test_a_sweep_without_data_is_refused_once_and_leaves_nothing(run_command: Runner, tmp_path: Path) -> None:
+    run = run_command("reid.train", "-m", "loss.alpha=1.0,1.2,1.4", home=tmp_path)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert_readable(run.stderr, ["dataset 'market' is not there", f"{tmp_path}/data/market1501"])
+    assert run.stderr.count("is not there") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_checkpoint_is_named(run_command: Runner, tmp_path: Path) -> None:

@@ -52,8 +52,19 @@ def read_dataset(
     Raises:
         DatasetError, ConfigError, EvaluationError: what is wrong and what to do.
     """
-    dataset = load_dataset(**settings.dataset, progress=progress)
-    all_training_crops = dataset.train
+    whole = load_dataset(**settings.dataset, progress=progress)
+    dataset = split_for(whole, settings)
+    evaluation = with_protocol_of(dataset, settings.eval, overrides)
+    check_judgeable(dataset, evaluation)
+    return dataset, whole.train, replace(settings, eval=evaluation)
+
+
+def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
+    """`dataset` split as `eval.split` asks, refused where it has too few people for a batch.
+
+    Raises:
+        DatasetError, ConfigError: too few to hold out, or to train on.
+    """
     if settings.eval.split == "val":
         dataset = validation_split(dataset, settings.eval.val_identities, settings.eval.val_seed)
     identities = len({crop.pid for crop in dataset.train})
@@ -62,9 +73,7 @@ def read_dataset(
             f"batch.identities={settings.batch.identities} is larger than the {identities} identities "
             f"that {dataset.name} has to train on; a batch holds each once at most. Set {identities} or less."
         )
-    evaluation = with_protocol_of(dataset, settings.eval, overrides)
-    check_judgeable(dataset, evaluation)
-    return dataset, all_training_crops, replace(settings, eval=evaluation)
+    return dataset
 
 
 def with_protocol_of(dataset: ReidDataset, settings: EvalConfig, overrides: Sequence[str]) -> EvalConfig:
