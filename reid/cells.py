@@ -32,6 +32,7 @@ from reid.data_ahead import HERE, refuse_without_data
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import home
+from reid.models import check_weights
 from reid.search_space import tune_settings
 from reid.settings import config_hash, evaluate_settings, threshold_settings, train_settings
 from reid.sources import sources_hash
@@ -99,16 +100,21 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
 
     Raises:
         ConfigError, HydraException: the first job that is wrong.
+        WeightsError: a file that `backbone.weights` names is not there.
         DatasetError, ConfigError, OSError: a sweep of which no cell has data to train on.
     """
     planned, trained = _planned(command, typed)
-    if planned.multirun and planned.launcher in HERE:
-        refuse_without_data(trained)
+    if planned.launcher in HERE:
+        for settings in trained:
+            if settings.resume is None:  # a resumed run has its weights
+                check_weights(settings.backbone.get("weights", "none"))
+        if planned.multirun:
+            refuse_without_data(trained)
     return planned
 
 
 def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig]]:
-    """The plan, looking at no data, and what the cells that train are made of."""
+    """The plan, looking at no data and no weights, and what the cells that train are made of."""
     words = [word for word in typed if not word.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(typed))
     if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):

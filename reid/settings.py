@@ -33,7 +33,7 @@ from reid.config import (
     compose_dataset,
     dataset_choices,
 )
-from reid.dataset_config import check_dataset, complete_dataset, refuse_missing, without_places
+from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing, without_places
 from reid.models import SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 #: What losses multiply or divide similarities by.
@@ -66,7 +66,17 @@ def train_settings(config: DictConfig) -> TrainConfig:
         settings.init_from = _absolute_checkpoint(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
     _check_across(settings)
+    _check_drawn(settings)
     return settings
+
+
+def check_identities(asked: int, people: int, dataset: str) -> None:
+    """Raises ConfigError where a batch takes more identities than there are `people` to train on."""
+    if asked > people:
+        raise ConfigError(
+            f"batch.identities={asked} is larger than the {people} identities that {dataset} has to train "
+            f"on; a batch holds each once at most. Set {people} or less."
+        )
 
 
 def evaluate_settings(config: DictConfig) -> EvaluateConfig:
@@ -211,6 +221,21 @@ def _check_across(settings: TrainConfig) -> None:
         raise ConfigError("sync_bn and freeze_bn are both true: frozen batch norms have nothing to share")
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
+
+
+def _check_drawn(settings: TrainConfig) -> None:
+    """Refuse before thousands of crops are drawn what would be refused after it."""
+    people, name = drawn_people(settings.dataset), settings.dataset["name"]
+    if people is None:
+        return
+    if settings.eval.split == "val":
+        held_out = settings.eval.val_identities
+        if held_out >= people:
+            raise ConfigError(
+                f"eval.val_identities={held_out}: {name} has {people} people to train on. Hold fewer out."
+            )
+        people -= held_out
+    check_identities(settings.batch.identities, people, name)
 
 
 def config_hash(settings: TrainConfig) -> str:

@@ -65,6 +65,11 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "loss._target_=os.system", ["loss._target_=os.system is refused"]),
     ("train", "dataset=folder", ["dataset.root is not given", "add dataset.root=…"]),
     ("evaluate", "dataset=duke", ["checkpoint is not given", "add checkpoint=…"]),
+    # what is there, and how much of it
+    ("train", "dataset=synthetic batch.identities=500", ["batch.identities=500", "Set 180 or less."]),
+    ("train", "dataset=synthetic backbone.weights=/no/file.pt", ["/no/file.pt: there is no such file"]),
+    ("train", "dataset=synthetic init_from=/no/model.pt", ["init_from=/no/model.pt", "no such file"]),
+    ("train", "-m dataset=synthetic backbone.weights=/no/file.pt,none", ["/no/file.pt: there is no such"]),
     # grammar
     ("train", "loss.alpha", ["'loss.alpha' is not understood: expected key=value"]),
     ("train", "schedule.milestones=[40", ["'schedule.milestones=[40' is not understood", "[40,70]"]),
@@ -143,6 +148,9 @@ def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: py
         "+optimizer.betas=[0.8,0.9]",
         "+loss.positive_radius=0.3",
         "-m dataset=synthetic loss.alpha=1.0,1.2,1.4",
+        "resume=auto backbone.weights=/no/file.pt",
+        "init_from=0123456789abcdef0123456789abcdef backbone.weights=/no/file.pt",
+        "~backbone.weights",
         "-m dataset=synthetic loss=ranked,softmax seed=range(0,2)",
         "-m dataset=synthetic backbone=glob(resnet*)",
         "hydra.run.dir=/tmp/there",

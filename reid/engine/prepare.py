@@ -15,6 +15,7 @@ from reid.data.crops import Progress
 from reid.data.splits import validation_split
 from reid.data.store import ImageStore, open_store
 from reid.retrieval import count_matches, require_matches
+from reid.settings import check_identities
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +68,7 @@ def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
     """
     if settings.eval.split == "val":
         dataset = validation_split(dataset, settings.eval.val_identities, settings.eval.val_seed)
-    identities = len({crop.pid for crop in dataset.train})
-    if settings.batch.identities > identities:
-        raise ConfigError(
-            f"batch.identities={settings.batch.identities} is larger than the {identities} identities "
-            f"that {dataset.name} has to train on; a batch holds each once at most. Set {identities} or less."
-        )
+    check_identities(settings.batch.identities, len({crop.pid for crop in dataset.train}), dataset.name)
     return dataset
 
 
