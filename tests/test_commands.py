@@ -42,6 +42,12 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ),
     ("train", "backbone=resnet51", ["backbone=resnet51 is no choice", "se_resnext50", "mean 'resnet50'?"]),
     ("train", "experiment=nowhere", ["experiment=nowhere is no choice", "quickstart"]),
+    (
+        "train",
+        "experiment=paper/market_resnet51",
+        ["experiment=paper/market_resnet51 is no choice", "quickstart", "mean 'paper/market_resnet50'?"],
+    ),
+    ("train", "experiment=market_resnet50", ["experiment=market_resnet50 is", "'paper/market_resnet50'?"]),
     ("train", "hydra/launcher=slurm", ["hydra/launcher=slurm is no choice", "basic"]),
     ("train", "loss=null", ["loss=null"]),
     ("train", "precision=fp16", ["precision=fp16", "float32, tf32, bf16"]),
