@@ -141,6 +141,7 @@ def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig
             check = CHECKS.get(OmegaConf.get_type(config))
             settings: Any = check(config) if check else None
             if isinstance(settings, TrainConfig):
+                _refuse_two_radii(job, settings)
                 cells.append(Cell(job, config_hash(settings), str(settings.dataset["root"])))
                 trained.append(settings)
             else:
@@ -219,6 +220,16 @@ def _compose(command: str, overrides: list[str], whole: bool = False) -> DictCon
         return compose(command, overrides=overrides, return_hydra_config=whole)
     except ValueError as error:  # such as a group set to null, which Hydra does not name
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+
+
+def _refuse_two_radii(job: Sequence[str], settings: TrainConfig) -> None:
+    """Raises ConfigError where a margin was typed beside the radius that makes it void."""
+    typed = {key: word for word in job for key in [word.lstrip("+").partition("=")[0]]}
+    radius, margin = typed.get("loss.positive_radius"), typed.get("loss.margin")
+    if radius and margin and settings.loss.get("positive_radius") is not None:
+        raise ConfigError(
+            f"{radius} and {margin} cannot both be: the radius stands for alpha - margin. Leave one out"
+        )
 
 
 def _refuse_twins(cells: list[Cell]) -> None:

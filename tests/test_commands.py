@@ -71,6 +71,8 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "loss._target_=os.system", ["loss._target_=os.system is refused"]),
     ("train", "dataset=folder", ["dataset.root is not given", "add dataset.root=…"]),
     ("evaluate", "dataset=duke", ["checkpoint is not given", "add checkpoint=…"]),
+    ("train", "loss.positive_radius=0.5 loss.margin=0.4", ["loss.positive_radius=0.5 and loss.margin=0.4"]),
+    ("train", "-m +loss.positive_radius=0.5 sweep=alpha_margin", ["cannot both be", "Leave one out"]),
     # what is there, and how much of it
     ("train", "dataset=synthetic batch.identities=500", ["batch.identities=500", "Set 180 or less."]),
     ("train", "dataset=synthetic backbone.weights=/no/file.pt", ["/no/file.pt: there is no such file"]),
@@ -153,6 +155,7 @@ def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: py
         "dataset=duke backbone=se_resnext50 loss=ranked",
         "+optimizer.betas=[0.8,0.9]",
         "+loss.positive_radius=0.3",
+        "loss.positive_radius=null loss.margin=0.4",
         "-m dataset=synthetic loss.alpha=1.0,1.2,1.4",
         "resume=auto backbone.weights=/no/file.pt",
         "init_from=0123456789abcdef0123456789abcdef backbone.weights=/no/file.pt",

@@ -128,6 +128,7 @@ def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
         (["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pooling=max"],
          ["backbone.pooling='max'", "one of cls, patch or null"]),
         (["+backbone.last_stride=2"], ["backbone.last_stride", "Set tricks.last_stride"]),
+        (["dataset=synthetic", "dataset.preset=tny"], ["expected one of tiny, small.", "mean 'tiny'?"]),
         (["dataset.official=maybe"], ["dataset.official='maybe'", "true or false"]),
         (["+dataset.offical=true"], ["no key dataset.offical", "Did you mean 'dataset.official'?"]),
         (["dataset=folder"], ["dataset.root is not given", "add dataset.root=…"]),
