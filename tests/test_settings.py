@@ -124,6 +124,8 @@ def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
         (["backbone.stn=3"], ["backbone.stn=3", "true or false"]),
         (["backbone.weights=null"], ["backbone.weights=None", "expected text"]),
         (["backbone.stn=true", "image.width=17"], ["image.width=17", "18 x 18 pixels or more"]),
+        (["backbone=resnet101_ibn_a", "image.height=16", "image.width=16"],
+         ["backbone.name=resnet101_ibn_a", "17 pixels or more in height or width"]),
         (["backbone=timm"], ["backbone.name is not given", "add backbone.name=…"]),
         (["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pooling=max"],
          ["backbone.pooling='max'", "one of cls, patch or null"]),

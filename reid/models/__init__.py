@@ -2,6 +2,7 @@
 
 from reid.models.build import backbone_function, backbone_names, build_backbone
 from reid.models.depth import layer_depths
+from reid.models.ibn import SMALLEST_IBN_SIDE
 from reid.models.matching import WeightReport
 from reid.models.neck import ReidModel
 from reid.models.spatial import SMALLEST_STN_IMAGE
@@ -9,6 +10,7 @@ from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone
 from reid.models.weights import WeightsError, check_weights, load_weights
 
 __all__ = [
+    "SMALLEST_IBN_SIDE",
     "SMALLEST_STN_IMAGE",
     "Backbone",
     "BackboneError",
