@@ -18,7 +18,8 @@ install: $(READY)  ## make .venv and install the project with what it needs
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 		{ echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 to 3.13 is needed: make PYTHON=python3.12 …"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
+		{ echo "error: $(PYTHON) -m venv $(VENV) failed. Debian and Ubuntu have it in a package of its own: apt install python3-venv"; exit 2; }
 	@echo "installing into $(VENV): PyTorch is large, this takes minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

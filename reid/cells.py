@@ -28,9 +28,11 @@ from reid.config import (
     config_folder,
     register,
 )
+from reid.data_ahead import HERE, refuse_without_data
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import home
+from reid.models import check_weights
 from reid.search_space import tune_settings
 from reid.settings import config_hash, evaluate_settings, threshold_settings, train_settings
 from reid.sources import sources_hash
@@ -87,7 +89,7 @@ def expand(command: str, words: Sequence[str]) -> list[Cell]:
         ConfigError, HydraException: the first job that is wrong.
     """
     register()
-    return plan(command, ["-m", *words]).cells
+    return _planned(command, ["-m", *words])[0].cells
 
 
 def plan(command: str, typed: Sequence[str]) -> Plan:
@@ -98,11 +100,25 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
 
     Raises:
         ConfigError, HydraException: the first job that is wrong.
+        WeightsError: a file that `backbone.weights` names is not there.
+        DatasetError, ConfigError, OSError: a sweep of which no cell has data to train on.
     """
+    planned, trained = _planned(command, typed)
+    if planned.launcher in HERE:
+        for settings in trained:
+            if settings.resume is None:  # a resumed run has its weights
+                check_weights(settings.backbone.get("weights", "none"))
+        if planned.multirun:
+            refuse_without_data(trained)
+    return planned
+
+
+def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig]]:
+    """The plan, looking at no data and no weights, and what the cells that train are made of."""
     words = [word for word in typed if not word.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(typed))
     if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
-        return Plan(multirun)
+        return Plan(multirun), []
     if not multirun and any(word.startswith("sweep=") for word in words):
         raise ConfigError(f"{' '.join(words)}: a sweep runs many jobs. Add -m to run them all")
     # What the job itself will warn of is not said twice.
@@ -110,7 +126,7 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
         warnings.simplefilter("ignore")
         choices = _choices(words, multirun)
         if choices is None:
-            return Plan(multirun)
+            return Plan(multirun), []
         launcher, config = "basic", DictConfig({})
         if multirun:
             hydra = _compose(command, [choice[0] for choice in choices.values()], whole=True).hydra
@@ -119,13 +135,15 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
             # What is typed wins over the sweep's file, in its place, as Hydra's own sweeper has it.
             of_file = _choices([f"{key}={value}" for key, value in given.items()], multirun) or {}
             choices = {**of_file, **choices}
-        cells = []
+        cells, trained = [], []
         for job in itertools.product(*choices.values()):
             config = _compose(command, list(job))
             check = CHECKS.get(OmegaConf.get_type(config))
             settings: Any = check(config) if check else None
             if isinstance(settings, TrainConfig):
+                _refuse_two_radii(job, settings)
                 cells.append(Cell(job, config_hash(settings), str(settings.dataset["root"])))
+                trained.append(settings)
             else:
                 cells.append(Cell(job))
             if check:
@@ -136,7 +154,7 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
         retry = 0 if fail_fast else int(OmegaConf.select(config, "sweep.retry", default=0))
     if take != "none":
         _refuse_twins(cells)
-    return Plan(multirun, cells, launcher, experiment, take, retry)
+    return Plan(multirun, cells, launcher, experiment, take, retry), trained
 
 
 def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
@@ -202,6 +220,16 @@ def _compose(command: str, overrides: list[str], whole: bool = False) -> DictCon
         return compose(command, overrides=overrides, return_hydra_config=whole)
     except ValueError as error:  # such as a group set to null, which Hydra does not name
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+
+
+def _refuse_two_radii(job: Sequence[str], settings: TrainConfig) -> None:
+    """Raises ConfigError where a margin was typed beside the radius that makes it void."""
+    typed = {key: word for word in job for key in [word.lstrip("+").partition("=")[0]]}
+    radius, margin = typed.get("loss.positive_radius"), typed.get("loss.margin")
+    if radius and margin and settings.loss.get("positive_radius") is not None:
+        raise ConfigError(
+            f"{radius} and {margin} cannot both be: the radius stands for alpha - margin. Leave one out"
+        )
 
 
 def _refuse_twins(cells: list[Cell]) -> None:

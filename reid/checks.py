@@ -155,7 +155,10 @@ def check_types(group: str, values: dict[str, Any], target: Callable[..., Any]) 
     hints = _hints(target)
     for key, value in values.items():
         if key in hints and not _fits(value, hints[key]):
-            raise ConfigError(f"{group}.{key}={value!r} is not allowed: expected {_name(hints[key])}.")
+            raise ConfigError(
+                f"{group}.{key}={value!r} is not allowed: expected {_name(hints[key])}."
+                f"{nearest(str(value), _choices(hints[key]))}"
+            )
 
 
 def trusted_target(group: str, path: str) -> Callable[..., Any]:
@@ -227,6 +230,14 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (bool, str, type(None)):
         return isinstance(value, hint)
     return hint is Any or origin is not None or not isinstance(value, str)
+
+
+def _choices(hint: Any) -> list[str]:
+    """What an annotation lists by name, if anything."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return [str(choice) for choice in parts]
+    return [choice for part in parts for choice in _choices(part)]
 
 
 def _name(hint: Any) -> str:

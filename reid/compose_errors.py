@@ -1,6 +1,7 @@
 """Hydra's and OmegaConf's complaints about a command line, said in one readable message."""
 
 import re
+from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -46,8 +47,7 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
             f"schedule.milestones=[40,70].{quoted}"
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = sorted(option for option in error.options or [] if not option.endswith("schema"))
+        group, choice, options = _choices(error.missing_cfg_file, error.options or [])
         if group and options:
             hint = nearest(choice, options)
             return f"{group}={choice} is no choice: expected one of {', '.join(options)}.{hint}"
@@ -68,6 +68,20 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
                     message += f" An option of its class that its file leaves out takes a +: +{key}=…"
                 return message
     return text.split("\nConfig search path")[0].strip()
+
+
+def _choices(missing: str, beside: Sequence[str]) -> tuple[str, str, list[str]]:
+    """The group of a file that is missing, the choice as it was typed, and the choices that there are.
+
+    Hydra counts folders inside a group (experiment/paper) as groups, and tells what lies `beside` the file.
+    """
+    group, _, choice = missing.partition("/")
+    folder = config_folder() / group
+    files = sorted(folder.rglob("*.yaml"))
+    if choice and files:
+        return group, choice, [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    group, _, choice = missing.rpartition("/")
+    return group, choice, sorted(option for option in beside if not option.endswith("schema"))
 
 
 def _known_keys(command: str, overrides: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 
 from reid.checks import above, at_least, between, one_of
 from reid.home import home
+from reid.plain_warnings import show_plainly
 
 #: What MLflow calls a run.
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -237,7 +238,8 @@ class ThresholdConfig:
 
 
 def register() -> None:
-    """Make the schemas and resolvers known to Hydra; safe to call again."""
+    """Make the schemas and resolvers known to Hydra, and warnings readable; safe to call again."""
+    show_plainly()
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)

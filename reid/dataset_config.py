@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from reid.checks import ConfigError, check_options, check_present, nearest
 from reid.config import OWN_KEYS, compose_dataset, dataset_choices
 from reid.data import dataset_reader
+from reid.data.datasets.synthetic import train_people
 
 #: Keys of a dataset that name places on disk.
 PLACES = ("root", "file")
@@ -98,6 +99,16 @@ def check_dataset(dataset: dict[str, Any], group: str = "dataset") -> None:
     check_options(group, dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])), GIVEN)
     for number, part in enumerate(dataset.get("parts", ())):
         check_dataset(part, f"{group}.parts[{number}]")
+
+
+def drawn_people(dataset: dict[str, Any]) -> int | None:
+    """How many identities a checked dataset has to train on, where that is known before it is drawn."""
+    if dataset["name"] == "synthetic":
+        reader = signature(dataset_reader("synthetic"))
+        return train_people(dataset.get("preset", reader.parameters["preset"].default))
+    counts = [drawn_people(part) for part in dataset.get("parts", ())]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def without_places(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rich.console import Console
 from reid.compare import ASKED_WRONGLY
 from reid.console import ConsoleProgress
 from reid.data import DatasetError
+from reid.data.crops import refuse_foreign_names
 from reid.data.layout import IMAGE_SUFFIXES
 from reid.inference import TrainedModel, load_model, name_unreadable, newest_model, unreadable
 
@@ -60,7 +61,7 @@ def find_images(folder: Path) -> list[Path]:
     """The image files at or below `folder`, hidden ones left out, in the order of their paths.
 
     Raises:
-        DatasetError: no such folder, or no image in it.
+        DatasetError: no such folder, no image in it, or a name that is not UTF-8.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is no folder: give one that holds images, at any depth")
@@ -71,6 +72,7 @@ def find_images(folder: Path) -> list[Path]:
     )
     if not found:
         raise DatasetError(f"no image below {folder}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+    refuse_foreign_names(found)
     return found
 
 

@@ -34,8 +34,8 @@ from reid.config import (
     compose_dataset,
     dataset_choices,
 )
-from reid.dataset_config import check_dataset, complete_dataset, refuse_missing, without_places
-from reid.models import SMALLEST_STN_IMAGE, backbone_function, build_backbone
+from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing, without_places
+from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 #: What losses multiply or divide similarities by.
 _SCALES = ("temperature", "scale", "gamma")
@@ -67,7 +67,18 @@ def train_settings(config: DictConfig) -> TrainConfig:
         settings.init_from = _absolute_checkpoint(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
     _check_across(settings)
+    _check_image(settings)
+    _check_drawn(settings)
     return settings
+
+
+def check_identities(asked: int, people: int, dataset: str) -> None:
+    """Raises ConfigError where a batch takes more identities than there are `people` to train on."""
+    if asked > people:
+        raise ConfigError(
+            f"batch.identities={asked} is larger than the {people} identities that {dataset} has to train "
+            f"on; a batch holds each once at most. Set {people} or less."
+        )
 
 
 def evaluate_settings(config: DictConfig) -> EvaluateConfig:
@@ -184,11 +195,6 @@ def _check_across(settings: TrainConfig) -> None:
         )
     if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
-    if settings.backbone.get("stn") and min(settings.image.height, settings.image.width) < SMALLEST_STN_IMAGE:
-        raise ConfigError(
-            f"backbone.stn=True does not fit image.height={settings.image.height} image.width="
-            f"{settings.image.width}: it takes {SMALLEST_STN_IMAGE} x {SMALLEST_STN_IMAGE} pixels or more"
-        )
     if settings.clip_norm is not None and settings.clip_norm <= 0:
         raise ConfigError(
             f"clip_norm={settings.clip_norm}: expected a number above 0, or null for no clipping"
@@ -212,6 +218,35 @@ def _check_across(settings: TrainConfig) -> None:
         raise ConfigError("sync_bn and freeze_bn are both true: frozen batch norms have nothing to share")
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
+
+
+def _check_drawn(settings: TrainConfig) -> None:
+    """Refuse before thousands of crops are drawn what would be refused after it."""
+    people, name = drawn_people(settings.dataset), settings.dataset["name"]
+    if people is None:
+        return
+    if settings.eval.split == "val":
+        held_out = settings.eval.val_identities
+        if held_out >= people:
+            raise ConfigError(
+                f"eval.val_identities={held_out}: {name} has {people} people to train on. Hold fewer out."
+            )
+        people -= held_out
+    check_identities(settings.batch.identities, people, name)
+
+
+def _check_image(settings: TrainConfig) -> None:
+    backbone, height, width = settings.backbone, settings.image.height, settings.image.width
+    if backbone.get("stn") and min(height, width) < SMALLEST_STN_IMAGE:
+        raise ConfigError(
+            f"backbone.stn=True does not fit image.height={height} image.width={width}: it takes "
+            f"{SMALLEST_STN_IMAGE} x {SMALLEST_STN_IMAGE} pixels or more"
+        )
+    if str(backbone["name"]).endswith("_ibn_a") and max(height, width) < SMALLEST_IBN_SIDE:
+        raise ConfigError(
+            f"backbone.name={backbone['name']} does not fit image.height={height} image.width={width}: its "
+            f"instance norms take {SMALLEST_IBN_SIDE} pixels or more in height or width"
+        )
 
 
 def config_hash(settings: TrainConfig) -> str:

@@ -48,6 +48,12 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ),
     ("train", "backbone=resnet51", ["backbone=resnet51 is no choice", "se_resnext50", "mean 'resnet50'?"]),
     ("train", "experiment=nowhere", ["experiment=nowhere is no choice", "quickstart"]),
+    (
+        "train",
+        "experiment=paper/market_resnet51",
+        ["experiment=paper/market_resnet51 is no choice", "quickstart", "mean 'paper/market_resnet50'?"],
+    ),
+    ("train", "experiment=market_resnet50", ["experiment=market_resnet50 is", "'paper/market_resnet50'?"]),
     ("train", "hydra/launcher=slurm", ["hydra/launcher=slurm is no choice", "basic"]),
     ("train", "loss=null", ["loss=null"]),
     ("train", "precision=fp16", ["precision=fp16", "float32, tf32, bf16"]),
@@ -71,6 +77,13 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "loss._target_=os.system", ["loss._target_=os.system is refused"]),
     ("train", "dataset=folder", ["dataset.root is not given", "add dataset.root=…"]),
     ("evaluate", "dataset=duke", ["checkpoint is not given", "add checkpoint=…"]),
+    ("train", "loss.positive_radius=0.5 loss.margin=0.4", ["loss.positive_radius=0.5 and loss.margin=0.4"]),
+    ("train", "-m +loss.positive_radius=0.5 sweep=alpha_margin", ["cannot both be", "Leave one out"]),
+    # what is there, and how much of it
+    ("train", "dataset=synthetic batch.identities=500", ["batch.identities=500", "Set 180 or less."]),
+    ("train", "dataset=synthetic backbone.weights=/no/file.pt", ["/no/file.pt: there is no such file"]),
+    ("train", "dataset=synthetic init_from=/no/model.pt", ["init_from=/no/model.pt", "no such file"]),
+    ("train", "-m dataset=synthetic backbone.weights=/no/file.pt,none", ["/no/file.pt: there is no such"]),
     # grammar
     ("train", "loss.alpha", ["'loss.alpha' is not understood: expected key=value"]),
     ("train", "schedule.milestones=[40", ["'schedule.milestones=[40' is not understood", "[40,70]"]),
@@ -148,9 +161,13 @@ def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: py
         "dataset=duke backbone=se_resnext50 loss=ranked",
         "+optimizer.betas=[0.8,0.9]",
         "+loss.positive_radius=0.3",
-        "-m loss.alpha=1.0,1.2,1.4",
-        "-m loss=ranked,softmax seed=range(0,2)",
-        "-m backbone=glob(resnet*)",
+        "loss.positive_radius=null loss.margin=0.4",
+        "-m dataset=synthetic loss.alpha=1.0,1.2,1.4",
+        "resume=auto backbone.weights=/no/file.pt",
+        "init_from=0123456789abcdef0123456789abcdef backbone.weights=/no/file.pt",
+        "~backbone.weights",
+        "-m dataset=synthetic loss=ranked,softmax seed=range(0,2)",
+        "-m dataset=synthetic backbone=glob(resnet*)",
         "hydra.run.dir=/tmp/there",
         "tracking.run_name='alpha 1.2'",
         # left to Hydra
@@ -214,6 +231,15 @@ def test_a_missing_dataset_says_where_it_was_looked_for_and_what_needs_none(
     assert_readable(run.stderr, fragments)
     assert not (tmp_path / "mlflow.db").exists()
     assert not (tmp_path / "data").exists()
+
+
+def test_a_sweep_without_data_is_refused_once_and_leaves_nothing(run_command: Runner, tmp_path: Path) -> None:
+    run = run_command("reid.train", "-m", "loss.alpha=1.0,1.2,1.4", home=tmp_path)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert_readable(run.stderr, ["dataset 'market' is not there", f"{tmp_path}/data/market1501"])
+    assert run.stderr.count("is not there") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_checkpoint_is_named(run_command: Runner, tmp_path: Path) -> None:

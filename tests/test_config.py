@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from composing import changed, settings_of
+from composing import changed, composed, settings_of
 from omegaconf import DictConfig
 from torch import nn
 
@@ -188,6 +188,13 @@ OFF = {"warmup": 0, "random_erasing": 0.0, "last_stride": 2, "label_smoothing": 
 def test_tricks(choice: str, expected: dict[str, Any]) -> None:
     tricks = flat(settings_of(f"tricks={choice}"))
     assert {trick: tricks[f"tricks.{trick}"] for trick in BAG} == expected
+
+
+@pytest.mark.parametrize("experiment", [choice for group, choice in CHOICES if group == "experiment"])
+def test_an_experiment_leaves_each_trick_to_who_types_it(experiment: str) -> None:
+    for choice, expected in (("none", OFF), ("no_warmup", {**BAG, "warmup": 0})):
+        tricks = composed("train", f"experiment={experiment}", f"tricks={choice}").tricks
+        assert {trick: tricks[trick] for trick in BAG} == expected
 
 
 # ---- hashes and leaves

@@ -28,9 +28,33 @@ def test_a_choice_named_in_a_value_is_what_hydra_composes(choice: str) -> None:
 
 
 def test_values_of_a_choice_reach_what_depends_on_them() -> None:
-    typed = settings_of("dataset=synthetic_night", "dataset.preset=tiny").dataset
+    typed = settings_of("dataset=synthetic_night", "dataset.preset=tiny", "batch.identities=4").dataset
     assert dataset_choice("synthetic_night", "/data", {"preset": "tiny"}) == typed
     assert typed["root"] == "/data/synthetic/night_tiny_0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "people"),
+    [
+        (["dataset=synthetic"], 180),
+        (["dataset=synthetic_night", "dataset.preset=tiny"], 12),
+        (["dataset=synthetic", "eval.split=val"], 80),
+        (["dataset=joint", "dataset.parts=[synthetic,{name:synthetic,preset:tiny}]"], 192),
+    ],
+)
+def test_a_batch_of_more_people_than_will_be_drawn_is_refused(overrides: list[str], people: int) -> None:
+    assert settings_of(*overrides, f"batch.identities={people}")
+    with pytest.raises(ConfigError, match=f"{people + 1} is larger than the {people} identities"):
+        settings_of(*overrides, f"batch.identities={people + 1}")
+
+
+def test_who_is_held_out_of_a_set_that_will_be_drawn_leaves_somebody() -> None:
+    with pytest.raises(ConfigError, match="has 180 people to train on"):
+        settings_of("dataset=synthetic", "eval.split=val", "eval.val_identities=180")
+
+
+def test_of_a_set_on_disk_nothing_is_known_ahead() -> None:
+    assert settings_of("dataset=joint", "dataset.parts=[synthetic,market]", "batch.identities=181")
 
 
 def test_parts_of_a_joint_dataset_are_completed() -> None:

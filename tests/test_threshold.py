@@ -1,8 +1,10 @@
 """reid.threshold, reid.compare and reid.extract as a user runs them, on one tiny model."""
 
 import json
+import os
 import re
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from PIL import Image
 from reid import compare, extract
 from reid.checks import ConfigError
 from reid.config import EvalConfig
-from reid.data import Crop, ReidDataset, load_dataset, silent
+from reid.data import Crop, DatasetError, ReidDataset, load_dataset, silent
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
 from reid.engine.prepare import open_training_data, read_dataset
@@ -424,6 +426,13 @@ def folder(crops: list[Path], tmp_path: Path) -> Path:
     (deep / "notes.txt").write_text("no image")
     (deep / "._hidden.jpg").write_bytes(b"no image")
     return deep.parent
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+def test_a_name_that_no_table_can_hold_is_refused(folder: Path) -> None:
+    os.rename(next(folder.glob("*.jpg")), os.fsencode(folder) + b"/Jos\xe9.jpg")
+    with pytest.raises(DatasetError, match=r"Jos\\xe9.jpg': this name is not UTF-8"):
+        extract.find_images(folder)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".npz", ".csv"])

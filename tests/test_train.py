@@ -331,7 +331,7 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
         home=home,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the positive radius alpha - margin is -0.3" in done.stdout + done.stderr
+    assert " - the positive radius alpha - margin is -0.3" in done.stdout + done.stderr
     status, children = children_of(home, "sweep of loss.alpha")
     assert status == "FINISHED"
     assert children == [(f"loss.alpha={alpha}", "FINISHED") for alpha in ("1.0", "1.2", "1.4")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.data import datasets
-from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, silent
+from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, refuse_foreign_names, silent
 from reid.data.sampler import IdentitySampler
 
 __all__ = [
@@ -47,6 +47,9 @@ def load_dataset(name: str, root: str | Path, progress: Progress = silent, **opt
     """Read the dataset `name` from the folder `root`; `options` are those of its reader's `load`.
 
     Raises:
-        DatasetError: no such name, or what the reader found wrong.
+        DatasetError: no such name, what the reader found wrong, or a file name that is not UTF-8.
     """
-    return dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)
+    dataset = dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)
+    splits = (dataset.train, dataset.val, dataset.query, dataset.gallery)
+    refuse_foreign_names(crop.path for crops in splits for crop in crops)
+    return dataset

@@ -1,5 +1,6 @@
 """What a dataset is here: crops of people, each with an identity and a camera."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,29 @@ class LeakError(DatasetError):
     def __init__(self, message: str, dataset: ReidDataset) -> None:
         super().__init__(message)
         self.dataset = dataset
+
+
+def refuse_foreign_names(paths: Iterable[Path]) -> None:
+    """Refuse files of which no table, log or tracker, all of them UTF-8, could hold the name.
+
+    Raises:
+        DatasetError: naming the first one by its bytes.
+    """
+    foreign = [path for path in paths if not _is_utf8(str(path))]
+    if foreign:
+        others = f", and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
+        raise DatasetError(
+            f"{os.fsencode(foreign[0])!r}{others}: this name is not UTF-8, as tables, logs and the tracker "
+            "are. Rename it; convmv does so for whole folders"
+        )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Progress(Protocol):

@@ -15,6 +15,7 @@ from reid.data.crops import Progress
 from reid.data.splits import validation_split
 from reid.data.store import ImageStore, open_store
 from reid.retrieval import count_matches, require_matches
+from reid.settings import check_identities
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +53,23 @@ def read_dataset(
     Raises:
         DatasetError, ConfigError, EvaluationError: what is wrong and what to do.
     """
-    dataset = load_dataset(**settings.dataset, progress=progress)
-    all_training_crops = dataset.train
-    if settings.eval.split == "val":
-        dataset = validation_split(dataset, settings.eval.val_identities, settings.eval.val_seed)
-    identities = len({crop.pid for crop in dataset.train})
-    if settings.batch.identities > identities:
-        raise ConfigError(
-            f"batch.identities={settings.batch.identities} is larger than the {identities} identities "
-            f"that {dataset.name} has to train on; a batch holds each once at most. Set {identities} or less."
-        )
+    whole = load_dataset(**settings.dataset, progress=progress)
+    dataset = split_for(whole, settings)
     evaluation = with_protocol_of(dataset, settings.eval, overrides)
     check_judgeable(dataset, evaluation)
-    return dataset, all_training_crops, replace(settings, eval=evaluation)
+    return dataset, whole.train, replace(settings, eval=evaluation)
+
+
+def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
+    """`dataset` split as `eval.split` asks, refused where it has too few people for a batch.
+
+    Raises:
+        DatasetError, ConfigError: too few to hold out, or to train on.
+    """
+    if settings.eval.split == "val":
+        dataset = validation_split(dataset, settings.eval.val_identities, settings.eval.val_seed)
+    check_identities(settings.batch.identities, len({crop.pid for crop in dataset.train}), dataset.name)
+    return dataset
 
 
 def with_protocol_of(dataset: ReidDataset, settings: EvalConfig, overrides: Sequence[str]) -> EvalConfig:

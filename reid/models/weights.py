@@ -74,6 +74,18 @@ def load_weights(backbone: Backbone, weights: str) -> WeightReport:
     return report
 
 
+def check_weights(weights: str) -> None:
+    """Raise WeightsError where `weights` names a file, as `load_weights` takes it, that is not there."""
+    if weights in ("none", "imagenet"):
+        return
+    path = Path(weights).expanduser().absolute()
+    if not path.is_file():
+        raise WeightsError(
+            f"backbone.weights={path}: there is no such file. Give the path of a weight file, "
+            f"`imagenet` or `none`."
+        )
+
+
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read the named tensors of a weight file onto the CPU, and the SHA-256 of its bytes.
 
@@ -82,11 +94,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 
     Raises WeightsError when there is no such file, or when it cannot be read so, or holds no named tensor.
     """
-    if not path.is_file():
-        raise WeightsError(
-            f"backbone.weights={path}: there is no such file. Give the path of a weight file, "
-            f"`imagenet` or `none`."
-        )
+    check_weights(str(path))
     sha256 = file_sha256(path)
     with path.open("rb") as file:
         return named_tensors(_parse(path, file), path), sha256

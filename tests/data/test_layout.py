@@ -1,6 +1,8 @@
 """Reading Market's layout: names, strays, junk, distractors, and every message that a user may meet."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,15 @@ def test_missing_folders_are_named_with_the_layout_and_the_way_without_data(
     assert all(str(tmp_path / folder) in rest for folder in FOLDERS)
     assert "data.root=" in rest
     assert "make quickstart" in rest
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_name_that_is_not_utf_8_is_refused_by_its_bytes(root: Path, folder: str) -> None:
+    crop = sorted((root / folder).glob("*.jpg"))[-1]
+    os.rename(crop, os.fsencode(crop.with_suffix("")) + b"Jos\xe9.jpg")
+    with pytest.raises(DatasetError, match=r"Jos\\xe9.jpg': this name is not UTF-8.*Rename it"):
+        load_dataset("folder", root)
 
 
 def test_duke_says_that_it_was_withdrawn(root: Path, tmp_path: Path) -> None:

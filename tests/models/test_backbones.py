@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision import models as tv
 
-from reid.models import BackboneError, backbone_names, build_backbone
+from reid.models import SMALLEST_IBN_SIDE, BackboneError, backbone_names, build_backbone
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHANNELS = {
@@ -192,6 +192,15 @@ def test_resnet101_ibn_a_is_resnet50_ibn_a_with_more_blocks_in_layer3(golden: di
         assert two(torch.zeros(2, 3, 64, 32)).shape == (2, 2048, 2, 1)
     state = {k: list(v.shape) for k, v in one.state_dict().items() if not k.endswith("num_batches_tracked")}
     assert state == {**names, **more}
+
+
+@pytest.mark.parametrize("size", [(SMALLEST_IBN_SIDE, 16), (16, SMALLEST_IBN_SIDE)])
+def test_the_smallest_image_of_instance_norms_is_that(size: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        network = build_backbone("resnet50_ibn_a")
+        assert network(torch.zeros(2, 3, *size)).shape[:2] == (2, 2048)
+        with pytest.raises(ValueError, match="more than 1 spatial element"):
+            network(torch.zeros(2, 3, *(side - (side == SMALLEST_IBN_SIDE) for side in size)))
 
 
 #: The files that PUBLISHED_RECIPE names, by the digits of their hash.

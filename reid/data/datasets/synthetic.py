@@ -43,3 +43,8 @@ def load(
     if found != drawn:
         raise DatasetError(f"{root}: {drawn} crops were drawn, found {found}. Delete it to draw again.")
     return dataset
+
+
+def train_people(preset: str) -> int:
+    """How many identities a set of this preset has to train on; each of them may be held out instead."""
+    return PRESETS[preset].train_people
