@@ -32,9 +32,10 @@ from reid.data_ahead import HERE, refuse_without_data
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import home
+from reid.identity import config_hash
 from reid.models import check_weights
 from reid.search_space import tune_settings
-from reid.settings import config_hash, evaluate_settings, threshold_settings, train_settings
+from reid.settings import evaluate_settings, threshold_settings, train_settings
 from reid.sources import sources_hash
 from reid.tracking import default_store
 from reid.tracking.journal import Journal

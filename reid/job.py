@@ -26,7 +26,7 @@ from reid.engine.rundir import (
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, source_root
-from reid.settings import flat, flat_keys
+from reid.identity import flat, flat_keys
 from reid.sources import sources_hash
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal

@@ -112,7 +112,8 @@ def _from_defaults(run: RunRecord) -> dict[str, str]:
     """The params of a training run that are not those of `python -m reid.train` without an override."""
     if run.tags.get("reid.kind") != "run":
         return {}
-    from reid.settings import flat, train_settings  # it imports torch, which the other subcommands do without
+    from reid.identity import flat
+    from reid.settings import train_settings  # it imports torch, which the other subcommands do without
 
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):

@@ -1,10 +1,6 @@
-"""From a composed config to checked, typed values, and the hashes that tell experiments apart."""
+"""From a composed config to checked, typed values."""
 
-import hashlib
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +30,7 @@ from reid.config import (
     compose_dataset,
     dataset_choices,
 )
-from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing, without_places
+from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 #: What losses multiply or divide similarities by.
@@ -247,68 +243,3 @@ def _check_image(settings: TrainConfig) -> None:
             f"backbone.name={backbone['name']} does not fit image.height={height} image.width={width}: its "
             f"instance norms take {SMALLEST_IBN_SIDE} pixels or more in height or width"
         )
-
-
-def config_hash(settings: TrainConfig) -> str:
-    """16 hex digits that tell experiments apart; where things lie and how they are tracked does not count."""
-    told = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "device"):
-        del told[key]
-    told["data"] = {"on_bad_image": settings.data.on_bad_image}
-    told["dataset"] = without_places(settings.dataset)
-    return _hash(told)
-
-
-#: What may change when a run is resumed: keys, and the groups that begin so.
-MAY_CHANGE = (
-    "tracking.", "sweep.", "resume", "init_from", "device", "data.", "epochs", "dataset.", "backbone.weights",
-)  # fmt: skip
-_SPLIT = ("split", "val_identities", "val_seed")
-
-
-def changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """The keys that differ between two flat configs and must not where a run is resumed, with both values."""
-    fixed = [key for key in {**theirs, **ours} if not key.startswith(MAY_CHANGE)]
-    fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in _SPLIT]
-    return [
-        f"{key} was {theirs.get(key)}, is {ours.get(key)}"
-        for key in fixed
-        if theirs.get(key) != ours.get(key)
-    ]
-
-
-def resume_hash(settings: TrainConfig) -> str:
-    """The same for what must stay when a run is resumed.
-
-    `epochs` and how it is judged may change; what it began with lies behind it.
-    """
-    told = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "init_from", "device", "data", "epochs", "dataset"):
-        del told[key]
-    told["backbone"].pop("weights", None)
-    told["eval"] = {key: told["eval"][key] for key in _SPLIT}
-    return _hash(told)
-
-
-def _hash(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def flat(settings: object) -> dict[str, Any]:
-    """Every leaf of the config by its dotted name, as the tracker shows it: `loss.alpha`, …"""
-    return flat_keys(asdict(settings))  # type: ignore[call-overload]
-
-
-def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a config as plain data."""
-    leaves: dict[str, Any] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), value)
-        else:
-            leaves[prefix] = node
-
-    walk("", dict(config))
-    return leaves

@@ -41,8 +41,9 @@ from reid.engine.runtime import choose_device, compiled, keep_resident, seed_eve
 from reid.engine.session import Session
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
+from reid.identity import config_hash
 from reid.job import Job
-from reid.settings import config_hash, train_settings
+from reid.settings import train_settings
 from reid.tracking import JOURNAL, Tracker
 
 log = logging.getLogger(__name__)

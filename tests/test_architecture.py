@@ -15,7 +15,7 @@ ROWS = [
     {"data", "models", "losses", "retrieval"},
     {"config"},
     {"dataset_config"},
-    {"tracking", "figures", "settings"},
+    {"tracking", "figures", "settings", "identity"},
     {"engine"},
 ]
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

@@ -14,8 +14,9 @@ from torch import nn
 from reid.config import config_folder
 from reid.engine.objective import build_metric_loss
 from reid.engine.optimizers import build_optimizer
+from reid.identity import config_hash, flat, resume_hash
 from reid.models import build_backbone
-from reid.settings import config_hash, flat, resume_hash, train_settings
+from reid.settings import train_settings
 
 GROUPS = ("dataset", "backbone", "loss", "optimizer", "tricks", "experiment")
 CHOICES = [

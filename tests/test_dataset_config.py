@@ -8,7 +8,7 @@ from composing import changed, composed, settings_of
 from reid.checks import ConfigError
 from reid.config import config_folder
 from reid.dataset_config import dataset_choice
-from reid.settings import config_hash
+from reid.identity import config_hash
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from torch import nn
 from reid.checks import ConfigError, check_types, nearest, unknown_key
 from reid.data import DatasetError
 from reid.engine.optimizers import build_optimizer
+from reid.identity import flat
 from reid.models import BackboneError
-from reid.settings import flat
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

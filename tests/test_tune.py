@@ -24,9 +24,10 @@ from reid.config import config_folder
 from reid.engine.rundir import read_status
 from reid.engine.stop import StopSignals
 from reid.figures import search_history, search_map, search_slices
+from reid.identity import config_hash
 from reid.job import Job
 from reid.search_space import training, tune_settings
-from reid.settings import config_hash, train_settings
+from reid.settings import train_settings
 from reid.tracking import children, default_store, open_parent, read_record
 
 STUDIES = sorted(file.stem for file in (config_folder() / "study").glob("*.yaml"))

@@ -15,9 +15,10 @@ from omegaconf import DictConfig
 from reid.checks import ConfigError
 from reid.config import TrainConfig, TuneConfig
 from reid.home import home
+from reid.identity import config_hash, flat
 from reid.job import Job
 from reid.search_space import is_whole, training, tune_settings
-from reid.settings import config_hash, flat, train_settings
+from reid.settings import train_settings
 from reid.tracking import Store, TrackingError, default_store
 
 #: The only score that a study looks at.

@@ -9,8 +9,8 @@ from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint
+from reid.identity import config_hash, flat, resume_hash
 from reid.models import ReidModel, build_backbone
-from reid.settings import config_hash, flat, resume_hash
 
 
 def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False) -> ReidModel:

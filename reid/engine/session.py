@@ -21,8 +21,8 @@ from reid.engine.distributed import ALONE, World
 from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
 from reid.engine.rundir import LAST
+from reid.identity import changed
 from reid.models import ReidModel
-from reid.settings import changed
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from reid.engine.job_lock import occupied
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.engine.sweep_file import read_sweep
 from reid.home import home, source_root
-from reid.settings import flat_keys
+from reid.identity import flat_keys
 from reid.tracking import (
     JOURNAL,
     Status,
