@@ -72,6 +72,18 @@ def test_denormal_numbers_are_zero_in_every_thread() -> None:
     assert told.stdout.strip() == "tensor(0)"
 
 
+def test_threads_look_for_each_other_less_often_unless_somebody_set_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = "import os, sys, reid; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    for given, told in ((None, "20000 False"), ("7", "7 False")):  # set later, OpenMP would not see it
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+        if given is not None:
+            monkeypatch.setenv("GOMP_SPINCOUNT", given)
+        answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+        assert answer.stdout.strip() == told
+
+
 def test_compiling_without_a_compiler_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime.shutil, "which", lambda _: None)
     with pytest.raises(ConfigError, match=r"compile=true on a CPU needs a C\+\+ compiler"):
