@@ -32,7 +32,7 @@ from reid.engine.finite import DivergedError
 from reid.engine.job_lock import LOCK, alone, stop_jobs
 from reid.engine.orphan import at_work
 from reid.engine.runtime import flush_denormals
-from reid.engine.slots import gpus, jobs_at_once, places, slot
+from reid.engine.slots import SHARED_LAUNCHERS, gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
 from reid.engine.sweep import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.engine.sweep_file import read_sweep
@@ -55,9 +55,6 @@ EXPLAINED = (DivergedError, LostRankError, OSError, torch.OutOfMemoryError)
 #: What the tracker says of a job that ended with this status; anything else was stopped.
 FINAL: dict[str, Status] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}
 
-
-#: Launchers whose jobs run side by side on one machine.
-SHARED_LAUNCHERS = ("joblib", "submitit_local")
 
 #: What joblib and submitit raise when a worker did not come back.
 WORKER_LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")

@@ -8,9 +8,10 @@ from reid.checks import ConfigError
 from reid.config import TrainConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.prepare import split_for
+from reid.engine.slots import SHARED_LAUNCHERS
 
 #: Launchers whose jobs see the folders that this process sees; a cluster's may lie elsewhere.
-HERE = ("basic", "joblib", "submitit_local")
+HERE = ("basic", *SHARED_LAUNCHERS)
 
 #: Datasets that lie nowhere before they are drawn.
 DRAWN = "synthetic"

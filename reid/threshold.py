@@ -96,7 +96,8 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     )
     hardest = hardest_by_batch(images, space.metric, settings)
     title = f"{data_name(checkpoint.meta['dataset'])} -> {measured_on}"
-    figures = threshold_report.draw(job.folder / "figures", counts, measured, sure, hardest, space, title)
+    with job.stop.deferred():  # what is raised below matplotlib's C++ arrives as a ValueError
+        figures = threshold_report.draw(job.folder / "figures", counts, measured, sure, hardest, space, title)
     told = {
         "checkpoint": settings.checkpoint,
         "config_hash": checkpoint.meta["config_hash"],

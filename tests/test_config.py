@@ -11,6 +11,7 @@ from composing import changed, composed, settings_of
 from omegaconf import DictConfig
 from torch import nn
 
+from reid import identity
 from reid.config import config_folder
 from reid.engine.objective import build_metric_loss
 from reid.engine.optimizers import build_optimizer
@@ -230,7 +231,8 @@ def test_the_hash_tells_experiments_apart_and_nothing_else(recipe: DictConfig) -
 
 
 def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig) -> None:
-    plain = resume_hash(train_settings(copy.deepcopy(recipe)))
+    settings = train_settings(copy.deepcopy(recipe))
+    plain, leaves = resume_hash(settings), flat(settings)
     for same, value in {
         "epochs": 240,
         "eval.period": 5,
@@ -241,6 +243,7 @@ def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig
         "backbone.weights": "none",
     }.items():
         assert resume_hash(changed(recipe, same, value)) == plain, same
+        assert identity.changed(leaves, flat(changed(recipe, same, value))) == []
     for other, value in {
         "loss.alpha": 1.2,
         "batch.identities": 8,
@@ -248,6 +251,8 @@ def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig
         "eval.split": "val",
     }.items():
         assert resume_hash(changed(recipe, other, value)) != plain, other
+        told = identity.changed(leaves, flat(changed(recipe, other, value)))
+        assert f"{other} was {leaves[other]}, is {value}" in told
 
 
 def test_flat_names_every_leaf_once(recipe: DictConfig) -> None:
