@@ -9,6 +9,10 @@ from typing import Any
 from reid.config import TrainConfig
 from reid.dataset_config import without_places
 
+#: Keys that came after runs were made without them, and what those runs did.  A key that says so enters no
+#: hash, and is no difference to a config that lacks it: such a run is still found, resumed and taken.
+ADDED: dict[str, Any] = {}
+
 
 def config_hash(settings: TrainConfig) -> str:
     """16 hex digits that tell experiments apart; where things lie and how they are tracked does not count."""
@@ -29,6 +33,7 @@ _SPLIT = ("split", "val_identities", "val_seed")
 
 def changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """The keys that differ between two flat configs and must not where a run is resumed, with both values."""
+    theirs, ours = {**ADDED, **theirs}, {**ADDED, **ours}
     fixed = [key for key in {**theirs, **ours} if not key.startswith(MAY_CHANGE)]
     fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in _SPLIT]
     return [
@@ -51,8 +56,25 @@ def resume_hash(settings: TrainConfig) -> str:
     return _hash(told)
 
 
+def _without_added(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` less the keys of `ADDED` that have the value given there, in the parts of a dataset too."""
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            prefix = f"{key}."
+            own = {name.removeprefix(prefix): old for name, old in ADDED.items() if name.startswith(prefix)}
+            value = {name: item for name, item in value.items() if name not in own or item != own[name]}
+            if "parts" in value:
+                value["parts"] = [_without_added({key: part})[key] for part in value["parts"]]
+        elif key in ADDED and value == ADDED[key]:
+            continue
+        kept[key] = value
+    return kept
+
+
 def _hash(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    text = json.dumps(_without_added(told), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def flat(settings: object) -> dict[str, Any]:

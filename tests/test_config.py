@@ -230,6 +230,41 @@ def test_the_hash_tells_experiments_apart_and_nothing_else(recipe: DictConfig) -
         assert config_hash(changed(recipe, other, value)) != plain, other
 
 
+#: The hashes by which runs of commit d063546 say what they are (`config_hash`, `resume_hash`).
+HASHES_OF_D063546 = {
+    "": ("e63786a7cb8804d6", "798d6c8c6e09bc74"),
+    "experiment=quickstart": ("f4434f8d33811a3f", "8553528ec84718c0"),
+    "dataset=duke backbone=se_resnext50 loss=ranked": ("7d3270dd7a762361", "32f507da5fc400d6"),
+    "dataset=table dataset.file=crops.csv optimizer=sgd": ("09872d07b5f4a60f", "9e9cc90dba4e7410"),
+    "dataset=folders dataset.root=crops": ("c1f93219ba0038ff", "798d6c8c6e09bc74"),
+    "dataset=joint dataset.parts=[market,synthetic_night] loss=triplet": (
+        "2b61b801a3362353", "14edf8bb0cbb122a",
+    ),
+    "backbone=timm backbone.name=vit_small_patch16_224 backbone.weights=none optimizer=adamw "
+    "optimizer.layer_decay=0.75": ("b1b4d40b674a0d5e", "26dbe78ec1067015"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", HASHES_OF_D063546)
+def test_keys_that_came_later_leave_the_hashes_of_older_runs(words: str) -> None:
+    settings = settings_of(*words.split())
+    assert (config_hash(settings), resume_hash(settings)) == HASHES_OF_D063546[words]
+
+
+def test_an_added_key_counts_where_it_is_not_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("dataset=joint", "dataset.parts=[market,synthetic_night]")
+    settings.dataset["parts"][0]["added"] = 0
+    older, other = settings_of("dataset=joint", "dataset.parts=[market,synthetic_night]"), flat(settings)
+    monkeypatch.setattr(identity, "ADDED", {"dataset.added": 0, "seed": 0, "tricks.bnneck": True})
+    assert config_hash(settings) == config_hash(older)
+    del other["tricks.bnneck"]
+    assert identity.changed(other, flat(older)) == []
+    settings.dataset["parts"][0]["added"] = 1
+    assert config_hash(settings) != config_hash(older)
+    older.tricks.bnneck = False
+    assert identity.changed(other, flat(older)) == ["tricks.bnneck was True, is False"]
+
+
 def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig) -> None:
     settings = train_settings(copy.deepcopy(recipe))
     plain, leaves = resume_hash(settings), flat(settings)

@@ -22,13 +22,13 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU; otherwise cpu, cuda or cuda:N.
+    """`auto` is the first GPU, else the CPU; otherwise cpu, cuda (the first GPU) or cuda:N.
 
     Raises:
         ConfigError: no such device on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -40,7 +40,8 @@ def choose_device(name: str) -> torch.device:
             f"device={name}: PyTorch sees {torch.cuda.device_count()} GPUs here. Set device=auto or cpu, or "
             "install a CUDA build of torch."
         )
-    return device
+    # With its number: torch makes no device current that has none, and tensors lie on cuda:0, not on cuda.
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def free_bytes(device: torch.device) -> int:

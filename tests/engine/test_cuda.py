@@ -21,7 +21,7 @@ from reid.models import ReidModel, build_backbone
 from reid.retrieval import rerank
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-GPU = torch.device("cuda")
+GPU = torch.device("cuda", 0)
 ADAM = {
     "_target_": "torch.optim.Adam", "lr": 1e-4, "weight_decay": 5e-4, "bias_lr_factor": 2.0,
     "bias_weight_decay": 0.0,

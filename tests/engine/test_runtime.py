@@ -11,6 +11,7 @@ from torch import nn
 from reid.checks import ConfigError
 from reid.engine import runtime
 from reid.engine.runtime import (
+    choose_device,
     compiled,
     free_bytes,
     keep_resident,
@@ -19,7 +20,23 @@ from reid.engine.runtime import (
     work_bytes,
 )
 
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def test_a_gpu_has_its_number_and_torch_makes_it_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the driver's answers are replaced: torch's own code refuses a device without a number."""
+    made_current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", made_current.append, raising=False)
+    for name, number in (("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)):
+        device = choose_device(name)
+        assert device == torch.device("cuda", number), name
+        torch.cuda.set_device(device)
+    assert made_current == [0, 0, 0, 1]
+    assert choose_device("cpu") == CPU
+    with pytest.raises(ConfigError, match="PyTorch sees 2 GPUs here"):
+        choose_device("cuda:2")
 
 
 def test_pixels_go_to_a_gpu_where_a_quarter_of_its_memory_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:

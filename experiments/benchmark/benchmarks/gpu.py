@@ -24,6 +24,7 @@ from experiments.benchmark.outcome import Case, Goal, ratio
 from experiments.benchmark.trainee import BACKBONES, Trainee
 from reid.data.batches import Batch
 from reid.data.store import ImageStore
+from reid.engine.runtime import choose_device
 
 REPEATS = 5
 STEPS = 30
@@ -41,7 +42,7 @@ def measure(setup: Setup) -> list[Case]:
 
 
 def _case(backbone: str, store: ImageStore, setup: Setup) -> Case:
-    device = torch.device("cuda")
+    device = choose_device("cuda")
     # As published: the two SE networks train on 12 x 4.
     identities = 12 if backbone.startswith("se_") else IDENTITIES
     setup.say(f"{backbone}, {setup.repeats} times {STEPS} steps, eager and compiled")
