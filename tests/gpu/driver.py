@@ -1,7 +1,7 @@
 """A command on a pretended GPU: `python -m tests.gpu.driver MODULE word…`, or `-c CODE word…`.
 
-Only what torch calls of the driver's is replaced (`DRIVER`); torch's own Python runs as it is.  The command ends
-where the first tensor would be made on a GPU, and what is printed last says how far it came, as JSON:
+Only what torch calls of the driver's is replaced (`DRIVER`); torch's own Python runs as it is.  The command
+ends where the first tensor would be made on a GPU, and what is printed last says how far it came, as JSON:
 
     reached       the operation that would have made it and the device, or null: it ended before that
     ended         what ended it: an exception, or an exit code
@@ -26,8 +26,8 @@ GIB = 2**30
 #: Two cards, as their driver would describe them.
 COUNT = 2
 CARD = SimpleNamespace(
-    name="Pretended GPU", major=8, minor=0, total_memory=16 * GIB, multi_processor_count=108, uuid="00000000-0000",
-    is_integrated=False, is_multi_gpu_board=False, warp_size=32, gcnArchName="",
+    name="Pretended GPU", major=8, minor=0, total_memory=16 * GIB, multi_processor_count=108,
+    uuid="00000000-0000", is_integrated=False, is_multi_gpu_board=False, warp_size=32, gcnArchName="",
 )  # fmt: skip
 
 made_current: list[int] = []

@@ -1,9 +1,10 @@
-"""A training step and an evaluation in a process of their own, on tensors that have a GPU and no values.
+"""A training step and an embedding in a process of their own, on tensors that have a GPU and no values.
 
-`python -m tests.gpu.fake` prints what each check found, as JSON: {name: null or what was wrong}. Nothing of torch is
-replaced. A fake tensor on cuda:0 goes through the rules of a GPU's: operations on two devices are refused, and so is
-whatever would read a value back or has a size that depends on one. `torch.autocast` switches itself off without a
-GPU, so that its state is set as it would set it. Backward needs a real device: it runs on `meta`.
+`python -m tests.gpu.fake` prints what each check found, as JSON: {name: null or what was wrong}.  Nothing of
+torch is replaced for what runs on cuda:0.  A fake tensor goes through the rules of a GPU's: operations on two
+devices are refused, and so is whatever would read a value back or has a size that depends on one.  Without a
+GPU `torch.autocast` switches itself off, so that its state is set as it would set it.  Backward needs a device
+that is there: it runs on `meta`, where nothing is left of `torch.autocast`, which does not know it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,9 +32,9 @@ from reid.models import ReidModel, build_backbone
 
 #: The losses of conf/loss, by name.
 OPTIONS: dict[str, dict[str, Any]] = {
-    file.stem: OmegaConf.to_container(OmegaConf.create({"seed": 0, "loss": OmegaConf.load(file)}), resolve=True)[
-        "loss"
-    ]
+    file.stem: OmegaConf.to_container(
+        OmegaConf.create({"seed": 0, "loss": OmegaConf.load(file)}), resolve=True
+    )["loss"]
     for file in sorted((config_folder() / "loss").glob("*.yaml"))
 }
 #: Losses of pytorch-metric-learning that ask how many pairs there are, and make the host wait for it.
@@ -134,7 +136,7 @@ def check_embedding(model: ReidModel, precision: str) -> None:
 
 
 def check_augmentation() -> None:
-    """Every fill, all drawn on the device; a generator of a GPU cannot be made here, and its state matters not."""
+    """Every fill, all drawn on the device; the generator is a CPU's, since a GPU's cannot be made here."""
     images = torch.zeros(8, 3, HEIGHT, WIDTH, dtype=torch.uint8, device=GPU)
     for fill in ("published", "zero", "noise"):
         must_be("augmented", Augmentation(fill=fill)(images, torch.Generator()), torch.float32)
@@ -266,20 +268,21 @@ def main() -> None:
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to(GPU)
             for precision in DTYPES:
-                attempt(found, f"embed/{backbone}/{precision}", lambda p=precision: check_embedding(model, p))
-                name = f"forward/{backbone}/{precision}"
-                outputs = attempt(found, name, lambda p=precision: check_forward(model, p))
+                attempt(found, f"embed/{backbone}/{precision}", partial(check_embedding, model, precision))
+                outputs = attempt(
+                    found, f"forward/{backbone}/{precision}", partial(check_forward, model, precision)
+                )
             # Of features in float32, whatever the precision of the network.
             for loss in OPTIONS if outputs else ():
                 aim = objective(loss, model.backbone.channels, GPU)
-                attempt(found, f"step/{backbone}/{loss}", lambda aim=aim, o=outputs: check_step(aim, *o))
+                attempt(found, f"step/{backbone}/{loss}", partial(check_step, aim, *outputs))
     with FakeTensorMode(allow_non_fake_inputs=True):
         attempt(found, "augmentation", check_augmentation)
         for name, fault in planted().items():
             attempt(found, name, fault)
-    torch.autocast = _Nothing
+    torch.autocast = _Nothing  # type: ignore[misc]
     for backbone in BACKBONES:
-        attempt(found, f"backward/{backbone}", lambda b=backbone: check_backward(b))
+        attempt(found, f"backward/{backbone}", partial(check_backward, backbone))
     print("\n" + json.dumps(found))
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from composing import settings_of
 from conftest import ROOT, Runner
 
@@ -65,7 +64,7 @@ def pretended(run_command: Runner, home: Path, *words: object) -> Found:
 
 
 def assert_reached(found: Found, file: str, current: list[int]) -> None:
-    """It came to the first tensor on cuda:0, in the file that says so, and these devices were made current."""
+    """It came to the first tensor on cuda:0, in this file, and these devices had been made current."""
     assert found.reached is not None, f"{found.ended} in {found.frames[-1:]}"
     assert found.reached.endswith(" on cuda:0")
     assert found.frames[-1].startswith(file)

@@ -1,7 +1,7 @@
-"""A step and an evaluation on a GPU that has no values: nothing mixes devices, reads a value back or changes dtype.
+"""A step and an embedding on a GPU without values: nothing mixes devices, reads back or changes its dtype.
 
-fake.py checks it in a process of its own. Not to be seen there, and left to `make gpu-check`: the optimizer's step,
-streams and events, pinned memory, compiled networks, several GPUs.
+fake.py checks it in a process of its own. Not to be seen there, and left to `make gpu-check`: the optimizer's
+step, streams and events, pinned memory, compiled networks, several GPUs.
 """
 
 import json
@@ -13,7 +13,7 @@ from conftest import ROOT, Runner
 from experiments.benchmark.trainee import BACKBONES
 
 LOSSES = sorted(file.stem for file in (ROOT / "conf" / "loss").glob("*.yaml"))
-#: Those of pytorch-metric-learning count their pairs on the host, which waits for that: a known price of theirs.
+#: Those of pytorch-metric-learning count their pairs on the host, which waits: a known price of theirs.
 WAIT = {"arcface", "circle", "cosface", "multi_similarity", "ranked_paper", "supcon"}
 #: What is planted in fake.py, and what must be said of it.
 PLANTED = {
