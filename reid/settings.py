@@ -33,7 +33,7 @@ from reid.config import (
 from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
-#: What losses multiply or divide similarities by.
+#: What the library's losses multiply or divide similarities by; ours say themselves what they take.
 _SCALES = ("temperature", "scale", "gamma")
 
 
@@ -156,7 +156,7 @@ def _try_loss(options: dict[str, Any]) -> None:
     for key in _SCALES:
         value = options.get(key, 1)
         # The library's losses then fall silently to 0, or turn round.
-        if isinstance(value, int | float) and not value > 0:
+        if _is_library(options) and isinstance(value, int | float) and not value > 0:
             raise ConfigError(f"loss.{key}={value} is not allowed: expected a number above 0.")
     loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(GIVEN["loss"], 2))
     if loss is None:
@@ -178,6 +178,10 @@ def _try_loss(options: dict[str, Any]) -> None:
         )
 
 
+def _is_library(options: dict[str, Any]) -> bool:
+    return str(options["_target_"]).startswith("pytorch_metric_learning.")
+
+
 def _absolute_checkpoint(name: str) -> str:
     return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
 
@@ -191,6 +195,11 @@ def _check_across(settings: TrainConfig) -> None:
         )
     if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
+    if settings.schedule.warmup_method == "constant" and settings.schedule.warmup_factor == 0:
+        raise ConfigError(
+            "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
+            "warm-up ends: expected a factor above 0, or warmup_method=linear, which rises from 0"
+        )
     if settings.clip_norm is not None and settings.clip_norm <= 0:
         raise ConfigError(
             f"clip_norm={settings.clip_norm}: expected a number above 0, or null for no clipping"
@@ -211,7 +220,10 @@ def _check_across(settings: TrainConfig) -> None:
             "CUDA alone. Set sync_bn=false; freeze_bn=true makes a run the same by any number of processes"
         )
     if settings.sync_bn and settings.freeze_bn:
-        raise ConfigError("sync_bn and freeze_bn are both true: frozen batch norms have nothing to share")
+        raise ConfigError(
+            "sync_bn and freeze_bn are both true: frozen batch norms have nothing to share, and the neck's "
+            "statistics are of all processes with freeze_bn=true already"
+        )
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
 

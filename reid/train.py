@@ -22,7 +22,7 @@ from reid.data.resident import resident_bytes
 from reid.engine import learning_rate
 from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
-from reid.engine.distributed import synchronise_batch_norm
+from reid.engine.distributed import share_neck, synchronise_batch_norm
 from reid.engine.finite import DivergedError
 from reid.engine.judge import Judgement, check_memory, describe, judge_together, judged_rows, judged_values
 from reid.engine.loop import train_epoch
@@ -73,6 +73,8 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         model = build_model(settings, identities, job.resuming)
         if settings.sync_bn and world.size > 1:
             synchronise_batch_norm(model)
+        if settings.freeze_bn:
+            share_neck(model.bottleneck, world)
         metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
         optimizer = build_optimizer(model, settings.optimizer, metric_loss, device)
         loss_optimizer = build_loss_optimizer(metric_loss)

@@ -71,7 +71,7 @@ BOUNDS = {
     "tricks.label_smoothing": (0.0, -0.01),
     "image.flip": (0.0, 1.5),
     "schedule.gamma": (0.01, 0.0),
-    "schedule.warmup_factor": (0.001, 0.0),
+    "schedule.warmup_factor": (0.0, -0.001),
     "eval.period": (0, -1),
     "eval.val_identities": (1, 0),
     "eval.val_seed": (0, -1),
@@ -106,6 +106,7 @@ def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
         (["batch.size=60"], ["batch.size=60", "16 x 4 = 64", "Set those two"]),
         (["schedule.milestones=[70,40]"], ["schedule.milestones=[70, 40]", "rising", "[40,70]"]),
         (["schedule.milestones=[0,40]"], ["schedule.milestones=[0, 40]", "from 1"]),
+        (["schedule.warmup_factor=0", "schedule.warmup_method=constant"], ["train nothing", "linear"]),
         (["loss=softmax", "loss.metric_weight=0.4"], ["loss.metric_weight=0.4", "loss=ranked"]),
         (["loss.id_weight=0", "loss.metric_weight=0"], ["both 0", "nothing to train for"]),
         (["loss=triplet", "loss.margin=soft"], ["loss.margin='soft'", "a number or null"]),
@@ -212,7 +213,7 @@ def test_a_target_that_is_not_there_is_refused(group: str, target: str, recipe: 
     [
         ("loss.alpha", 0, "loss.alpha is 0"),
         ("loss.alpha", -1, "loss.alpha is -1"),
-        ("loss.temperature", 0, "loss.temperature=0 is not allowed"),
+        ("loss.temperature", -1, "loss.temperature is -1; a finite number from 0 on"),
         ("loss.margin", math.inf, "loss.margin is inf"),
     ],
 )
@@ -221,6 +222,15 @@ def test_what_the_loss_refuses_is_told_by_its_key(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         changed(recipe, key, value)
+
+
+def test_a_warm_up_of_no_epochs_is_none() -> None:
+    assert settings_of("schedule.warmup_epochs=0").tricks.warmup == 0
+
+
+@pytest.mark.parametrize("loss", ["ranked", "clustered_ranked"])
+def test_a_temperature_of_0_weighs_all_negatives_alike(loss: str) -> None:
+    assert settings_of(f"loss={loss}", "loss.temperature=0").loss["temperature"] == 0
 
 
 @pytest.mark.parametrize(
