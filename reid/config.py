@@ -60,7 +60,7 @@ class TricksConfig:
 
 @dataclass
 class ScheduleConfig:
-    milestones: list[int] = field(default_factory=lambda: [40, 70])
+    milestones: list[Any] = field(default_factory=lambda: [40, 70])  # epochs; below 1: fractions of `epochs`
     gamma: float = above(0, 0.1)  # at 0 nothing would train from the first milestone on
     warmup_epochs: int = at_least(0, 10)  # of the trick, where it is on: short studies have a short one
     warmup_factor: float = at_least(0, 0.01)

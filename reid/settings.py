@@ -1,6 +1,7 @@
 """From a composed config to checked, typed values."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from reid.config import (
     dataset_choices,
 )
 from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing
+from reid.engine.schedule import learning_rate, milestone_epochs
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 #: What the library's losses multiply or divide similarities by; ours say themselves what they take.
@@ -187,19 +189,13 @@ def _absolute_checkpoint(name: str) -> str:
 
 
 def _check_across(settings: TrainConfig) -> None:
-    batch, loss, milestones = settings.batch, settings.loss, settings.schedule.milestones
+    batch, loss = settings.batch, settings.loss
     if batch.size != batch.identities * batch.instances:
         raise ConfigError(
             f"batch.size={batch.size} is not batch.identities x batch.instances = {batch.identities} x "
             f"{batch.instances} = {batch.identities * batch.instances}. Set those two; the size follows."
         )
-    if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-        raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
-    if settings.schedule.warmup_method == "constant" and settings.schedule.warmup_factor == 0:
-        raise ConfigError(
-            "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
-            "warm-up ends: expected a factor above 0, or warmup_method=linear, which rises from 0"
-        )
+    _check_schedule(settings)
     if settings.clip_norm is not None and settings.clip_norm <= 0:
         raise ConfigError(
             f"clip_norm={settings.clip_norm}: expected a number above 0, or null for no clipping"
@@ -226,6 +222,45 @@ def _check_across(settings: TrainConfig) -> None:
         )
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
+
+
+def _check_schedule(settings: TrainConfig) -> None:
+    """Refuse a schedule that is wrong, and warn of one that reaches beyond the end of the run."""
+    schedule, epochs, warmup = settings.schedule, settings.epochs, settings.tricks.warmup
+    given = schedule.milestones
+    if not all(type(one) is int or (type(one) is float and 0 < one < 1) for one in given):
+        raise ConfigError(
+            f"schedule.milestones=[{','.join(map(str, given))}] is not allowed: expected a whole number of "
+            "epochs each, such as [40,70], or a fraction of the run above 0 and below 1, such as [0.33,0.58]"
+        )
+    reached = milestone_epochs(given, epochs)
+    if given and (min(given) <= 0 or reached != sorted(set(reached))):
+        named = "" if reached == given else f", which are epochs {reached} of {epochs}"
+        raise ConfigError(
+            f"schedule.milestones={given}{named}: expected rising epochs from 1, such as [40,70]"
+        )
+    if schedule.warmup_method == "constant" and schedule.warmup_factor == 0:
+        raise ConfigError(
+            "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
+            "warm-up ends: expected a factor above 0, or warmup_method=linear, which rises from 0"
+        )
+    if warmup >= epochs:
+        key = "schedule.warmup_epochs" if warmup == schedule.warmup_epochs else "tricks.warmup"
+        share = learning_rate(
+            epochs, 1.0, reached, schedule.gamma, warmup, schedule.warmup_factor, schedule.warmup_method
+        )
+        warnings.warn(
+            f"{key}={warmup}: the run ends within its warm-up, and its last epoch, {epochs}, trains at "
+            f"{share:.0%} of optimizer.lr. Published are 10 epochs of 120: set {key}={max(1, round(epochs / 12)) if epochs > 1 else 0}",
+            stacklevel=3,
+        )
+    if beyond := [epoch for epoch in reached if epoch >= epochs]:
+        warnings.warn(
+            f"schedule.milestones={given}: a run of {epochs} epochs ends before the learning rate falls after "
+            f"epoch {' and '.join(map(str, beyond))}. Published are 40 and 70 of 120: set "
+            "schedule.milestones=[0.33,0.58], fractions of the run, or [] for a rate that does not fall",
+            stacklevel=3,
+        )
 
 
 def _check_drawn(settings: TrainConfig) -> None:

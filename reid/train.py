@@ -38,6 +38,7 @@ from reid.engine.prepare import (
 )
 from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, compiled, keep_resident, seed_everything, set_up_backend
+from reid.engine.schedule import milestone_epochs
 from reid.engine.session import Session
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
@@ -108,6 +109,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     if job.resuming:
         with world.first_ahead():
             begun = session.resume()
+        session.require_epochs(settings.epochs)
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
     elif not (job.folder / JOURNAL).exists():
         session.save()  # a kill from here on, such as while a store is made, finds a run to resume
@@ -168,6 +170,7 @@ def _epochs(
 ) -> Judgement | None:
     """All epochs that are left, and the judgement after the last one; None where another process judges."""
     tricks, batch = settings.tricks, settings.batch
+    milestones = milestone_epochs(settings.schedule.milestones, settings.epochs)
     augmentation = Augmentation(
         settings.image.flip, settings.image.padding, tricks.random_erasing, tricks.erasing_fill
     )
@@ -228,7 +231,7 @@ def _epochs(
         lr = learning_rate(
             epoch,
             settings.optimizer["lr"],
-            settings.schedule.milestones,
+            milestones,
             settings.schedule.gamma,
             tricks.warmup,
             settings.schedule.warmup_factor,

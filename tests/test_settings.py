@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from reid.checks import ConfigError, check_types, nearest, unknown_key
+from reid.config import config_folder
 from reid.data import DatasetError
 from reid.engine.optimizers import build_optimizer
+from reid.engine.schedule import milestone_epochs
 from reid.identity import flat
 from reid.models import BackboneError
 
@@ -106,6 +108,10 @@ def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
         (["batch.size=60"], ["batch.size=60", "16 x 4 = 64", "Set those two"]),
         (["schedule.milestones=[70,40]"], ["schedule.milestones=[70, 40]", "rising", "[40,70]"]),
         (["schedule.milestones=[0,40]"], ["schedule.milestones=[0, 40]", "from 1"]),
+        (["schedule.milestones=[40,x]"], ["schedule.milestones=[40,x]", "whole number", "[0.33,0.58]"]),
+        (["schedule.milestones=[40,true]"], ["schedule.milestones=[40,True]", "whole number"]),
+        (["schedule.milestones=[40.0,70]"], ["schedule.milestones=[40.0,70]", "whole number"]),
+        (["schedule.milestones=[0.1,0.11]", "epochs=20"], ["which are epochs [2, 2] of 20", "rising"]),
         (["schedule.warmup_factor=0", "schedule.warmup_method=constant"], ["train nothing", "linear"]),
         (["loss=softmax", "loss.metric_weight=0.4"], ["loss.metric_weight=0.4", "loss=ranked"]),
         (["loss.id_weight=0", "loss.metric_weight=0"], ["both 0", "nothing to train for"]),
@@ -222,6 +228,45 @@ def test_what_the_loss_refuses_is_told_by_its_key(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         changed(recipe, key, value)
+
+
+def schedule_warnings(*overrides: str) -> list[str]:
+    """What is warned of in two jobs of one process, such as a sweep's."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for alpha in ("1.5", "1.6"):
+            settings_of(*overrides, f"loss.alpha={alpha}")
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_schedule_that_the_run_never_reaches_is_warned_of_once() -> None:
+    warm_up, milestones = schedule_warnings("epochs=6")
+    assert "schedule.warmup_epochs=10" in warm_up
+    assert "its last epoch, 6, trains at 50% of optimizer.lr" in warm_up
+    assert warm_up.endswith("set schedule.warmup_epochs=1")
+    assert "a run of 6 epochs ends before the learning rate falls after epoch 40 and 70" in milestones
+    assert "set schedule.milestones=[0.33,0.58]" in milestones
+    (after,) = schedule_warnings("epochs=70")  # epoch 71 would be the first at the lower rate
+    assert "falls after epoch 70." in after
+    (typed,) = schedule_warnings("epochs=8", "tricks.warmup=9", "schedule.milestones=[]")
+    assert "tricks.warmup=9" in typed
+    for fits in (["epochs=71"], ["epochs=6", "schedule.warmup_epochs=1", "schedule.milestones=[0.33,0.58]"]):
+        assert schedule_warnings(*fits) == []
+
+
+@pytest.mark.parametrize(
+    "experiment", sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
+)
+def test_no_recipe_of_the_project_has_a_schedule_beyond_its_end(experiment: str) -> None:
+    assert schedule_warnings(f"experiment={experiment}", "dataset.root=/crops") == []
+
+
+def test_milestones_below_1_are_fractions_of_the_run() -> None:
+    milestones = settings_of("schedule.milestones=[0.33,0.58]").schedule.milestones
+    assert milestones == [0.33, 0.58]
+    assert milestone_epochs(milestones, 120) == [40, 70]
+    assert milestone_epochs(milestones, 6) == [2, 3]
+    assert milestone_epochs([0.01, 40], 12) == [1, 40]
 
 
 def test_a_warm_up_of_no_epochs_is_none() -> None:

@@ -254,8 +254,8 @@ def synchronise_batch_norm(model: nn.Module) -> None:
 class SharedBatchNorm(nn.BatchNorm1d):
     """Batch norm of the rows (B / N, C) of each rank, by the statistics of the B rows of all of them.
 
-    What torch's SyncBatchNorm does on GPUs alone, for the few rows of the neck. With g_s what rank s hands back
-    for its own rows, the gradient of all rows is the sum over s of what flows from g_s to them: each rank
+    What torch's SyncBatchNorm does on GPUs alone, for the few rows of the neck. With g_s the gradient of the
+    output rows of rank s, that of all input rows is the sum over s of what flows to them from g_s: each rank
     computes one term, and their sum is taken.
     """
 
@@ -270,7 +270,7 @@ class SharedBatchNorm(nn.BatchNorm1d):
 
 
 def share_neck(norm: nn.Module, world: World) -> None:
-    """Let the neck, a batch norm, take its statistics over the ranks of `world`: in place, same state dict."""
+    """Let the neck, a batch norm, take its statistics over all ranks: in place, with the same state dict."""
     if world.size > 1 and type(norm) is nn.BatchNorm1d:
         norm.__class__, norm.world = SharedBatchNorm, world  # type: ignore[assignment]
 

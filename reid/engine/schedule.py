@@ -8,6 +8,11 @@ from collections.abc import Sequence
 WARMUP_METHODS = ("linear", "constant")
 
 
+def milestone_epochs(milestones: Sequence[int | float], epochs: int) -> list[int]:
+    """Milestones as numbers of epochs: one below 1 is a fraction of the run, rounded, and 1 at least."""
+    return [max(1, round(one * epochs)) if one < 1 else int(one) for one in milestones]
+
+
 def learning_rate(
     epoch: int,
     base_lr: float,

@@ -164,3 +164,18 @@ class Session:
         self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]
         self.meta["begun"] = checkpoint.meta.get("begun", {})
         return dict(self.meta["begun"])
+
+    def require_epochs(self, epochs: int) -> None:
+        """Refuse to end a run at an epoch that it has left behind: its model would not be what it says.
+
+        Raises:
+            CheckpointError: more is trained than `epochs`.
+        """
+        if self.epoch < epochs or (self.epoch == epochs and not self.totals.steps):
+            return
+        begun = f" and {self.totals.steps} steps of the next" if self.totals.steps else ""
+        least = self.epoch + 1 if begun else self.epoch
+        raise CheckpointError(
+            f"{self.folder / LAST} stands after epoch {self.epoch}{begun}, beyond epochs={epochs}, and no epoch "
+            f"can be taken back. Set epochs={least} or more, or leave `resume` out to train {epochs} anew"
+        )
