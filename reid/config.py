@@ -66,6 +66,10 @@ class ScheduleConfig:
     warmup_factor: float = at_least(0, 0.01)
     warmup_method: str = one_of("linear", "constant")
 
+    def milestone_epochs(self, epochs: int) -> list[float]:
+        """The milestones as epochs, of a run of so many: a fraction falls where that share of it is done."""
+        return [one if one >= 1 else round(one * epochs, 6) for one in self.milestones]
+
 
 @dataclass
 class EvalConfig:

@@ -32,7 +32,6 @@ from reid.config import (
     dataset_choices,
 )
 from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing
-from reid.engine.schedule import learning_rate, milestone_epochs
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 #: What the library's losses multiply or divide similarities by; ours say themselves what they take.
@@ -233,12 +232,9 @@ def _check_schedule(settings: TrainConfig) -> None:
             f"schedule.milestones=[{','.join(map(str, given))}] is not allowed: expected a whole number of "
             "epochs each, such as [40,70], or a fraction of the run above 0 and below 1, such as [0.33,0.58]"
         )
-    reached = milestone_epochs(given, epochs)
+    reached = schedule.milestone_epochs(epochs)
     if given and (min(given) <= 0 or reached != sorted(set(reached))):
-        named = "" if reached == given else f", which are epochs {reached} of {epochs}"
-        raise ConfigError(
-            f"schedule.milestones={given}{named}: expected rising epochs from 1, such as [40,70]"
-        )
+        raise ConfigError(f"schedule.milestones={given}: expected rising epochs from 1, such as [40,70]")
     if schedule.warmup_method == "constant" and schedule.warmup_factor == 0:
         raise ConfigError(
             "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
@@ -246,18 +242,16 @@ def _check_schedule(settings: TrainConfig) -> None:
         )
     if warmup >= epochs:
         key = "schedule.warmup_epochs" if warmup == schedule.warmup_epochs else "tricks.warmup"
-        share = learning_rate(
-            epochs, 1.0, reached, schedule.gamma, warmup, schedule.warmup_factor, schedule.warmup_method
-        )
+        shorter = max(1, round(epochs / 12)) if epochs > 1 else 0
         warnings.warn(
-            f"{key}={warmup}: the run ends within its warm-up, and its last epoch, {epochs}, trains at "
-            f"{share:.0%} of optimizer.lr. Published are 10 epochs of 120: set {key}={max(1, round(epochs / 12)) if epochs > 1 else 0}",
+            f"{key}={warmup}: a run of {epochs} epochs ends within its warm-up, before the learning rate has "
+            f"reached optimizer.lr. Published are 10 epochs of 120: set {key}={shorter}",
             stacklevel=3,
         )
-    if beyond := [epoch for epoch in reached if epoch >= epochs]:
+    if beyond := [epoch for epoch in reached if epoch > epochs - 1]:
         warnings.warn(
-            f"schedule.milestones={given}: a run of {epochs} epochs ends before the learning rate falls after "
-            f"epoch {' and '.join(map(str, beyond))}. Published are 40 and 70 of 120: set "
+            f"schedule.milestones={given}: a run of {epochs} epochs ends before the learning rate falls, "
+            f"after epoch {' and '.join(map(str, beyond))}. Published are 40 and 70 of 120: set "
             "schedule.milestones=[0.33,0.58], fractions of the run, or [] for a rate that does not fall",
             stacklevel=3,
         )

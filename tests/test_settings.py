@@ -14,7 +14,7 @@ from reid.checks import ConfigError, check_types, nearest, unknown_key
 from reid.config import config_folder
 from reid.data import DatasetError
 from reid.engine.optimizers import build_optimizer
-from reid.engine.schedule import milestone_epochs
+from reid.engine.schedule import learning_rate
 from reid.identity import flat
 from reid.models import BackboneError
 
@@ -111,7 +111,8 @@ def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
         (["schedule.milestones=[40,x]"], ["schedule.milestones=[40,x]", "whole number", "[0.33,0.58]"]),
         (["schedule.milestones=[40,true]"], ["schedule.milestones=[40,True]", "whole number"]),
         (["schedule.milestones=[40.0,70]"], ["schedule.milestones=[40.0,70]", "whole number"]),
-        (["schedule.milestones=[0.1,0.11]", "epochs=20"], ["which are epochs [2, 2] of 20", "rising"]),
+        (["schedule.milestones=[0.5,0.4]"], ["schedule.milestones=[0.5, 0.4]", "rising"]),
+        (["schedule.milestones=[0.5,40]"], ["schedule.milestones=[0.5, 40]", "rising"]),
         (["schedule.warmup_factor=0", "schedule.warmup_method=constant"], ["train nothing", "linear"]),
         (["loss=softmax", "loss.metric_weight=0.4"], ["loss.metric_weight=0.4", "loss=ranked"]),
         (["loss.id_weight=0", "loss.metric_weight=0"], ["both 0", "nothing to train for"]),
@@ -242,12 +243,12 @@ def schedule_warnings(*overrides: str) -> list[str]:
 def test_a_schedule_that_the_run_never_reaches_is_warned_of_once() -> None:
     warm_up, milestones = schedule_warnings("epochs=6")
     assert "schedule.warmup_epochs=10" in warm_up
-    assert "its last epoch, 6, trains at 50% of optimizer.lr" in warm_up
+    assert "a run of 6 epochs ends within its warm-up" in warm_up
     assert warm_up.endswith("set schedule.warmup_epochs=1")
-    assert "a run of 6 epochs ends before the learning rate falls after epoch 40 and 70" in milestones
+    assert "a run of 6 epochs ends before the learning rate falls, after epoch 40 and 70." in milestones
     assert "set schedule.milestones=[0.33,0.58]" in milestones
     (after,) = schedule_warnings("epochs=70")  # epoch 71 would be the first at the lower rate
-    assert "falls after epoch 70." in after
+    assert "falls, after epoch 70." in after
     (typed,) = schedule_warnings("epochs=8", "tricks.warmup=9", "schedule.milestones=[]")
     assert "tricks.warmup=9" in typed
     for fits in (["epochs=71"], ["epochs=6", "schedule.warmup_epochs=1", "schedule.milestones=[0.33,0.58]"]):
@@ -262,11 +263,20 @@ def test_no_recipe_of_the_project_has_a_schedule_beyond_its_end(experiment: str)
 
 
 def test_milestones_below_1_are_fractions_of_the_run() -> None:
-    milestones = settings_of("schedule.milestones=[0.33,0.58]").schedule.milestones
-    assert milestones == [0.33, 0.58]
-    assert milestone_epochs(milestones, 120) == [40, 70]
-    assert milestone_epochs(milestones, 6) == [2, 3]
-    assert milestone_epochs([0.01, 40], 12) == [1, 40]
+    rate = settings_of("epochs=30", "schedule.milestones=[0.1,20]", "tricks.warmup=0")
+    schedule = rate.schedule
+    assert schedule.milestones == [0.1, 20]
+
+    def rates(epochs: int) -> list[float]:
+        reached = schedule.milestone_epochs(epochs)
+        return [learning_rate(epoch, 1.0, reached, 0.5, 0, 1.0, "linear") for epoch in range(1, epochs + 1)]
+
+    assert rates(30) == 3 * [1.0] + 17 * [0.5] + 10 * [0.25]
+    assert rates(25) == 3 * [1.0] + 17 * [0.5] + 5 * [0.25]  # 2.5 of 25 are done after the third
+    published = settings_of("schedule.milestones=[0.33,0.58]").schedule.milestone_epochs(120)
+    for epoch in range(1, 121):
+        wanted = learning_rate(epoch, 1.0, [40, 70], 0.1, 10, 0.01, "linear")
+        assert learning_rate(epoch, 1.0, published, 0.1, 10, 0.01, "linear") == wanted
 
 
 def test_a_warm_up_of_no_epochs_is_none() -> None:

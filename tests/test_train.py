@@ -217,7 +217,7 @@ def test_fewer_epochs_than_are_trained_are_not_resumed(
     before = (whole / "model.pt").read_bytes()
     done = run_command("reid.train", *tiny, *WHOLE, "epochs=3", f"resume={whole}", home=home)
     assert done.returncode == 2, done.stderr
-    assert "holds 4 epochs, more than epochs=3" in done.stderr
+    assert "stands after epoch 4, beyond epochs=3" in done.stderr
     assert "Set epochs=4 or more" in done.stderr
     assert (whole / "model.pt").read_bytes() == before
 

@@ -251,30 +251,6 @@ def synchronise_batch_norm(model: nn.Module) -> None:
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-class SharedBatchNorm(nn.BatchNorm1d):
-    """Batch norm of the rows (B / N, C) of each rank, by the statistics of the B rows of all of them.
-
-    What torch's SyncBatchNorm does on GPUs alone, for the few rows of the neck. With g_s the gradient of the
-    output rows of rank s, that of all input rows is the sum over s of what flows to them from g_s: each rank
-    computes one term, and their sum is taken.
-    """
-
-    world: World = ALONE
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forward(self, rows: Tensor) -> Tensor:
-        if self.world.size == 1 or not self.training:
-            return super().forward(rows)
-        first = self.world.rank * len(rows)
-        return super().forward(_GatherSummed.apply(rows, self.world))[first : first + len(rows)]
-
-
-def share_neck(norm: nn.Module, world: World) -> None:
-    """Let the neck, a batch norm, take its statistics over all ranks: in place, with the same state dict."""
-    if world.size > 1 and type(norm) is nn.BatchNorm1d:
-        norm.__class__, norm.world = SharedBatchNorm, world  # type: ignore[assignment]
-
-
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: "torch.autograd.function.FunctionCtx", rows: Tensor, world: World) -> Tensor:
@@ -288,15 +264,6 @@ class _Gather(torch.autograd.Function):
         world, count = ctx.world, ctx.count  # type: ignore[attr-defined]
         own = grads[0][world.rank * count : (world.rank + 1) * count]
         return world.size * own, None
-
-
-class _GatherSummed(_Gather):
-    @staticmethod
-    def backward(ctx: "torch.autograd.function.FunctionCtx", *grads: Tensor) -> tuple[Tensor, None]:
-        world, count = ctx.world, ctx.count  # type: ignore[attr-defined]
-        summed = grads[0].contiguous()
-        dist.all_reduce(summed)
-        return summed[world.rank * count : (world.rank + 1) * count], None
 
 
 def _is_broken(error: RuntimeError) -> bool:

@@ -155,9 +155,8 @@ def verify_counts(
         for name, wanted in FAR_TARGETS.items()
     }
     # |FAR - FRR| in whole numbers, so that equally good thresholds are equal to the last digit.
-    points["eer"] = best(
-        np.abs(false.astype(np.int64) * genuine - (genuine - true.astype(np.int64)) * impostor)
-    )
+    rejected = genuine - true.astype(np.int64)
+    points["eer"] = best(np.abs(false.astype(np.int64) * genuine - rejected * impostor))
     points["f1"] = best(-f1)
     return Verification(
         threshold=points[target].threshold,

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from reid.data.batches import Batch
 from reid.data.part import Part
-from reid.engine.distributed import ALONE, LostRankError, World, join, share_neck
+from reid.engine.distributed import ALONE, LostRankError, World, join
 from reid.engine.finite import NonFiniteError
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer
+from reid.engine.shared_neck import share_neck
 from reid.engine.stop import Stopped, StopSignals
 from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletCenterLoss
 

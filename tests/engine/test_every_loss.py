@@ -80,15 +80,16 @@ def run_epoch(session: Session, objective: Objective, steps: Iterator[Batch]) ->
 
 def test_a_run_ends_at_no_epoch_that_it_has_left_behind(tmp_path: Path) -> None:
     session, objective = open_session(settings_for("softmax"), tmp_path)
-    session.require_epochs(0)
     run_epoch(session, objective, batches(2))
-    session.require_epochs(1)
-    with pytest.raises(CheckpointError, match=r"holds 1 epochs, more than epochs=0.* Set epochs=1 or more"):
-        session.require_epochs(0)
+    session.save()
+    session.resume(1)
+    with pytest.raises(CheckpointError, match=r"after epoch 1, beyond epochs=0,.* Set epochs=1 or more"):
+        session.resume(0)
     session.totals.steps = 5  # killed within the second
-    session.require_epochs(2)
-    with pytest.raises(CheckpointError, match=r"1 epochs and 5 steps of the next, .* Set epochs=2 or more"):
-        session.require_epochs(1)
+    session.save()
+    session.resume(2)
+    with pytest.raises(CheckpointError, match=r"epoch 1 and 5 steps of the next, .* Set epochs=2 or more"):
+        session.resume(1)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
