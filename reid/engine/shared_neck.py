@@ -17,7 +17,7 @@ class SharedBatchNorm(nn.BatchNorm1d):
 
     world: World = ALONE
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable
     def forward(self, rows: Tensor) -> Tensor:
         if self.world.size == 1 or not self.training:
             return super().forward(rows)

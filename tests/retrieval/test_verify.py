@@ -44,8 +44,8 @@ def test_of_equally_good_thresholds_the_middle_is_taken(target: str) -> None:
     genuine, impostor = gap()
     assert verify(genuine, impostor, target).threshold == pytest.approx(0.8)
     edges = np.linspace(0, 2, 2001)
-    counts = [np.searchsorted(side, edges, side="right") for side in (genuine, impostor)]
-    counted = verify_counts(edges, *counts, target)
+    below = [np.searchsorted(side, edges, side="right") for side in (genuine, impostor)]
+    counted = verify_counts(edges, below[0], below[1], target)
     assert counted.threshold == pytest.approx(0.8, abs=1e-3)
     assert (counted.points[target].far, counted.points[target].tar) == (0, 1)
 
