@@ -35,7 +35,7 @@ class DataConfig:
 
 @dataclass
 class ImageConfig:
-    height: int = at_least(16, 256)
+    height: int = at_least(16, 256)  # below 16 the last map, H/16 x W/16, has not one place
     width: int = at_least(16, 128)
     flip: float = between(0, 1, 0.5)
     padding: int = at_least(0, 10)
@@ -60,11 +60,15 @@ class TricksConfig:
 
 @dataclass
 class ScheduleConfig:
-    milestones: list[int] = field(default_factory=lambda: [40, 70])
-    gamma: float = above(0, 0.1)
-    warmup_epochs: int = at_least(1, 10)  # of the trick, where it is on: short studies have a short one
-    warmup_factor: float = above(0, 0.01)
+    milestones: list[Any] = field(default_factory=lambda: [40, 70])  # epochs; below 1: fractions of `epochs`
+    gamma: float = above(0, 0.1)  # at 0 nothing would train from the first milestone on
+    warmup_epochs: int = at_least(0, 10)  # of the trick, where it is on: short studies have a short one
+    warmup_factor: float = at_least(0, 0.01)
     warmup_method: str = one_of("linear", "constant")
+
+    def milestone_epochs(self, epochs: int) -> list[float]:
+        """The milestones as epochs, of a run of so many: a fraction falls where that share of it is done."""
+        return [one if one >= 1 else round(one * epochs, 6) for one in self.milestones]
 
 
 @dataclass
@@ -159,7 +163,7 @@ class TrainConfig:
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
     sync_bn: bool = False  # under torchrun, batch norms take their statistics over all processes; CUDA alone
-    freeze_bn: bool = False  # batch norms keep the statistics they have; their weights train
+    freeze_bn: bool = False  # the backbone's batch norms keep the statistics they have
     resume: str | None = None  # auto | a checkpoint
     init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
     batch: BatchConfig = field(default_factory=BatchConfig)

@@ -46,7 +46,7 @@ class TrainedModel:
     Attributes:
         model: in evaluation mode, on `device`.
         height, width: in pixels, of the images that the model sees.
-        space: which feature is taken, whether it is normalised, and the metric.
+        space: which feature is taken, whether it is normalised, the metric, and that all is in float32.
         threshold: what `reid.threshold` measured, or None. Call its `check(space)` before applying it.
         meta: everything that the checkpoint says of itself.
         name: what to call the checkpoint by: its file, or the MLflow run id that was asked for.

@@ -71,7 +71,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
     judged = open_judged_data(dataset, image, settings.data, job.progress)
-    space = feature_space(evaluation)
+    space = feature_space(evaluation, settings.precision)
     parts = [
         embed(
             model, store, device, normalise=space.feature_norm, flip=space.flip, batch=evaluation.batch,
@@ -88,7 +88,9 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     measured_on = data_name(spec)
     people = int((images.pids.unique() > 0).sum())
     data_fingerprint = fingerprint(judged.fingerprint)
-    chosen = chosen_threshold(measured, sure, evaluation, measured_on, data_fingerprint, people)
+    chosen = chosen_threshold(
+        measured, sure, evaluation, measured_on, data_fingerprint, people, settings.precision
+    )
 
     header = (
         f"{describe(evaluation, measured_on)}: {measured.genuine:,} genuine and {measured.impostor:,} "

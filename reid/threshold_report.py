@@ -1,7 +1,7 @@
 """What `reid.threshold` shows: its table, its figures, its JSON."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def draw(
 ) -> list[Path]:
     """Write the three figures to `folder`."""
     distance = f"{space.metric.capitalize()} distance"
-    published = PUBLISHED if space == UNIT_EUCLIDEAN else None
+    published = PUBLISHED if replace(space, precision=UNIT_EUCLIDEAN.precision) == UNIT_EUCLIDEAN else None
     positive, negative = (kind.numpy() for kind in hardest)
     bands = hardest_bands(
         positive, negative, distance_label=distance, published=published,

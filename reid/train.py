@@ -19,7 +19,6 @@ from reid.console import epoch_line, say_where, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.data.resident import resident_bytes
-from reid.engine import learning_rate
 from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.distributed import synchronise_batch_norm
@@ -38,7 +37,9 @@ from reid.engine.prepare import (
 )
 from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, compiled, keep_resident, seed_everything, set_up_backend
+from reid.engine.schedule import scheduled_rate
 from reid.engine.session import Session
+from reid.engine.shared_neck import share_neck
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
 from reid.identity import config_hash
@@ -73,6 +74,8 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         model = build_model(settings, identities, job.resuming)
         if settings.sync_bn and world.size > 1:
             synchronise_batch_norm(model)
+        if settings.freeze_bn:
+            share_neck(model.bottleneck, world)
         metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
         optimizer = build_optimizer(model, settings.optimizer, metric_loss, device)
         loss_optimizer = build_loss_optimizer(metric_loss)
@@ -105,7 +108,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer, world)
     if job.resuming:
         with world.first_ahead():
-            begun = session.resume()
+            begun = session.resume(settings.epochs)
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
     elif not (job.folder / JOURNAL).exists():
         session.save()  # a kill from here on, such as while a store is made, finds a run to resume
@@ -223,15 +226,7 @@ def _epochs(
         last, scored = score(session.epoch), True
     while session.epoch < settings.epochs:
         epoch = session.epoch + 1
-        lr = learning_rate(
-            epoch,
-            settings.optimizer["lr"],
-            settings.schedule.milestones,
-            settings.schedule.gamma,
-            tricks.warmup,
-            settings.schedule.warmup_factor,
-            settings.schedule.warmup_method,
-        )
+        lr = scheduled_rate(epoch, settings)
         set_learning_rate(session.optimizer, lr)
         plan = batches.plan(epoch)
         if settings.accumulate > len(plan):

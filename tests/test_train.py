@@ -211,6 +211,17 @@ def test_another_config_is_not_resumed_and_the_key_is_named(
     assert "trained with another config (optimizer.lr was 0.00035, is 1e-05)" in done.stderr
 
 
+def test_fewer_epochs_than_are_trained_are_not_resumed(
+    whole: Path, run_command: Run, tiny: list[str], home: Path
+) -> None:
+    before = (whole / "model.pt").read_bytes()
+    done = run_command("reid.train", *tiny, *WHOLE, "epochs=3", f"resume={whole}", home=home)
+    assert done.returncode == 2, done.stderr
+    assert "stands after epoch 4, beyond epochs=3" in done.stderr
+    assert "Set epochs=4 or more" in done.stderr
+    assert (whole / "model.pt").read_bytes() == before
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_it_saves_and_says_so(
     signum: signal.Signals,
