@@ -8,12 +8,11 @@ paths have the same one.  `hashes.py` knows which files have to be read again to
 
 import hashlib
 import json
-import math
 import mmap
 import os
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,13 +26,8 @@ from reid.data.crops import Crop, DatasetError, Progress, silent
 from reid.data.hashes import FileHashes
 from reid.data.holds import map_and_hold
 from reid.data.pictures import Look, count_treatments, look
+from reid.data.store_facts import FORMAT, UNREADABLE, read_facts, store_key
 from reid.data.threads import in_threads
-
-#: Raised when the pixels that a store holds change for the same file and size.
-FORMAT = 3
-
-#: Stands for the hash of a file that cannot be opened.
-UNREADABLE = b"unreadable"
 
 #: How many bad files a message names.
 NAMED = 50
@@ -132,12 +126,6 @@ def open_store(
     return ImageStore(kept, rows, pixels, facts["content"], named, facts["treatments"])
 
 
-def store_key(digests: Iterable[bytes | None], height: int, width: int) -> str:
-    """The name of the store of files with these hashes, in this order."""
-    content = b"".join(digest or UNREADABLE for digest in digests)
-    return hashlib.sha256(f"{FORMAT} {height}x{width} ".encode() + content).hexdigest()[:24]
-
-
 def _find(hashes: FileHashes, height: int, width: int, folder: Path, progress: Progress) -> str | None:
     """The key of the store of these files, None if it is not there."""
     known = hashes.load()
@@ -151,17 +139,6 @@ def _find(hashes: FileHashes, height: int, width: int, folder: Path, progress: P
 def _any_of_shape(shape: tuple[int, ...], folder: Path) -> bool:
     every = map(read_facts, folder.glob("*.json"))
     return any(facts is not None and facts["shape"] == list(shape) for facts in every)
-
-
-def read_facts(file: Path) -> dict[str, Any] | None:
-    """What `<key>.json` says of its store; None where that is not whole, or of another format."""
-    try:
-        facts: dict[str, Any] = json.loads(file.read_text())
-        whole = facts["format"] == FORMAT
-        whole = whole and file.with_suffix(".npy").stat().st_size > math.prod(facts["shape"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return facts if whole else None
 
 
 def _mapped(array: Path) -> np.ndarray:
