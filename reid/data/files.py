@@ -19,6 +19,8 @@ KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
+#: How long a path, and a name in it, may be: Linux's limits, and no other system's are wider.
+LONGEST_PATH, LONGEST_NAME = 4095, 255
 
 _64_BITS = 2**64 - 1
 
@@ -76,3 +78,18 @@ def refuse_irregular(found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = next((name for test, name in KINDS if test(found.st_mode)), "no regular file")
         raise PictureError(f"{kind}, where a picture's file was expected")
+
+
+def path_problem(path: str) -> str | None:
+    """Why no file can have this path, in words; None if one may."""
+    if "\0" in path:
+        return "a path with a NUL in it, which no file has"
+    parts = os.fsencode(path).split(b"/")
+    if sum(map(len, parts)) + len(parts) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME:
+        return f"a path of {len(path):,} characters, longer than any file's: {shortened(path)}"
+    return None
+
+
+def shortened(path: str) -> str:
+    """A path for a message, cut where it is endless."""
+    return path if len(path) <= LONGEST_NAME else f"{path[:60]}…{path[-20:]}"

@@ -169,8 +169,9 @@ def _list(options: argparse.Namespace, folder: Path, stores: Sequence[StoredImag
         return
     console = Console(soft_wrap=True, highlight=False)
     table = Table(title=escape(f"image stores in {folder}"), title_justify="left", title_style="dim")
-    for name in ("name", "images", "pixels", "size", "last used", "of"):
-        table.add_column(name, justify="right" if name in ("images", "size") else "left")
+    for name in ("name", "images", "pixels", "size", "last used"):
+        table.add_column(name, justify="right" if name in ("images", "size") else "left", no_wrap=True)
+    table.add_column("of", overflow="fold")
     for store in stores:
         used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d %H:%M")
         pixels = f"{store.height}x{store.width}"
