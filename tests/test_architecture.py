@@ -21,7 +21,7 @@ ROWS = [
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 COMMANDS = len(ROWS)
 #: `python -m reid.data.check` reads conf/ as every command may, though it is called by the name of its room.
-COMMANDS_IN_FOLDERS = ("data/check", "data/split")
+COMMANDS_IN_FOLDERS = ("data/check", "data/split", "data/stores")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -14,6 +14,7 @@ from reid.console import ConsoleProgress
 from reid.data import DatasetError, ReidDataset
 from reid.data.audit import TINY, Audit, audit
 from reid.data.crops import silent
+from reid.data.pictures import describe_treatments
 from reid.data_source import add_source, open_source
 
 
@@ -59,6 +60,8 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
     ):
         if number:
             console.print(f"{number:,} {what}")
+    for line in describe_treatments(found.treatments):
+        console.print(line)
     for finding in found.findings:
         console.print(f"[bold red]{len(finding.cases):,}[/] {finding.meaning}:")
         for case in finding.cases[:cases]:
