@@ -64,9 +64,10 @@ def test_one_numeric_key_is_a_line_in_percent() -> None:
 
 
 def test_repeated_runs_give_mean_band_and_failures() -> None:
-    (axes,) = sweep(
+    figure = sweep(
         ["lr"], lr=[1e-4, 1e-4, 1e-3, 1e-3, 1e-2], seed=[0, 1, 0, 1, 0], mAP=[0.6, 0.7, 0.8, None, None]
-    ).axes
+    )
+    (axes,), (below,) = figure.axes, figure.legends
     mean = next(line for line in axes.get_lines() if line.get_label() == "mean")
     np.testing.assert_allclose(points(mean), [[1e-4, 65.0], [1e-3, 80.0]])
     band = corners(axes.collections[0].get_paths()[0])
@@ -74,7 +75,7 @@ def test_repeated_runs_give_mean_band_and_failures() -> None:
     assert [x for x, _ in crosses(axes)] == [1e-3, 1e-2]
     assert written(axes) == ["65.0", "80.0", "1 of 2"]
     assert axes.get_xscale() == "log"
-    assert legend(axes) == ["± standard deviation", "one run", "mean", "unfinished"]
+    assert ticks(below.get_texts()) == ["± standard deviation", "one run", "mean", "unfinished"]
 
 
 @pytest.mark.parametrize("score", [0.5, float("nan")])
