@@ -65,7 +65,9 @@ def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> 
     finished = [len(setting.done) for setting in settings if setting.done]
     if 1 in finished:
         alone = finished.count(1) == len(finished)
-        single = "One seed a setting" if alone else f"{finished.count(1)} settings have one seed"
+        single = (
+            "One seed a setting" if alone else f"One seed in {finished.count(1)} of {len(finished)} settings"
+        )
         told.append(f"{single}: no spread of the seeds (±) is known. seed=0,1,2 runs three.")
     if len({run.data for run in runs if run.data}) > 1:
         told.append(

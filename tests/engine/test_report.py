@@ -121,7 +121,19 @@ def test_one_seed_says_that_the_seeds_are_unknown(tmp_path: Path) -> None:
         in made.sentence
     )
     assert "holds for these trained models only" in made.sentence
-    assert any("seed=0,1,2" in note for note in made.notes)
+    no_spread = "One seed a setting: no spread of the seeds (±) is known. seed=0,1,2 runs three."
+    assert no_spread in made.notes
+    figure = made.figure()
+    assert figure is not None
+    assert "no spread" in figure.get_supxlabel()
+    runs.append(run(tmp_path, 0.61, 1, loss__alpha="1.2"))
+    mixed = told(runs, ["loss.alpha", "seed"])
+    assert no_spread.replace("One seed a setting", "One seed in 1 of 2 settings") in mixed.notes
+    figure = mixed.figure()
+    assert figure is not None
+    assert figure.get_supxlabel() == ""
+    runs.append(run(tmp_path, 0.52, 1, loss__alpha="1.0"))
+    assert not any("spread" in note for note in told(runs, ["loss.alpha", "seed"]).notes)
 
 
 def test_without_scores_by_query_the_seeds_remain_or_nothing(tmp_path: Path) -> None:

@@ -16,13 +16,17 @@ from reid.figures import (
     verification_roc,
 )
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 def test_hardest_bands_show_both_kinds_and_bear_missing_ones(tmp_path: Path) -> None:
     positive, negative = np.full((4, 6), 0.9), np.linspace(1.0, 1.3, 24).reshape(4, 6)
     positive[0, 0] = np.nan
+    positive[2] = np.nan  # a batch of people with one image each
     figure = hardest_bands(positive, negative, published={"published": (0.4, 1.3)})
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[0].startswith("hardest positive")
+    assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [1, 2, 4]  # type: ignore[union-attr]
     assert "published: about 0.4 to 1.3 (bar)" in labels
     with Image.open(save(figure, tmp_path / "a.png")) as picture:
         assert picture.size[0] == 1080
