@@ -18,8 +18,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.markup import escape
 
 from reid.cells import SWEEP_DIR, plan, sweep_arguments
 from reid.checks import ConfigError
@@ -40,6 +38,7 @@ from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.ranks import check_launch, rank_arguments, run_folder
 from reid.retrieval import EvaluationError
+from reid.terminal import Terminal, complaint
 from reid.tracking import Status, TrackingError, refuse_password
 
 log = logging.getLogger(__name__)
@@ -184,7 +183,7 @@ def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], wo
             frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None
-        console = Console(quiet=not world.first)
+        console = Terminal(quiet=not world.first)
         job = Job(config, folder, overrides, console, stop, name=name, sweep=parent, world=world)
         try:
             run_framed(job, story)
@@ -284,5 +283,4 @@ def _go_on_without(lost: Exception, retry: int) -> None:
 
 def _complain(message: str, world: World = ALONE) -> None:
     speaker = "" if world.first else f"process {world.rank + 1} of {world.size}: "
-    told = f"[bold red]error:[/] {speaker}{escape(message)}"
-    Console(stderr=True, soft_wrap=True).print(told, highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(complaint(f"{speaker}{message}"), highlight=False)

@@ -227,7 +227,8 @@ def hardest_by_batch(
     """The hardest positive and negative of each anchor, (batches, P x K) each on the CPU.
 
     The batches are those that training would draw from these people, as many epochs of them as it takes; with
-    fewer people than `batch.identities` all of them are in each. Distractors are in none.
+    fewer people than `batch.identities` all of them are in each. Distractors are in none.  NaN where an
+    anchor has no positive: its person has one image, or one was drawn K times.
     """
     known = (images.pids > 0).nonzero().flatten()
     people = images.select(known)
@@ -237,7 +238,7 @@ def hardest_by_batch(
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     while len(found) < settings.batches:
         for indices in sampler:
-            found.append(hardest_pairs(people.select(indices.to(people.pids.device)), metric))
+            found.append(hardest_pairs(people, metric, indices))
             if len(found) == settings.batches:
                 break
     positive, negative = (torch.stack(kind).cpu() for kind in zip(*found, strict=True))

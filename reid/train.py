@@ -9,13 +9,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
+from rich.text import Text
 
 from reid import run_figures
 from reid.checkpoints import find_checkpoint
 from reid.checks import ConfigError
 from reid.command import launch
 from reid.config import TrainConfig
-from reid.console import epoch_line, say_where, score_table
+from reid.console import epoch_line, say_where, score_line, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.data.resident import resident_bytes
@@ -82,9 +83,8 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
         objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
         together = f" by {world.size} processes" if world.size > 1 else ""
-        show.print(
-            f"[bold]{job.name}[/] on {device}{together}, {settings.precision}; run folder {job.folder}"
-        )
+        begins = f" on {device}{together}, {settings.precision}; run folder {job.folder}"
+        show.print(Text.assemble((job.name, "bold"), begins))
         begun: dict[str, object] = {}
         if not job.resuming:
             told, begun = begin(model, start)
@@ -209,10 +209,7 @@ def _epochs(
         session.record(epoch, values)
         tracker.metrics(values, epoch)
         scores = judgement.scores
-        job.console.print(
-            f"epoch {epoch:3d}  [bold]mAP {100 * scores.mAP:.1f}[/]  rank-1 {100 * scores.rank(1):.1f} "
-            f"on {settings.eval.split}" + ("  (before training)" if epoch == 0 else "")
-        )
+        job.console.print(score_line(epoch, scores, settings.eval.split))
         return judgement
 
     def due(epoch: int) -> bool:

@@ -232,6 +232,17 @@ def test_hardest_pairs_come_from_batches_of_known_people() -> None:
     assert torch.equal(again[0], positive)
 
 
+def test_a_person_of_one_image_has_no_hardest_positive() -> None:
+    pids = torch.tensor([1, 2, 3, 3, 3, 3])
+    images = Embeddings(torch.eye(6), pids, torch.zeros_like(pids))
+    settings = threshold_settings(composed("threshold", "checkpoint=x.pt", "batches=5"))
+    positive, negative = hardest_by_batch(images, "euclidean", settings)
+    assert positive.shape == (5, 3 * 4)
+    assert positive.isnan().sum(1).tolist() == [8] * 5
+    np.testing.assert_allclose(positive[positive.isfinite()], 2**0.5, rtol=1e-6)  # no distance of 0
+    assert negative.isfinite().all()
+
+
 # ---- the threshold in the checkpoint
 
 
