@@ -56,7 +56,8 @@ def compare(device: torch.device) -> dict[str, tuple[float, float]]:
         # A pair that lies on an edge of the grid may be counted on either side of it.
         apart = abs(counts[0].genuine - counts[1].genuine).max() / counts[0].genuine[-1]
         found[f"{name}: genuine pairs at a threshold"] = float(apart), 1e-2
-        for loss in (RankedListLoss(), ClusteredRankedListLoss(), TripletLoss()):
+        losses: tuple[torch.nn.Module, ...] = (RankedListLoss(), ClusteredRankedListLoss(), TripletLoss())
+        for loss in losses:
             results = [
                 _loss(loss.to(place), pair[0]) for place, pair in zip(("cpu", device), both, strict=True)
             ]
