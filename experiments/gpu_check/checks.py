@@ -123,7 +123,9 @@ def judged_like_a_cpu(context: Context) -> Mapping[str, float | str]:
     for name, here in scores[0].items():
         there = scores[1][name]
         numbers[name], numbers[f"{name} by the CPU"] = here, there
-        if abs(here - there) > SCORES:
+        # One query of a few may find its match one place later.
+        allowed = 1.5 / scores[1]["test/valid_queries"] if "rank-" in name else SCORES
+        if abs(here - there) > allowed:
             raise Failed(
                 f"{name} is {here:.4f} on {context.device} and {there:.4f} on the CPU: {SCORES} allowed"
             )
