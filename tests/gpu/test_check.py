@@ -51,7 +51,7 @@ def test_each_check_has_its_limit_and_none_stops_the_others(tmp_path: Path) -> N
     late, ended, refused, broken, passed = run(checks, Context("cpu", tmp_path), time.monotonic() + 100)
     assert late.outcome == ended.outcome == refused.outcome == broken.outcome == "failed"
     assert "stopped at its limit" in late.message
-    assert late.seconds < 10
+    assert late.seconds < 25
     assert "json.tool no-such-file ended with 1" in ended.message or "ended with 2" in ended.message
     assert "no-such-file" in ended.message
     assert (refused.message, broken.message) == ("3.1 seen, 3 expected", "KeyError: 'mAP'")

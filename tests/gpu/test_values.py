@@ -68,7 +68,9 @@ class There(Tensor):
         return self.cpu().tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return dispatch(function, args, kwargs or {})
 
 
@@ -116,16 +118,18 @@ class Pretended(TorchDispatchMode):
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only what torch asks the driver is answered in its place."""
     torch._C._ensureCUDADeviceGuardSet()
-    for name, answer in (
-        ("_initialized", True), ("is_available", lambda: True), ("device_count", lambda: 1),
-        ("mem_get_info", lambda *_: (2**30, 2**31)),
-    ):  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, answer)
-    for name, answer in (
-        ("_cuda_memoryStats", lambda _: {}),
-        ("_cuda_isCurrentStreamCapturing", lambda: False),
-    ):
-        monkeypatch.setattr(torch._C, name, answer, raising=False)
+    answers: dict[Any, dict[str, Any]] = {
+        torch.cuda: {
+            "_initialized": True,
+            "is_available": lambda: True,
+            "device_count": lambda: 1,
+            "mem_get_info": lambda *_: (2**30, 2**31),
+        },
+        torch._C: {"_cuda_memoryStats": lambda _: {}, "_cuda_isCurrentStreamCapturing": lambda: False},
+    }
+    for module, names in answers.items():
+        for name, answer in names.items():
+            monkeypatch.setattr(module, name, answer, raising=False)
     # A module's parameters become those of the GPU, as its tensors cannot be given another's memory.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
@@ -160,7 +164,8 @@ def assert_same(one: Scores, other: Scores) -> None:
 def test_a_ranking_is_the_cpus(drawn: tuple[Embeddings, Embeddings], gpu: None) -> None:
     """All that a judgement computes: expanded queries, scores, re-ranked scores."""
     settings = EvalConfig(rerank=True, query_expansion=2)
-    plain, other = rank(*drawn, settings), rank(*map(there, drawn), settings)
+    query, gallery = drawn
+    plain, other = rank(query, gallery, settings), rank(there(query), there(gallery), settings)
     assert other.query.features.device == GPU
     assert_same(other.scores, plain.scores)
     assert plain.reranked is not None
@@ -209,7 +214,7 @@ def test_an_optimizer_moves_as_on_the_cpu(metric_loss: nn.Module | None, gpu: No
         gradients = [[torch.randn(p.shape) for p in part.parameters()] for part in parts]
         for part in parts:
             part.to(device)
-        optimizer = build_optimizer(model, ADAM, loss, device)  # type: ignore[arg-type]
+        optimizer = build_optimizer(model, ADAM, loss, device)
         assert optimizer.defaults["fused"]
         optimizers = [one for one in (optimizer, build_loss_optimizer(loss)) if one is not None]
         for _ in range(3):
