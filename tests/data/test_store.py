@@ -465,7 +465,12 @@ def test_stores_of_another_format_are_built_again(crops: list[Crop], tmp_path: P
     folder = tmp_path / "store"
     key = files_in_key(opened(crops, folder), folder)
     facts = json.loads((folder / f"{key}.json").read_text())
-    for broken in ({**facts, "format": 2}, {name: facts[name] for name in ("shape", "content", "bad")}, []):
+    older: list[object] = [
+        {**facts, "format": 2},
+        {name: facts[name] for name in ("shape", "content", "bad")},
+        [],
+    ]
+    for broken in older:
         (folder / f"{key}.json").write_text(json.dumps(broken))
         np.save(folder / f"{key}.npy", np.zeros((6, HEIGHT, WIDTH, 3), np.uint8))
         assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
