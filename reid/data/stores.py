@@ -13,9 +13,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from reid.config import DataConfig, register
 from reid.data.hashes import SUFFIX, kept_digests
@@ -27,6 +24,8 @@ OURS = re.compile(r"([0-9a-f]{24}(?:-\d+x\d+)?)\.(npy|json|lock|files\.npz|(?:.+
 #: A file that is written without a lock is finished long before.
 ABANDONED_S = 3600
 DAY_S = 86_400
+#: Of a name, in the list; as much as tells stores apart.
+SHORT = 12
 
 
 @dataclass(frozen=True)
@@ -167,22 +166,21 @@ def _list(options: argparse.Namespace, folder: Path, stores: Sequence[StoredImag
         }  # fmt: skip
         print(json.dumps(found, indent=2))
         return
-    console = Console(soft_wrap=True, highlight=False)
-    table = Table(title=escape(f"image stores in {folder}"), title_justify="left", title_style="dim")
-    for name in ("name", "images", "pixels", "size", "last used"):
-        table.add_column(name, justify="right" if name in ("images", "size") else "left", no_wrap=True)
-    table.add_column("of", overflow="fold")
+    print(f"image stores in {folder}")
+    if stores:
+        print(_line("name", "images", "pixels", "size", "last used", "of"))
     for store in stores:
         used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d %H:%M")
         pixels = f"{store.height}x{store.width}"
-        of = escape(f"{store.what} in {store.data}")
-        table.add_row(store.name, f"{store.images:,}", pixels, _size(store.bytes), used, of)
-    console.print(table)
-    console.print(f"{len(stores)} stores, {_size(sum(store.bytes for store in stores))}")
+        of = f"{store.what} in {store.data}"
+        print(_line(store.name[:SHORT], f"{store.images:,}", pixels, _size(store.bytes), used, of))
+    print(f"{len(stores)} stores, {_size(sum(store.bytes for store in stores))}")
     if size:
-        console.print(
-            f"{_size(size)} more that no opening will use: python -m reid.data.stores prune removes it",
-        )
+        print(f"{_size(size)} more that no opening will use: python -m reid.data.stores prune removes it")
+
+
+def _line(name: str, images: str, pixels: str, size: str, used: str, of: str) -> str:
+    return f"{name:{SHORT}}  {images:>9}  {pixels:>9}  {size:>10}  {used:16}  {of}"
 
 
 def _describe(store: StoredImages) -> str:
@@ -200,10 +198,10 @@ def _is_old(store: StoredImages, days: float | None) -> bool:
 
 def _other_format(file: Path) -> str:
     try:
-        form = json.loads(file.read_text()).get("format", "of before")
+        form = json.loads(file.read_text()).get("format")
     except (OSError, ValueError, AttributeError):
         return "half a store"
-    return f"format {form}, and {FORMAT} is read" if form != FORMAT else "half a store"
+    return "half a store" if form == FORMAT else "of another format"
 
 
 def _ours(folder: Path, ending: str) -> Iterator[Path]:
