@@ -54,8 +54,11 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
         console.print(dataset.notice)
     if not dataset.query:
         console.print("no query: fit to train on as a part of dataset=joint, not to be judged on")
+    if not dataset.train:
+        console.print("nobody to train on: fit to be judged on by reid.evaluate and reid.threshold")
     for number, what in (
         (dataset.junk, "junk crops (pid -1), left out"),
+        (found.distractors, "images of distractors (pid 0), whom nobody looks for"),
         (dataset.strays, "files that are no crops, left out"),
         (found.repeats, "images that repeat another of the same identity byte by byte"),
     ):
