@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reid.data.crops import Crop, DatasetError, LeakError, ReidDataset
 from reid.data.labels import People, numbered_people
-from reid.people import DISTRACTOR, JUNK
+from reid.people import DISTRACTOR, JUNK, is_person
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
@@ -51,12 +51,13 @@ def read_market_layout(
     if missing and missing != optional:
         layout = [f"{root / folder}/{example}" for folder in folders]
         raise DatasetError(missing_message(name, missing, layout, where_to_get))
-    strays = junk = 0
+    strays = junk = nested = 0
     splits: list[tuple[Crop, ...]] = []
     for folder in folders:
         crops: list[Crop] = []
         images, others = images_in(root / folder) if root / folder not in missing else ([], 0)
         strays += others
+        nested += _images_below(root / folder) if others else 0
         for path in images:
             match = pattern.match(path.name)
             if match is None:
@@ -78,13 +79,20 @@ def read_market_layout(
     empty = [f for f, s in zip(folders, splits, strict=True) if not s and root / f not in optional]
     if empty:
         raise DatasetError(f"{name}: no crops in {', '.join(str(root / f) for f in empty)}. {NO_DATA_NEEDED}")
+    if nested:
+        lost = (
+            f"{nested:,} images lie in folders below {', '.join(folders)} and are not read: in this layout "
+            "all lie directly in those. Move them up."
+        )
+        notice = "\n".join(filter(None, (notice, lost)))
     dataset = _with_pids(ReidDataset(name, root, train, query, gallery, strays, junk, notice), distractor)
     train, query = dataset.train, dataset.query
-    shared = {c.pid for c in train} & {c.pid for c in query}
+    shared = {c.pid for c in train if is_person(c.pid)} & {c.pid for c in query}
     if shared:
+        first = dataset.names.get(min(shared), min(shared))
         raise LeakError(
             f"{name}: {len(shared)} identities are both in {folders[0]} and in {folders[1]} (for example "
-            f"{min(shared)}). The people who are tested must not be trained on: split them by identity.",
+            f"{first}). The people who are tested must not be trained on: split them by identity.",
             dataset,
         )
     return dataset
@@ -103,6 +111,12 @@ def _with_pids(dataset: ReidDataset, distractor: int | str | None) -> ReidDatase
     )
     names = {pid: label for label, pid in pids.items() if pid > DISTRACTOR and label != str(pid)}
     return replace(dataset, train=train, query=query, gallery=gallery, names=names)
+
+
+def _images_below(folder: Path) -> int:
+    """How many images lie one folder deeper."""
+    below = [path for path in folder.iterdir() if path.is_dir() and not is_system_folder(path.name)]
+    return sum(len(images_in(path)[0]) for path in below)
 
 
 def is_system_folder(name: str) -> bool:
