@@ -37,7 +37,8 @@ def walk(folder: Path) -> Found:
 
 def describe(left_out: Counter[str]) -> str:
     """What was left out, most frequent first."""
-    counts = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common())
+    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    counts = ", ".join(f"{count:,} {what}" for what, count in ordered)
     return f"{left_out.total():,} left out: {counts}" if left_out else ""
 
 
