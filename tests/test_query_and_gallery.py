@@ -104,8 +104,10 @@ def test_the_commands_judge_it(run_command: Run, judged: Path, model: Path, tmp_
 def test_a_query_that_finds_itself_is_warned_of(
     run_command: Run, doubled: Path, model: Path, tmp_path: Path
 ) -> None:
-    typed = (f"checkpoint={model}", "dataset=folders", f"dataset.root={doubled}", "device=cpu")
-    typed = (*typed, "dataset.cameras=none", f"data.store={tmp_path}/store")
+    typed = (
+        f"checkpoint={model}", "dataset=folders", f"dataset.root={doubled}", "dataset.cameras=none",
+        f"data.store={tmp_path}/store", "device=cpu",
+    )  # fmt: skip
     done = run_command("reid.evaluate", *typed, home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     told = " ".join((done.stdout + done.stderr).split())
