@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m reid.data.check",
         description="Count identities, images and cameras, and look for trouble: unreadable and tiny images, "
         "the same bytes under two identities, people or images shared by train and test, queries without a "
-        "match.  Exit code 0: nothing found; 1: trouble; 2: asked wrongly.",
+        "match or with their own picture in the gallery, frames of tracklets without cameras.  Exit code 0: "
+        "nothing found; 1: trouble; 2: asked wrongly.",
     )
     add_source(parser)
     parser.add_argument("--min-height", type=int, default=TINY[0], help="in pixels (default %(default)s)")

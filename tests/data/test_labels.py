@@ -116,6 +116,10 @@ def test_one_name_in_two_forms_of_unicode_is_a_leak(tmp_path: Path) -> None:
     file = write(tmp_path, "csv", {"pid": [NFC, NFC, NFD, NFD], "split": SPLITS})
     with pytest.raises(LeakError, match=f"both in train and in query or gallery .*{NFC}"):
         read(file)
+    for folder in (f"train/{NFC}", f"query/{NFD}", f"gallery/{NFD}"):
+        draw(tmp_path / "people" / folder / "1.png")
+    with pytest.raises(LeakError, match=f"both in train and in query or gallery .*{NFC}"):
+        load_dataset("folders", tmp_path / "people")
 
 
 def test_spellings_of_one_number_are_told(tmp_path: Path) -> None:
