@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reid.data.crops import Crop
+from reid.data.crops import Crop, PictureError
+from reid.data.files import read
 from reid.people import is_person
 
 
@@ -52,7 +53,7 @@ class _Files:
         if path not in self._sizes:
             try:
                 self._sizes[path] = path.stat().st_size
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a NUL in the name
                 self._sizes[path] = None
         return self._sizes[path]
 
@@ -62,8 +63,7 @@ class _Files:
     def _hash(self, path: Path) -> bytes | None:
         if path not in self._hashes:
             try:
-                with path.open("rb") as file:
-                    self._hashes[path] = hashlib.file_digest(file, "sha256").digest()
-            except OSError:
+                self._hashes[path] = hashlib.sha256(read(path)[1]).digest()
+            except (OSError, PictureError):
                 self._hashes[path] = None
         return self._hashes[path]
