@@ -24,21 +24,21 @@ def find_doubles(query: Sequence[Crop], gallery: Sequence[Crop], cross_camera: b
     Files are read only where a match has the size of the query's file.  Under `cross_camera` a match is by
     another camera.  Files that cannot be read are left out.
     """
-    of_person: dict[int, list[Crop]] = defaultdict(list)
+    files = _Files()
     people = {crop.pid for crop in query if is_person(crop.pid)}
+    alike: dict[tuple[int, int | None], list[Crop]] = defaultdict(list)
     for crop in gallery:
         if crop.pid in people:
-            of_person[crop.pid].append(crop)
-    files = _Files()
+            alike[crop.pid, files.size(crop.path)].append(crop)
     doubles = []
     for crop in query:
-        size = files.size(crop.path)
-        for match in of_person[crop.pid]:
-            if cross_camera and match.camid == crop.camid:
-                continue
-            if size is not None and files.size(match.path) == size and files.same(crop.path, match.path):
-                doubles.append(Double(crop, match))
-                break
+        matches = (
+            match
+            for match in alike[crop.pid, files.size(crop.path)]
+            if not (cross_camera and match.camid == crop.camid) and files.same(crop.path, match.path)
+        )
+        if (match := next(matches, None)) is not None:
+            doubles.append(Double(crop, match))
     return doubles
 
 
