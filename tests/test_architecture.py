@@ -11,7 +11,7 @@ ROOT = Path(reid.__file__).parent
 #: Rooms of one row do not import each other; a room imports rows below its own only.
 ROWS = [
     {"checks", "home", "plain_warnings", "words"},
-    {"distance"},
+    {"distance", "people"},
     {"data", "models", "losses", "retrieval"},
     {"config"},
     {"dataset_config"},
