@@ -33,9 +33,9 @@ def layer_depths(backbone: Any) -> dict[str, int]:
 def undecayed(model: nn.Module) -> set[str]:
     """The parameters of a model around a network of timm that timm trains without weight decay, by name.
 
-    Those of one dimension (norms, scales), biases, and what the network's own `no_weight_decay` lists, such as
-    the class token and position embeddings (timm.optim.param_groups_weight_decay). None of a model around a
-    network of our own: there everything decays, as published.
+    Those of one dimension (norms, scales), biases, and what the network's own `no_weight_decay` lists, such
+    as the class token and position embeddings (timm.optim.param_groups_weight_decay). None of a model around
+    a network of our own: there everything decays, as published.
     """
     backbone: Any = getattr(model, "backbone", None)
     if getattr(backbone, "library", "reid") != "timm":

@@ -64,7 +64,7 @@ def test_tokens_that_timm_lists_by_a_pattern_do_not_decay() -> None:
     backbone = as_backbone(
         nn.ModuleDict({"pos_embed": nn.Linear(2, 2, bias=False)}), "own", 2, library="timm"
     )
-    backbone.no_weight_decay = lambda: {"pos_embed.*"}
+    backbone.no_weight_decay = lambda: {"pos_embed.*"}  # type: ignore[assignment]
     assert undecayed(ReidModel(backbone, num_classes=2)) == {
         "backbone.pos_embed.weight", "bottleneck.weight", "bottleneck.bias"
     }  # fmt: skip
