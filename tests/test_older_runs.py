@@ -117,6 +117,9 @@ def test_killed_run_is_finished_by_folder(run_command: Run, home: Path) -> None:
     done = run_command("reid.train", *TINY, *KILLED, f"resume={folder}", home=home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_finished(home, "killed", done.stdout)
+    # It goes on as it began, with decay on all parameters of a network of timm.
+    groups = load_checkpoint(folder / "last.pt").training["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [5e-4, 5e-4]
 
 
 def test_sweep_goes_on(run_command: Run, home: Path) -> None:
