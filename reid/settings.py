@@ -219,6 +219,12 @@ def _check_across(settings: TrainConfig) -> None:
             "sync_bn and freeze_bn are both true: frozen batch norms have nothing to share, and the neck's "
             "statistics are of all processes with freeze_bn=true already"
         )
+    if settings.freeze_bn and settings.init_from is None and settings.backbone.get("weights") == "none":
+        warnings.warn(
+            "freeze_bn=true with backbone.weights=none: the batch norms keep the statistics that they begin "
+            "with, 0 and 1, which are of no image. Choose backbone.weights=…, init_from=… or freeze_bn=false",
+            stacklevel=3,
+        )
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
 

@@ -1,6 +1,7 @@
 """torchrun with two processes on the tiny set: the run that one process makes, stopped and gone on with.
 
-Batch norm keeps its statistics here, since each process would take those of its own half of a batch.
+The backbone's batch norms keep their statistics here, since each process would take those of its own half
+of a batch; the neck takes those of the whole batch.
 """
 
 import json

@@ -231,7 +231,7 @@ def test_what_the_loss_refuses_is_told_by_its_key(
         changed(recipe, key, value)
 
 
-def schedule_warnings(*overrides: str) -> list[str]:
+def warnings_of(*overrides: str) -> list[str]:
     """What is warned of in two jobs of one process, such as a sweep's."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
@@ -241,25 +241,25 @@ def schedule_warnings(*overrides: str) -> list[str]:
 
 
 def test_a_schedule_that_the_run_never_reaches_is_warned_of_once() -> None:
-    warm_up, milestones = schedule_warnings("epochs=6")
+    warm_up, milestones = warnings_of("epochs=6")
     assert "schedule.warmup_epochs=10" in warm_up
     assert "a run of 6 epochs ends within its warm-up" in warm_up
     assert warm_up.endswith("set schedule.warmup_epochs=1")
     assert "a run of 6 epochs ends before the learning rate falls, after epoch 40 and 70." in milestones
     assert "set schedule.milestones=[0.33,0.58]" in milestones
-    (after,) = schedule_warnings("epochs=70")  # epoch 71 would be the first at the lower rate
+    (after,) = warnings_of("epochs=70")  # epoch 71 would be the first at the lower rate
     assert "falls, after epoch 70." in after
-    (typed,) = schedule_warnings("epochs=8", "tricks.warmup=9", "schedule.milestones=[]")
+    (typed,) = warnings_of("epochs=8", "tricks.warmup=9", "schedule.milestones=[]")
     assert "tricks.warmup=9" in typed
     for fits in (["epochs=71"], ["epochs=6", "schedule.warmup_epochs=1", "schedule.milestones=[0.33,0.58]"]):
-        assert schedule_warnings(*fits) == []
+        assert warnings_of(*fits) == []
 
 
 @pytest.mark.parametrize(
     "experiment", sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 )
 def test_no_recipe_of_the_project_has_a_schedule_beyond_its_end(experiment: str) -> None:
-    assert schedule_warnings(f"experiment={experiment}", "dataset.root=/crops") == []
+    assert warnings_of(f"experiment={experiment}", "dataset.root=/crops") == []
 
 
 def test_milestones_below_1_are_fractions_of_the_run() -> None:
@@ -277,6 +277,13 @@ def test_milestones_below_1_are_fractions_of_the_run() -> None:
     for epoch in range(1, 121):
         wanted = learning_rate(epoch, 1.0, [40, 70], 0.1, 10, 0.01, "linear")
         assert learning_rate(epoch, 1.0, published, 0.1, 10, 0.01, "linear") == wanted
+
+
+def test_statistics_that_are_of_no_image_are_warned_of() -> None:
+    (said,) = warnings_of("freeze_bn=true", "backbone.weights=none")
+    assert "keep the statistics that they begin with, 0 and 1" in said
+    assert warnings_of("freeze_bn=true") == []
+    assert warnings_of("freeze_bn=true", "init_from=/model.pt") == []
 
 
 def test_a_warm_up_of_no_epochs_is_none() -> None:
