@@ -3,6 +3,7 @@
 import ast
 import html
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,12 +156,16 @@ def test_comparing_images(name: str, tmp_path: Path) -> None:
 
 
 def test_checking_a_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    person = tmp_path / name.replace("/", "-") / "somebody"
-    person.mkdir(parents=True)
-    (person / "broken.png").write_bytes(b"no picture")
-    assert check([str(person.parent)]) in (1, 2)
-    told = capsys.readouterr()
-    assert str(person.parent) in told.out + told.err
+    folder = tmp_path / name.replace("/", "-")
+    for person, number in itertools.product(range(4), (1, 2)):
+        place = folder / str(person) / f"c{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 8), (40 * person, 100 * number, 0)).save(place)
+    place.write_bytes(b"no picture")
+    assert check([str(folder)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.strip().endswith(f"in {folder}") for line in told)
+    assert any(str(place) in line for line in told)
 
 
 # ---- figures
