@@ -31,8 +31,9 @@ class Terminal(Console):
             return
         text = io.StringIO()
         plain = Console(
-            file=text, width=self.width, color_system=None, force_terminal=False, markup=False, emoji=False
-        )
+            file=text, width=self.width, soft_wrap=self.soft_wrap, color_system=None, force_terminal=False,
+            markup=False, emoji=False,
+        )  # fmt: skip
         plain.print(*objects, **options)
         for log in logs:
             # A full disk takes the log away, and nothing else.

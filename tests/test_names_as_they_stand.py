@@ -3,6 +3,7 @@
 import ast
 import html
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from experiments.tuning.report import markdown as trials_markdown
 from reid.command import _complain
 from reid.compare import Comparison, draw, show
 from reid.console import ConsoleProgress, score_table
+from reid.data.check import main as check
 from reid.engine.report import build
 from reid.engine.swept import SweptRun
 from reid.figures import (
@@ -110,9 +112,8 @@ def test_the_tables_of_runs(name: str) -> None:
         RunRecord(f"{i}" * 32, f"{name} {i}", "FINISHED", {name: f"{name} {i}"}, {"test/mAP": 0.5}, {}, name)
         for i in range(2)
     ]
-    told = printed(
-        run_table(families(runs), f"experiment {name}", {run.run_id: str(run.run_id)[:8] for run in runs})
-    )
+    ids = {str(run.run_id): str(run.run_id)[:8] for run in runs}
+    told = printed(run_table(families(runs), f"experiment {name}", ids))
     assert told.count(name) == 3
     terminal = Terminal(file=io.StringIO(), width=300)
     show_comparison(terminal, runs, comparison(runs))
@@ -152,6 +153,19 @@ def test_comparing_images(name: str, tmp_path: Path) -> None:
     assert all(image.name in told for image in images)
     assert f"note on {name}" in told
     assert draw(found, images, tmp_path / "pairs.png").stat().st_size > 0
+
+
+def test_checking_a_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / name.replace("/", "-")
+    for person, number in itertools.product(range(4), (1, 2)):
+        place = folder / str(person) / f"c{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 8), (40 * person, 100 * number, 0)).save(place)
+    place.write_bytes(b"no picture")
+    assert check([str(folder)]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert any(line.strip().endswith(f"in {folder}") for line in told)
+    assert any(str(place) in line for line in told)
 
 
 # ---- figures
@@ -225,7 +239,7 @@ def test_a_figure(kind: str) -> None:
     least, make = FIGURES[kind]
     figure = make(name)
     figure.draw_without_rendering()
-    texts: list[Drawn] = [text for text in figure.findobj(Drawn) if text.get_text()]  # type: ignore[misc, arg-type]
+    texts: list[Drawn] = [text for text in figure.findobj(Drawn) if text.get_text()]
     assert not [text.get_text() for text in texts if text.get_parse_math()]
     assert sum(text.get_text().count(name) for text in texts) >= least
 

@@ -49,6 +49,16 @@ def test_lines_and_tables_are_kept_as_they_are_read(log: Path) -> None:
     assert log.read_text(encoding="utf-8") == f"epoch 1  12.5 %\n[WARNING] beware\nbold\n{told}{told}"
 
 
+@pytest.mark.parametrize("soft_wrap", [False, True])
+def test_lines_are_cut_as_on_the_terminal(log: Path, soft_wrap: bool) -> None:
+    console = terminal(soft_wrap=soft_wrap)
+    console.print("a word " * 20)
+    console.print("a word " * 20, soft_wrap=True)
+    assert isinstance(console.file, io.StringIO)
+    assert log.read_text() == console.file.getvalue()
+    assert len(log.read_text().splitlines()) == (2 if soft_wrap else 4)
+
+
 def test_neither_a_bar_nor_another_process_writes_there(log: Path) -> None:
     list(ConsoleProgress(terminal(force_terminal=True))([1, 2], 2, "query"))
     terminal(quiet=True).print("the second of two processes")

@@ -336,22 +336,20 @@ def test_a_threshold_measured_in_bf16_is_not_applied_to_features_in_float32(
 def test_the_real_command_tells_and_draws(
     with_threshold: Path, crops: list[Path], run_command: Runner, tmp_path: Path
 ) -> None:
-    done = run_command(
-        "reid.compare",
-        *map(str, crops[:3]),
-        "--checkpoint",
-        str(with_threshold),
-        "-o",
-        "pairs.png",
-        home=tmp_path,
-        fresh=True,
-    )
+    # Markup to rich, formulas to matplotlib.
+    names = ("a$b[x].jpg", r"$\frac{$.jpg", "$x_1^{2$.jpg")
+    images = [str(shutil.copy(crop, tmp_path / name)) for crop, name in zip(crops, names, strict=False)]
+    (tmp_path / "[").mkdir()
+    words = [*images, "--checkpoint", str(with_threshold), "-o", "[/y].png"]
+    done = run_command("reid.compare", *words, home=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
+    assert all(f"{number}: {name}" in done.stdout for number, name in enumerate(names, 1))
+    assert "picture: [/y].png" in done.stdout
     assert "euclidean distance, L2-normalised feature after the neck" in done.stdout
     assert len(re.findall(r"\d and \d: (?:same|another) person \(\d\.\d{3}\)", done.stdout)) == 3
     assert "0.99 % of pairs of two people are called the same (95 %: 0.8 to 1.2)" in done.stdout
     assert "15.0 % of pairs of one person are missed (95 %: 10.0 to 20.0)" in done.stdout
-    with Image.open(tmp_path / "pairs.png") as picture:
+    with Image.open(tmp_path / "[" / "y].png") as picture:
         assert picture.size[0] > 900
 
 

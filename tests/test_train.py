@@ -500,6 +500,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_crops(
     assert done.returncode == 1, done.stdout + done.stderr
     assert "became NaN or infinite" in done.stderr
     assert "Traceback" not in done.stderr
+    assert (folder / "train.log").read_text().splitlines()[-1] == done.stderr.splitlines()[-1]
     crops = (folder / "bad_batch.txt").read_text().split()
     # Four of each of four people.
     assert sorted(Counter(Path(crop).name[:4] for crop in crops).values()) == [4] * 4

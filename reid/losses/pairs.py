@@ -35,6 +35,10 @@ def check_batch(features: Tensor, pids: Tensor) -> None:
 def pair_statistics(features: Tensor, pids: Tensor) -> dict[str, Tensor]:
     """How well a batch is separated, for monitoring; nothing is copied to the host.
 
+    An image that stands in the batch twice, since its person has fewer than K, was augmented differently each
+    time: the two are a positive pair to the loss, and so they are here.  Where all K are one image, its
+    hardest positive is as near as two augmentations of it.
+
     Args:
         features: (N, D) embeddings, L2-normalised here.
         pids: (N,) integers.
