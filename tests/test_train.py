@@ -424,7 +424,8 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert bad.name in done.stdout + done.stderr
     assert "withdrawn" in done.stdout
     assert (
-        f"not in http://127.0.0.1:9 yet, which does not answer: python -m reid.sync {folder}" in done.stdout
+        f"not in http://127.0.0.1:9 yet (the warning above says why): python -m reid.sync {folder}"
+        in done.stdout
     )
     scores = json.loads((folder / "status.json").read_text())["scores"]
     assert set(scores) >= {"val/mAP", "val/rank-1"}

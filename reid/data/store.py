@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
 from reid.data.crops import Crop, DatasetError, Progress, silent
+from reid.locks import FileLock, NoLocksError
 
 #: Raised when the pixels that a store holds change for the same file and size.
 FORMAT = "2"
@@ -98,6 +98,8 @@ def open_store(
             with FileLock(folder / f"{key}.lock"):
                 if not _complete(array, meta):
                     _build(crops, height, width, array, meta, progress, what)
+        except NoLocksError:
+            raise
         except OSError as error:
             needed = len(crops) * height * width * 3 / 2**20
             raise OSError(

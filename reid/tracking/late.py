@@ -65,8 +65,8 @@ def store_of(folder: Path) -> Store:
 
 
 def _quoted(uri: str, root: str | None) -> str:
-    """The URI of a journal's store. Older versions wrote the path of a sqlite file into it as it was: one that has
-    its artifacts beside it when it is read so is meant so."""
+    """The URI of a journal's store. Older versions wrote the path of a sqlite file as it was: one that
+    has its artifacts beside it when it is read so is meant so."""
     path = Path(uri.removeprefix("sqlite:///"))
     return sqlite_uri(path) if root and path.parent == Path(root).parent else uri
 

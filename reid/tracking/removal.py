@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.records import RunRecord
 from reid.tracking.store import Store
 from reid.tracking.uris import local_folder
@@ -38,9 +38,9 @@ def delete_runs(store: Store, runs: Sequence[RunRecord]) -> Removal:
             _remove(store, str(run.run_id))
             done += 1
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrackingError(
-            f"{store.public_uri} did not delete run {runs[done].run_id} ({done} before it are gone): {reason}"
+            f"{store.public_uri} did not delete run {runs[done].run_id} ({done} before it are gone): "
+            f"{reason(error)}"
         ) from error
     return Removal(done, freed, _left_at_server(store) if store.is_server else "")
 

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from reid.tracking.errors import TrackingError
+from reid.locks import FileLock
+from reid.tracking.errors import TrackingError, how_to_restore
 from reid.tracking.uris import folder_uri, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 # Read by MLflow at each request. A value that the user has set stays.
 _ENVIRONMENT = {
@@ -88,12 +88,13 @@ class Store:
         """Create the store's tables and the experiment where they are missing; return the experiment's id.
 
         Any number of processes may call it together (MLflow's own first use is a race: hydraflow#245,
-        mlflow#12259). Raises what MLflow raises when the store cannot be reached.
+        mlflow#12259). Raises what MLflow raises when the store cannot be reached, TrackingError where that
+        experiment was deleted.
         """
         client = self.client
         found = client.get_experiment_by_name(experiment)
         if found is not None:
-            return str(found.experiment_id)
+            return _active(found)
         location = None if self.artifact_root is None else folder_uri(self.artifact_root)
         with self._first_use():
             try:
@@ -103,7 +104,7 @@ class Store:
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
                     raise
-        return str(found.experiment_id)
+        return _active(found)
 
     def _make_database(self) -> None:
         """Make a fresh sqlite file beside its place and move it there: a kill leaves none, or a whole one.
@@ -127,6 +128,16 @@ class Store:
         folder = self.artifact_root.parent
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / "mlflow.db.lock", timeout=_FIRST_USE_TIMEOUT_S)
+
+
+def _active(experiment: Experiment) -> str:
+    """The id of an experiment. Raises TrackingError where somebody deleted it: it takes no run."""
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the experiment {experiment.name!r} was deleted in MLflow. Name another one by "
+            f"tracking.experiment=…. {how_to_restore('experiment', experiment.experiment_id)}"
+        )
+    return str(experiment.experiment_id)
 
 
 def default_store(home: Path, uri: str | None = None) -> Store:

@@ -1,6 +1,6 @@
-"""Paths as URIs and back: `%`, `?`, `#`, blanks and letters of any script in a folder's name keep their meaning.
+"""Paths as URIs and back: `%`, `?`, `#`, blanks and letters of any script keep their meaning in a name.
 
-A sqlite URI is read by SQLAlchemy, the URI of an artifact folder by MLflow; each is written and read here alone.
+A sqlite URI is read by SQLAlchemy, that of an artifact folder by MLflow; both are written and read here only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def sqlite_uri(database: Path) -> str:
     path = database.absolute().as_posix()
     if "?" not in path and _as_read(path) == path:
         return f"sqlite:///{path}"
-    # The driver is named, since MLflow makes the folders that it reads after a bare "sqlite:///", unquoted or not.
+    # The driver is named, since MLflow makes the folders that it reads after a bare "sqlite:///", as it is.
     if _unquotes():
         return f"sqlite+pysqlite:///{quote(path)}"
     return f"sqlite+pysqlite:///{_FILE}{quote(path)}?{_BY_SQLITE}"
@@ -45,7 +45,7 @@ def sqlite_file(uri: str) -> Path | None:
         return Path(unquote(path.removeprefix(_FILE))).absolute()
     if options is not None:
         raise TrackingError(
-            f"tracking store {uri!r}: what follows a ? are options to SQLAlchemy, and none is supported. In the "
+            f"tracking store {uri!r}: what follows ? are options of SQLAlchemy; none is supported. In the "
             "name of a folder write %3F for ?, and %25 for %"
         )
     return Path(_as_read(path)).absolute()
