@@ -61,7 +61,7 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
     if isinstance(error, ConfigCompositionException):
         for said in _UNKNOWN:
             if unknown := re.search(said, text):
-                key, known = unknown[1], _known_keys(command, overrides)
+                key, known = unknown[1], known_keys(command, overrides)
                 message = unknown_key(key, known, command)
                 open_group = key.partition(".")[0] in known and key.partition(".")[0] in OWN_KEYS
                 if open_group and "." in key and "Did you mean" not in message:
@@ -84,7 +84,7 @@ def _choices(missing: str, beside: Sequence[str]) -> tuple[str, str, list[str]]:
     return group, choice, sorted(option for option in beside if not option.endswith("schema"))
 
 
-def _known_keys(command: str, overrides: list[str]) -> list[str]:
+def known_keys(command: str, overrides: Sequence[str] = ()) -> list[str]:
     """The dotted keys of the command's config, with the group choices that were typed where they exist."""
     folder = config_folder()
     choices = [

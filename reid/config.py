@@ -104,7 +104,7 @@ class SweepConfig:
         0, 1
     )  # times that a failed cell is tried again at once, and a killed worker replaced
     take: str = one_of("same_code", "any_code", "none")  # finished cells that are not run again
-    name: str | None = None  # of its folder in experiments/<tracking.experiment>/results
+    name: str | None = None  # of the folder of its report
 
 
 #: Keys of the open groups that the suite itself uses.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from reid.dialects import CommandParser
 from reid.home import home
 from reid.tracking import JOURNAL, LateDelivery, Store, TrackingError, default_store, send_late, store_of
 
@@ -82,7 +83,7 @@ def _outcome(late: LateDelivery) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.sync",
         description="Send what a tracking store has not got yet of the runs on disk.",
     )

@@ -335,7 +335,7 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     status, children = children_of(home, "sweep of loss.alpha")
     assert status == "FINISHED"
     assert children == [(f"loss.alpha={alpha}", "FINISHED") for alpha in ("1.0", "1.2", "1.4")]
-    results = home / "experiments" / "reid" / "results" / "loss.alpha"
+    results = home / "outputs" / "reports" / "reid" / "loss.alpha"
     for place in (folder, results):
         table = pd.read_csv(place / "cells.csv")
         assert table["loss.alpha"].tolist() == [1.0, 1.2, 1.4]

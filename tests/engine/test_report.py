@@ -273,7 +273,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         report.write(parent, folder, jobs, keys, "val", "alpha")
         parent.finish("FAILED")
         place = results_folder("study", "alpha")
-        assert place == home / "experiments" / "study" / "results" / "alpha"
+        assert place == home / "outputs" / "reports" / "study" / "alpha"
         files = {name: (place / name).read_bytes() for name in ("report.md", "cells.csv", "figure.png")}
         assert parent.run_id is not None
         yield Ended(
