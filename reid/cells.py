@@ -93,10 +93,10 @@ def expand(command: str, words: Sequence[str]) -> list[Cell]:
     return _planned(command, ["-m", *words])[0].cells
 
 
-def plan(command: str, typed: Sequence[str], choices: Path | None = None) -> Plan:
+def plan(command: str, typed: Sequence[str]) -> Plan:
     """Compose and check every job before the first one starts: a slip costs seconds and leaves no trace.
 
-    command: the name of its primary config. choices: the folder of `--config-dir`, searched beside conf/.
+    command: the name of its primary config.
     What is typed for Hydra itself (`--cfg`, sweeps that only a plugin can expand, `${hydra:…}`, which is
     known once a job runs) is left to Hydra.
 
@@ -105,7 +105,7 @@ def plan(command: str, typed: Sequence[str], choices: Path | None = None) -> Pla
         WeightsError: a file that `backbone.weights` names is not there.
         DatasetError, ConfigError, OSError: a sweep of which no cell has data to train on.
     """
-    planned, trained = _planned(command, typed, choices)
+    planned, trained = _planned(command, typed)
     if planned.launcher in HERE:
         for settings in trained:
             if settings.resume is None:  # a resumed run has its weights
@@ -115,9 +115,7 @@ def plan(command: str, typed: Sequence[str], choices: Path | None = None) -> Pla
     return planned
 
 
-def _planned(
-    command: str, typed: Sequence[str], folder: Path | None = None
-) -> tuple[Plan, list[TrainConfig]]:
+def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig]]:
     """The plan, looking at no data and no weights, and what the cells that train are made of."""
     words = [word for word in typed if not word.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(typed))
@@ -128,10 +126,6 @@ def _planned(
     # What the job itself will warn of is not said twice.
     with warnings.catch_warnings(), initialize_config_dir(str(config_folder()), version_base="1.3"):
         warnings.simplefilter("ignore")
-        if folder is not None:  # as Hydra adds it
-            GlobalHydra.instance().config_loader().get_search_path().append(
-                "command-line", f"file://{folder}"
-            )
         choices = _choices(words, multirun)
         if choices is None:
             return Plan(multirun), []

@@ -43,6 +43,7 @@ from reid.ranks import check_launch, rank_arguments, run_folder
 from reid.resolved import Primary, primary_config
 from reid.retrieval import EvaluationError
 from reid.tracking import Status, TrackingError, refuse_password
+from reid.trust import VARIABLE as TRUST
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +92,13 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     world = join()
-    primary = Primary(command, sys.argv[1:])
+    primary, trusted = Primary(command, sys.argv[1:]), os.environ.get(TRUST)
     failures: list[Exception] = []
     failed_in_sweep: list[Exception] = []
 
     def app(config: DictConfig) -> None:
+        if os.environ.get(TRUST) != trusted:  # hydra.job.env_set
+            raise ConfigError(f"{TRUST} is set by a config: only the environment says whom to trust")
         register()  # the worker of a launcher is a process of its own
         flush_denormals()  # here already, since it holds for threads that are started later
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -131,12 +134,10 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         sys.argv[1:] = primary.words
         if world.first:
             check_launch(command, sys.argv[1:], world, together)
-            ahead = plan(primary.name, sys.argv[1:], primary.folder)
+            ahead = plan(primary.name, sys.argv[1:])
             retry = ahead.retry
             sys.argv += sweep_arguments(ahead, sys.argv[1:])
         sys.argv += rank_arguments(world.first_says(run_folder(sys.argv[1:])), world)
-        if primary.folder is not None:
-            sys.argv += ["--config-dir", str(primary.folder)]
         main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary.name)
         # A rank that waits for the others in C would not come to a handler.
         with contextlib.nullcontext() if world.size > 1 else StopSignals(first=_stop_workers):

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reid.checks import nearest, unknown_key
-from reid.config import OWN_KEYS, config_folder
+from reid.config import OWN_KEYS, config_folder, further_choices
+from reid.trust import trusted_choices
 
 #: What OmegaConf says of a value of the wrong type, and what it had expected.
 _EXPECTED = {
@@ -76,10 +77,14 @@ def _choices(missing: str, beside: Sequence[str]) -> tuple[str, str, list[str]]:
     Hydra counts folders inside a group (experiment/paper) as groups, and tells what lies `beside` the file.
     """
     group, _, choice = missing.partition("/")
-    folder = config_folder() / group
-    files = sorted(folder.rglob("*.yaml"))
-    if choice and files:
-        return group, choice, [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    folders = [place / group for place in (config_folder(), *further_choices, *trusted_choices())]
+    options = {
+        file.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for file in folder.rglob("*.yaml")
+    }
+    if choice and options:
+        return group, choice, sorted(options)
     group, _, choice = missing.rpartition("/")
     return group, choice, sorted(option for option in beside if not option.endswith("schema"))
 

@@ -7,19 +7,23 @@ the function of that name.  `reid.checks` compares them with its signature.
 
 import math
 import re
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, OmegaConf
 
-from reid.checks import above, at_least, between, one_of
+from reid.checks import ConfigError, above, at_least, between, one_of
 from reid.home import home
 from reid.plain_warnings import show_plainly
+from reid.trust import TrustError, trusted_choices
 
 #: What MLflow calls a run.
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -237,9 +241,26 @@ class ThresholdConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+#: The folder of `--config-dir`, searched beside conf/ by all that composes in this process.
+further_choices: list[Path] = []
+
+
+class FurtherChoices(SearchPathPlugin):
+    """Has Hydra look for choices beside conf/; of two files of one name that of conf/ counts."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        try:
+            folders = [*further_choices, *trusted_choices()]
+        except TrustError as error:
+            raise ConfigError(str(error)) from error
+        for folder in folders:
+            search_path.append("reid", f"file://{folder}")
+
+
 def register() -> None:
     """Make the schemas and resolvers known to Hydra, and warnings readable; safe to call again."""
     show_plainly()
+    Plugins.instance().register(FurtherChoices)
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
@@ -251,7 +272,9 @@ def register() -> None:
 
 def dataset_choices() -> list[str]:
     """The choices of the group `dataset`."""
-    return sorted(file.stem for file in (config_folder() / "dataset").glob("*.yaml"))
+    register()
+    with _composing():
+        return sorted(GlobalHydra.instance().config_loader().get_group_options("dataset"))
 
 
 def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -260,9 +283,7 @@ def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dic
     A key without a value is left out.
     """
     register()
-    # A command that runs has its folders open already; a library call and a test have not.
-    running = GlobalHydra.instance().is_initialized()
-    with nullcontext() if running else initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with _composing():
         config = compose("evaluate", overrides=[f"dataset={choice}"])
     config.data.root = data_root
     for key, value in changes.items():
@@ -272,6 +293,13 @@ def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dic
         del config.dataset[key]
     composed: Any = OmegaConf.to_container(config.dataset, resolve=True)
     return {str(key): value for key, value in composed.items()}
+
+
+def _composing() -> AbstractContextManager[object]:
+    """A command that runs has its folders open already; a library call and a test have not."""
+    if GlobalHydra.instance().is_initialized():
+        return nullcontext()
+    return initialize_config_dir(str(config_folder()), version_base="1.3")
 
 
 def config_folder() -> Path:

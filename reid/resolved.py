@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from reid.checks import ConfigError
-from reid.config import config_folder
+from reid.config import config_folder, further_choices
 from reid.engine.rundir import read_status
 from reid.tracking.machine import unseen_by_hydra
 
@@ -36,13 +36,12 @@ class Primary:
     """The primary config of a command, and what is left of its command line.
 
     name: what Hydra composes: the command's own file, or a resolved config as it is stored.
-    words: for Hydra. overrides: what made the run whose config this is. folder: of further choices.
+    words: for Hydra. overrides: what made the run whose config this is.
     """
 
     name: str
     words: list[str]
     overrides: list[str] = field(default_factory=list)
-    folder: Path | None = None
 
 
 def primary_config(command: str, typed: Sequence[str]) -> Primary:
@@ -55,13 +54,16 @@ def primary_config(command: str, typed: Sequence[str]) -> Primary:
     path, name, folder = (named.get(flags[0]) for flags in (_PATH, _NAME, _FOLDER))
     if folder is not None and not Path(folder).expanduser().is_dir():
         raise ConfigError(f"--config-dir {folder}: there is no such folder ({Path(folder).absolute()})")
-    own = Path(folder).expanduser().absolute() if folder is not None else None
     file = _file(path, folder, name)
-    if file is None:
-        return Primary(command, rest if name is None else list(typed), folder=own if name is None else None)
-    config = _read(file)
-    if "defaults" in config:
+    config = _read(file) if file is not None else {}
+    if "defaults" in config or (file is None and name is not None):
         return Primary(command, list(typed))
+    flags = [flag for flag, _ in (_PATH, _NAME, _FOLDER) if flag in named]
+    unseen_by_hydra[:] = [word for flag in flags for word in (flag, named[flag])]
+    if folder is not None:
+        further_choices[:] = [Path(folder).expanduser().absolute()]
+    if file is None:
+        return Primary(command, rest)
     status = read_status(file.parent if file.parent.name != ".hydra" else file.parent.parent)
     overrides = list(status.overrides) if status else []
     for word in rest:
@@ -71,11 +73,7 @@ def primary_config(command: str, typed: Sequence[str]) -> Primary:
     schema = next(entry for entry in of_command.defaults if isinstance(entry, str) and "schema" in entry)
     config |= {"defaults": [schema, "_self_"], "hydra": OmegaConf.to_container(of_command.hydra)}
     ConfigStore.instance().store(name=stored, node=config)
-    choices = own if path is not None else None
-    unseen_by_hydra[:] = [
-        word for flag in (path and _PATH, name and _NAME) if flag for word in (flag[0], named[flag[0]])
-    ]
-    return Primary(stored, rest, overrides, choices)
+    return Primary(stored, rest, overrides)
 
 
 def _split(typed: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -14,7 +14,7 @@ from reid.console import ConsoleProgress
 from reid.data import DatasetError, ReidDataset
 from reid.data.audit import TINY, Audit, audit
 from reid.data.crops import silent
-from reid.data_source import add_source, open_source
+from reid.data_source import SPELLINGS, add_source, open_source
 from reid.dialects import CommandParser
 
 
@@ -72,6 +72,7 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
+        also=SPELLINGS,
         prog="python -m reid.data.check",
         description="Count identities, images and cameras, and look for trouble: unreadable and tiny images, "
         "the same bytes under two identities, people or images shared by train and test, queries without a "

@@ -10,7 +10,7 @@ from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.audit import count, splits_of
 from reid.data.splits import Division, divide
 from reid.data.tables import write_table
-from reid.data_source import add_source, open_source
+from reid.data_source import SPELLINGS, add_source, open_source
 from reid.dialects import CommandParser
 
 
@@ -74,6 +74,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
+        also=SPELLINGS,
         prog="python -m reid.data.split",
         description="Divide people, each with all images, into train, val and test (query and gallery), and "
         "write the CSV that dataset=table reads.  Splits that the source has are not kept.  Only people whom "
