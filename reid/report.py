@@ -21,6 +21,7 @@ from reid.engine.queries import QUERIES
 from reid.engine.sweep import job_statuses
 from reid.engine.swept import SweptRun, runs_of_jobs, runs_of_records, settings_of, varying
 from reid.home import home
+from reid.locks import NoLocksError
 from reid.tracking import (
     JOURNAL,
     Store,
@@ -92,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrackingError, ValueError) as error:
         print(f"reid.report: {error}", file=sys.stderr)
         return 2
+    except NoLocksError as error:
+        print(f"reid.report: {error}", file=sys.stderr)
+        return 1
     try:
         place = report.results_folder(first.experiment, name)
         written = report.put(made, place, ",".join(sweep.run_id or str(sweep.folder) for sweep in sweeps))

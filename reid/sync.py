@@ -60,7 +60,7 @@ def _sync(folder: Path, store: Store | None, again: bool, dead: set[Store]) -> b
         if store in dead:
             raise TrackingError(f"{store.public_uri} does not answer")
         late = send_late(folder, store, again)
-    except TrackingError as error:
+    except (TrackingError, OSError) as error:
         print(f"{folder}: not sent: {error}")
         return False
     delivery = late.delivery

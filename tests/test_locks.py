@@ -5,9 +5,12 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from reid import runs, sync
+from reid.data import check, split
 from reid.data.crops import Crop
 from reid.data.pedestrians.drawing import ensure_drawn
 from reid.data.store import open_store
@@ -101,6 +104,34 @@ def test_a_store_without_locks_keeps_the_run_and_says_why(
     assert isinstance(delivery.error, NoLocksError)
     assert delivery.left > 0
     assert str(place / "mlflow.db.lock") in str(delivery.error)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "code"),
+    [
+        (sync, [], 1),
+        (check, ["synthetic", "--option", "preset=tiny"], 2),
+        (split, ["synthetic", "--option", "preset=tiny", "-o", "split.csv"], 2),
+        (runs, ["list"], 1),
+    ],
+    ids=["sync", "check", "split", "runs"],
+)
+def test_a_command_says_so_and_ends(
+    module: ModuleType,
+    words: list[str],
+    code: int,
+    tmp_path: Path,
+    own_home: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Tracker.start(Store("sqlite:////dev/full", tmp_path), "study", tmp_path / "outputs" / "a", "one").finish()
+    (tmp_path / "mlflow.db").touch()
+    without_locks(monkeypatch, errno.ENOLCK)
+    assert module.main(words) == code
+    told = capsys.readouterr()
+    assert f"the file system gives no locks for {tmp_path}/" in told.out + told.err
 
 
 def test_a_lock_that_is_held_is_no_missing_lock(tmp_path: Path) -> None:

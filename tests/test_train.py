@@ -350,6 +350,11 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     assert "](get-artifact?path=figure.png&run_uuid=" in picture
     assert f"{sentence}\n\n![reid: loss.alpha](figure.png)\n\n{rest}" in page
 
+    # The terminal ends with it, as `reid.report` prints it, and with where it lies.
+    assert done.stdout.endswith(
+        f"\n{sentence}\n\n{rest}\nwritten: report.md, cells.csv, figure.png in {results}\n"
+    )
+
     # Made again without the sweep's folder, from the store alone, it says the same.
     ((parent,),) = database(home, "select run_uuid from runs where name = 'sweep of loss.alpha'")
     again = [run_command("reid.report", f"runs={folder}", home=home)]

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = silent if options.json else ConsoleProgress(console)
     try:
         dataset = open_source(options, progress)
-    except (ConfigError, DatasetError) as error:
+    except (ConfigError, DatasetError, OSError) as error:
         print(f"reid.data.check: {error}", file=sys.stderr)
         return 2
     found = audit(dataset, (options.min_height, options.min_width), progress)

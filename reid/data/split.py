@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = open_source(options)
         crops = [crop for some in splits_of(dataset).values() for crop in some]
         parts = divide(crops, dataset.cameras, options.seed, options.train, options.val, options.query)
-    except (ConfigError, DatasetError) as error:
+    except (ConfigError, DatasetError, OSError) as error:
         print(f"reid.data.split: {error}", file=sys.stderr)
         return 2
     try:
