@@ -6,6 +6,7 @@ run. Such a file holds every value and no choice; it is composed with its comman
 
 from __future__ import annotations
 
+import copy
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ def primary_config(command: str, typed: Sequence[str]) -> Primary:
     file = _file(path, folder, name)
     config = _read(file) if file is not None else {}
     if "defaults" in config or (file is None and name is not None):
+        further_choices[:] = [config_folder()]  # of which --config-path makes Hydra lose sight
         return Primary(command, list(typed))
     flags = [flag for flag, _ in (_PATH, _NAME, _FOLDER) if flag in named]
     unseen_by_hydra[:] = [word for flag in flags for word in (flag, named[flag])]
@@ -121,7 +123,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} has a section hydra: expected the config of a run alone")
     for key, meaning in DERIVED.items():
         value = OmegaConf.select(config, key, default=None)
-        derived = OmegaConf.merge(config, OmegaConf.from_dotlist([]))
+        derived = copy.deepcopy(config)
         OmegaConf.update(derived, key, meaning)
         try:
             if value is not None and OmegaConf.select(derived, key) == value:
@@ -136,7 +138,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _refuse_group(command: str, word: str, file: Path, overrides: list[str], rest: list[str]) -> None:
     """Raises ConfigError for a word that chooses a file of conf/: the resolved config knows no choices."""
     group = word.lstrip("+~").partition("=")[0].partition("@")[0]
-    if word.startswith("-") or not (config_folder() / group).is_dir():
+    if not group or word.startswith("-") or not (config_folder() / group).is_dir():
         return
     others = [other for other in overrides if other.lstrip("+~").partition("=")[0] != group]
     multirun = ["-m"] if {"-m", "--multirun"} & {*rest} else []
