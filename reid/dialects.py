@@ -16,6 +16,8 @@ HYDRAS = (
     "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info",
     "--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun",
 )  # fmt: skip
+#: What the other commands have beside it.
+SHORT = {"-o": "--output"}
 _PAIR = re.compile(r"[+~]{0,2}([A-Za-z_][\w./@]*)=(.*)", re.DOTALL)
 
 
@@ -84,14 +86,16 @@ def refuse_dashes(words: Sequence[str], known: Callable[[], Sequence[str]]) -> N
     """
     for number, word in enumerate(words):
         option, equals, value = word.partition("=")
+        option = SHORT.get(option, option)
         # argparse takes the beginning of an option too.
-        if not re.match(r"--[A-Za-z]", word) or any(own.startswith(option) for own in HYDRAS):
+        if not re.match(r"--[A-Za-z]", option) or any(own.startswith(option) for own in HYDRAS):
             continue
         after = words[number + 1] if number + 1 < len(words) else "-"
         if not equals and not after.startswith("-") and not (_PAIR.fullmatch(after) and option != "--option"):
             value = after
         keys = known()
         name = option[2:].replace("-", "_")
+        key: str | None
         if option == "--option" and "=" in value:
             key, _, value = f"dataset.{value}".partition("=")
         else:

@@ -53,7 +53,7 @@ def trusted_function(path: str, what: str) -> Callable[..., Any]:
         raise TrustError(f"{what} lies in no package that is trusted. {HINT}")
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        found: Callable[..., Any] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise TrustError(
             f"{what}: there is no {path} ({error}). Its package has to be installed, or found by PYTHONPATH"
@@ -61,7 +61,7 @@ def trusted_function(path: str, what: str) -> Callable[..., Any]:
     # What a trusted module has only imported, such as `os.system`, is not its own.
     if not callable(found) or not is_trusted(f"{getattr(found, '__module__', '')}."):
         raise TrustError(f"{what}: {path} is no class or function of a package that is trusted. {HINT}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def trusted_choices() -> list[Path]:

@@ -52,6 +52,7 @@ COMPOSED = [
     ("evaluate", "--metric cosine", "Type eval.metric=cosine"),
     ("evaluate", "dataset=synthetic --option preset=tiny", "Type dataset.preset=tiny"),
     ("threshold", "--checkpoint outputs/x", "Type checkpoint=outputs/x"),
+    ("threshold", "checkpoint=outputs/x -o other.pt", "Type output=other.pt"),
     ("tune", "--trials 20", "Type study.trials=20"),
 ]
 
