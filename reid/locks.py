@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import os
 from typing import Any
 
@@ -14,12 +13,6 @@ __all__ = ["FileLock", "NoLocksError", "Timeout"]
 
 #: What flock answers on a file system that has no locks: NFS without its lock service, some of FUSE.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-#: filelock would stand in with marker files there, which stay where their process was killed.
-_NO_MARKERS = (
-    {"fallback_to_soft": False}
-    if "fallback_to_soft" in inspect.signature(filelock.BaseFileLock.__init__).parameters
-    else {}
-)
 
 
 class NoLocksError(OSError):
@@ -30,17 +23,17 @@ class FileLock(filelock.FileLock):
     """A lock on a file, for one process at a time. Acquiring it raises `NoLocksError` where none are had."""
 
     def __init__(self, lock_file: str | os.PathLike[str], timeout: float = -1) -> None:
-        super().__init__(lock_file, timeout, **_NO_MARKERS)
+        # It would stand in with marker files, which stay where their process was killed.
+        super().__init__(lock_file, timeout, fallback_to_soft=False)
 
     def acquire(self, *arguments: Any, **options: Any) -> Any:
         try:
             return super().acquire(*arguments, **options)
-        except (OSError, NotImplementedError) as error:
-            number = error.errno if isinstance(error, OSError) else errno.ENOSYS
-            if number not in _NO_LOCKS:
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
                 raise
             raise NoLocksError(
-                f"the file system gives no locks for {self.lock_file} ({os.strerror(number)}). They keep two "
+                f"the file system gives no locks for {self.lock_file} ({error.strerror}). They keep two "
                 "processes off one run or store: on NFS let its lock service run (no option nolock), or "
                 "put the outputs on another disk with REID_HOME=… (stores of images: data.store=…)"
             ) from error
