@@ -64,13 +64,13 @@ def trusted_function(path: str, what: str) -> Callable[..., Any]:
     return found
 
 
-def trusted_choices() -> list[Path]:
-    """The folders `conf` of the trusted packages that have one; their code is not run for it.
+def trusted_places() -> list[Path]:
+    """The folders of the trusted packages, and the files of those that are one module; no code of theirs is run.
 
     Raises:
         TrustError: a package cannot be found.
     """
-    folders = []
+    places = []
     for package in trusted_packages():
         try:
             spec = find_spec(package)
@@ -78,5 +78,11 @@ def trusted_choices() -> list[Path]:
             spec = None
         if spec is None:
             raise TrustError(f"{VARIABLE}={package}: it is not installed, and PYTHONPATH does not lead to it")
-        folders += [Path(place) / "conf" for place in spec.submodule_search_locations or ()]
-    return [folder for folder in folders if folder.is_dir()]
+        file = [str(spec.origin)] if spec.has_location else []
+        places += [Path(place) for place in spec.submodule_search_locations or file]
+    return places
+
+
+def trusted_choices() -> list[Path]:
+    """The folders `conf` of the trusted packages that have one. Raises what `trusted_places` raises."""
+    return [place / "conf" for place in trusted_places() if (place / "conf").is_dir()]

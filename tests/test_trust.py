@@ -17,6 +17,7 @@ from reid.data import DatasetError, dataset_reader
 from reid.models import BackboneError, build_backbone
 from reid.resolved import further_choices, primary_config
 from reid.settings import train_settings
+from reid.sources import sources_hash
 
 CHOSEN = ["loss=own", "backbone=own", "dataset=own"]
 
@@ -70,6 +71,16 @@ def test_its_choices_compose_and_are_built_once_it_is(package: Path, monkeypatch
     register()
     cells = plan("train", ["-m", *CHOSEN, "loss.margin=0.2,0.3", "hydra/launcher=submitit_slurm"]).cells
     assert len({cell.config_hash for cell in cells}) == 2
+
+
+def test_its_code_is_part_of_the_code_that_made_a_run(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished cells of a sweep are taken where they were made by the same code."""
+    without = sources_hash.__wrapped__()
+    monkeypatch.setenv("REID_TRUST", "mypackage")
+    before = sources_hash.__wrapped__()
+    (package / "losses.py").write_text("# changed\n")
+    assert len({without, before, sources_hash.__wrapped__()}) == 3
+    assert "mypackage" not in sys.modules
 
 
 @pytest.mark.parametrize(
