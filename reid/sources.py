@@ -9,7 +9,7 @@ from reid.trust import trusted_places
 
 @cache
 def sources_hash() -> str:
-    """16 hex digits over the Python files of `reid/` and of the packages that the user trusts: names, bytes."""
+    """16 hex digits over the Python files of `reid/` and of trusted packages: names and bytes."""
     digest = hashlib.sha256()
     for place in (Path(__file__).resolve().parent, *trusted_places()):
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:

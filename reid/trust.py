@@ -65,7 +65,7 @@ def trusted_function(path: str, what: str) -> Callable[..., Any]:
 
 
 def trusted_places() -> list[Path]:
-    """The folders of the trusted packages, and the files of those that are one module; no code of theirs is run.
+    """The folders of the trusted packages, and the files of those that are one module; their code is not run.
 
     Raises:
         TrustError: a package cannot be found.

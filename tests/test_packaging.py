@@ -43,7 +43,7 @@ run("train", *tiny, "epochs=1", "hydra.run.dir=trained")
 run("evaluate", "checkpoint=trained", "device=cpu", "hydra.run.dir=judged")
 # A package of the user's beside it: its own loss, backbone and dataset.
 own = [word for word in tiny if not word.startswith(("dataset", "backbone"))]
-own += ["dataset=own", "backbone=own", "loss=own", "dataset.suffix=.png", "epochs=1", "hydra.run.dir=own"]
+own += ["dataset=own", "backbone=own", "loss=own", "epochs=1", "hydra.run.dir=own"]
 run("train", *own)
 os.environ["REID_TRUST"] = "mypackage"
 run("train", *own)
