@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from choices import write_package
 from composing import composed
-from conftest import Runner
 from hydra.core.global_hydra import GlobalHydra
 
 from reid.cells import plan
 from reid.checks import ConfigError, construct, trusted_target
+from reid.command import launch
 from reid.config import OWN_KEYS, dataset_choices, register
 from reid.data import DatasetError, dataset_reader
+from reid.job import Job
 from reid.models import BackboneError, build_backbone
 from reid.resolved import further_choices, primary_config
 from reid.settings import train_settings
@@ -131,11 +132,20 @@ def test_choices_in_any_folder(package: Path, monkeypatch: pytest.MonkeyPatch) -
         primary_config("train", ["--config-dir", "/nowhere"])
 
 
-def test_no_override_says_whom_to_trust(run_command: Runner, tmp_path: Path) -> None:
-    words = ["+hydra.job.env_set.REID_TRUST=os", "dataset=synthetic"]
-    run = run_command("reid.train", *words, "loss._target_=os.system", home=tmp_path)
-    assert run.returncode == 2, run.stdout + run.stderr
-    assert "loss._target_=os.system is refused" in run.stderr
-    run = run_command("reid.train", *words, home=tmp_path)
-    assert run.returncode == 2, run.stdout + run.stderr
-    assert "REID_TRUST is set by a config: only the environment says whom to trust" in run.stderr
+def test_no_override_says_whom_to_trust(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_work(job: Job) -> dict[str, float]:
+        raise AssertionError("a config that says whom to trust came through to the work")
+
+    for word in ("loss=own", "loss._target_=mypackage.losses.Mine", "seed=1"):
+        words = ["+hydra.job.env_set.REID_TRUST=mypackage", "dataset=synthetic", word]
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["reid-train", *words])
+        with pytest.raises(SystemExit) as ended:
+            launch("train", no_work)
+        assert ended.value.code == 2
+    refused = capsys.readouterr().err.splitlines()
+    assert refused[0].startswith("error: loss=own is no choice")
+    assert refused[1].startswith("error: loss._target_=mypackage.losses.Mine is refused")
+    assert refused[2] == "error: REID_TRUST is set by a config: only the environment says whom to trust"
