@@ -8,7 +8,7 @@ SEEDS ?= 1
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install quickstart reproduce-table test ui clean
+.PHONY: help install quickstart reproduce-table test test-cpu gpu-check ui clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,17 @@ test: $(READY)  ## ruff, mypy, pytest
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# What compares with golden numbers, or with plain code, as an old CPU computes it.
+NUMERIC := losses retrieval test_distance.py engine/test_loop.py engine/test_optimizers.py engine/test_judge.py \
+	data/test_augment.py data/test_erasing.py data/test_batches.py models/test_neck.py models/test_layout.py
+
+test-cpu: $(READY)  ## the numeric tests without the vector units of this CPU, by two threads
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto \
+		$(addprefix tests/,$(NUMERIC))
+
+gpu-check: $(READY)  ## on a GPU: all that only a GPU can show, in at most eight minutes
+	@$(BIN)/python -m experiments.gpu_check $(ARGS)
 
 ui: $(READY)  ## the MLflow UI on http://127.0.0.1:5000 (PORT=… for another)
 	@$(BIN)/python -m reid.ui --port $(PORT)

@@ -18,8 +18,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.markup import escape
 
 from reid.cells import SWEEP_DIR, plan, sweep_arguments
 from reid.checks import ConfigError
@@ -42,6 +40,7 @@ from reid.models import BackboneError, WeightsError
 from reid.ranks import check_launch, rank_arguments, run_folder
 from reid.resolved import Primary, primary_config
 from reid.retrieval import EvaluationError
+from reid.terminal import Terminal, complaint
 from reid.tracking import Status, TrackingError, refuse_password
 from reid.trust import VARIABLE as TRUST
 
@@ -97,8 +96,6 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     failed_in_sweep: list[Exception] = []
 
     def app(config: DictConfig) -> None:
-        if os.environ.get(TRUST) != trusted:  # hydra.job.env_set
-            raise ConfigError(f"{TRUST} is set by a config: only the environment says whom to trust")
         register()  # the worker of a launcher is a process of its own
         flush_denormals()  # here already, since it holds for threads that are started later
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -106,6 +103,8 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         retries = OmegaConf.select(config, "sweep.retry", default=0) if in_sweep and not fail_fast else 0
         for left in range(retries, -1, -1):
             try:
+                if os.environ.get(TRUST) != trusted:  # hydra.job.env_set
+                    raise ConfigError(f"{TRUST} is set by a config: only the environment says whom to trust")
                 return _run_job(config, story, world, primary.overrides)
             except Exception as error:
                 if not in_sweep:
@@ -195,7 +194,7 @@ def _run_job(
             frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None
-        console = Console(quiet=not world.first)
+        console = Terminal(quiet=not world.first)
         job = Job(config, folder, overrides, console, stop, name=name, sweep=parent, world=world)
         try:
             run_framed(job, story)
@@ -295,5 +294,4 @@ def _go_on_without(lost: Exception, retry: int) -> None:
 
 def _complain(message: str, world: World = ALONE) -> None:
     speaker = "" if world.first else f"process {world.rank + 1} of {world.size}: "
-    told = f"[bold red]error:[/] {speaker}{escape(message)}"
-    Console(stderr=True, soft_wrap=True).print(told, highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(complaint(f"{speaker}{message}"), highlight=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from reid.checks import ConfigError
 from reid.data import DatasetError
@@ -33,6 +33,7 @@ from reid.inference import (
     unreadable,
 )
 from reid.models import BackboneError, WeightsError
+from reid.terminal import Table, Terminal
 from reid.tracking import TrackingError
 
 #: What was asked wrongly: exit code 2.
@@ -130,11 +131,11 @@ def show(console: Console, model: TrainedModel, comparison: Comparison) -> None:
     console.print(table)
     pairs = comparison.pairs()
     for first, second, distance, same in pairs[:MOST_PAIRS] if comparison.threshold else []:
-        verdict = "[green]same person[/]" if same else "[red]another person[/]"
-        console.print(f"{first + 1} and {second + 1}: {verdict} ({distance:.3f})", highlight=False)
+        verdict = ("same person", "green") if same else ("another person", "red")
+        console.print(Text.assemble(f"{first + 1} and {second + 1}: ", verdict, f" ({distance:.3f})"))
     if comparison.threshold and len(pairs) > MOST_PAIRS:
         console.print(f"… and {len(pairs) - MOST_PAIRS} pairs that are further apart; all of them: --json")
-    console.print(comparison.note, highlight=False, markup=False, soft_wrap=True)
+    console.print(comparison.note, highlight=False, soft_wrap=True)
 
 
 def draw(comparison: Comparison, images: Sequence[Path], path: Path) -> Path:
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("one image has nothing to be compared with: give two or more")
     if options.output is not None and options.output.suffix.lower() != ".png":
         parser.error(f"-o {options.output}: expected a name that ends in .png")
-    errors = Console(stderr=True, soft_wrap=True)
+    errors = Terminal(stderr=True, soft_wrap=True)
     try:
         bad = unreadable(images)
         if bad:
@@ -177,21 +178,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output is not None:
             draw(comparison, images, options.output)
     except ASKED_WRONGLY as error:
-        errors.print(f"reid.compare: {error}", highlight=False, markup=False)
+        errors.print(f"reid.compare: {error}", highlight=False)
         return 2
     except OSError as error:
-        errors.print(f"reid.compare: {error}", highlight=False, markup=False)
+        errors.print(f"reid.compare: {error}", highlight=False)
         return 1
     for warning in warnings:
-        errors.print(f"warning: {warning}", highlight=False, markup=False)
+        errors.print(f"warning: {warning}", highlight=False)
     if options.json:
         print(json.dumps(as_json(model, comparison, warnings), indent=2))
         return 0
-    console = Console()
-    console.print(f"checkpoint: {model.name}", highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
+    console.print(f"checkpoint: {model.name}", highlight=False, soft_wrap=True)
     show(console, model, comparison)
     if options.output is not None:
-        console.print(f"picture: {options.output}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"picture: {options.output}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, OmegaConf
 
-from reid.checks import ConfigError, above, at_least, between, one_of
+from reid.checks import above, at_least, between, one_of
 from reid.home import home
 from reid.plain_warnings import show_plainly
-from reid.trust import TrustError, trusted_choices
+from reid.search_path import FurtherChoices
 
 #: What MLflow calls a run.
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -39,7 +37,7 @@ class DataConfig:
 
 @dataclass
 class ImageConfig:
-    height: int = at_least(16, 256)
+    height: int = at_least(16, 256)  # below 16 the last map, H/16 x W/16, has not one place
     width: int = at_least(16, 128)
     flip: float = between(0, 1, 0.5)
     padding: int = at_least(0, 10)
@@ -64,11 +62,15 @@ class TricksConfig:
 
 @dataclass
 class ScheduleConfig:
-    milestones: list[int] = field(default_factory=lambda: [40, 70])
-    gamma: float = above(0, 0.1)
-    warmup_epochs: int = at_least(1, 10)  # of the trick, where it is on: short studies have a short one
-    warmup_factor: float = above(0, 0.01)
+    milestones: list[Any] = field(default_factory=lambda: [40, 70])  # epochs; below 1: fractions of `epochs`
+    gamma: float = above(0, 0.1)  # at 0 nothing would train from the first milestone on
+    warmup_epochs: int = at_least(0, 10)  # of the trick, where it is on: short studies have a short one
+    warmup_factor: float = at_least(0, 0.01)
     warmup_method: str = one_of("linear", "constant")
+
+    def milestone_epochs(self, epochs: int) -> list[float]:
+        """The milestones as epochs, of a run of so many: a fraction falls where that share of it is done."""
+        return [one if one >= 1 else round(one * epochs, 6) for one in self.milestones]
 
 
 @dataclass
@@ -163,7 +165,7 @@ class TrainConfig:
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
     sync_bn: bool = False  # under torchrun, batch norms take their statistics over all processes; CUDA alone
-    freeze_bn: bool = False  # batch norms keep the statistics they have; their weights train
+    freeze_bn: bool = False  # the backbone's batch norms keep the statistics they have
     resume: str | None = None  # auto | a checkpoint
     init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -239,22 +241,6 @@ class ThresholdConfig:
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-
-
-#: The folder of `--config-dir`, searched beside conf/ by all that composes in this process.
-further_choices: list[Path] = []
-
-
-class FurtherChoices(SearchPathPlugin):
-    """Has Hydra look for choices beside conf/; of two files of one name that of conf/ counts."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        try:
-            folders = [*further_choices, *trusted_choices()]
-        except TrustError as error:
-            raise ConfigError(str(error)) from error
-        for folder in folders:
-            search_path.append("reid", f"file://{folder}")
 
 
 def register() -> None:

@@ -6,12 +6,14 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from reid.config import TrainConfig
 from reid.home import home, source_root
 from reid.retrieval import Scores
+from reid.terminal import Table
 from reid.tracking import default_store
+from reid.words import percent
 
 T = TypeVar("T")
 
@@ -30,7 +32,8 @@ class ConsoleProgress:
                 self.console.print(f"{what}: {total:,}", highlight=False)
             yield from items
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as bars:
             yield from bars.track(items, total=total, description=what)
 
@@ -39,8 +42,9 @@ def score_table(scores: Mapping[str, Scores], header: str) -> Table:
     """One row of scores in percent for each named judgement; `header` says how they were computed."""
     table = Table(title=header, title_justify="left", title_style="dim")
     table.add_column("")
-    for name in ("mAP", "rank-1", "rank-5", "rank-10", "mINP", "queries"):
-        table.add_column(name, justify="right")
+    for name in ("mAP", "rank-1", "rank-5", "rank-10", "mINP"):
+        table.add_column(f"{name} %", justify="right")
+    table.add_column("queries", justify="right")
     for name, score in scores.items():
         ranks = [score.cmc[min(k, len(score.cmc)) - 1].item() for k in (1, 5, 10)]
         cells = [f"{100 * value:.1f}" for value in (score.mAP, *ranks, score.mINP)]
@@ -52,16 +56,16 @@ def score_table(scores: Mapping[str, Scores], header: str) -> Table:
 def epoch_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
     """What an epoch of training is told by: its losses, its speed."""
     shown = {
-        "loss": ".3f",
-        "accuracy": ".1%",
-        "hardest_positive": ".2f",
-        "hardest_negative": ".2f",
-        "lr": ".2g",
+        "loss": "{:.3f}".format,
+        "accuracy": percent,
+        "hardest_positive": "{:.2f}".format,
+        "hardest_negative": "{:.2f}".format,
+        "lr": "{:.2g}".format,
     }
     parts = [
-        f"{k.replace('_', ' ')} {values[f'train/{k}']:{f}}"
-        for k, f in shown.items()
-        if f"train/{k}" in values
+        f"{name.replace('_', ' ')} {write(values[f'train/{name}'])}"
+        for name, write in shown.items()
+        if f"train/{name}" in values
     ]
     return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"
 
@@ -73,6 +77,12 @@ def tracked_as(run_id: str | None, uri: str, folder: Path) -> str:
     return f"tracked as run {run_id} in {uri}"
 
 
+def score_line(epoch: int, scores: Scores, split: str) -> Text:
+    """What an epoch is told by that was judged."""
+    rest = f"  rank-1 {percent(scores.rank(1))} on {split}" + ("  (before training)" if epoch == 0 else "")
+    return Text.assemble(f"epoch {epoch:3d}  ", (f"mAP {percent(scores.mAP)}", "bold"), rest)
+
+
 def say_where(
     console: Console, settings: TrainConfig, folder: Path, history: list[dict[str, float]], run_id: str | None
 ) -> None:
@@ -81,7 +91,9 @@ def say_where(
     scored = [row for row in history if key in row]
     if scored[0]["epoch"] == 0:
         before, after = scored[0][key], scored[-1][key]
-        console.print(f"mAP on people not trained on: {before:.3f} before training, {after:.3f} after")
+        console.print(
+            f"mAP on people not trained on: {percent(before)} before training, {percent(after)} after"
+        )
     for what, path in (
         ("data", settings.dataset["root"]),
         ("figures", folder / "figures"),

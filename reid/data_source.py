@@ -1,6 +1,7 @@
 """What the data commands take for a dataset: a choice of conf/dataset, a table, or a folder."""
 
 import argparse
+import os
 from pathlib import Path
 
 import yaml
@@ -70,7 +71,7 @@ def _named(source: str) -> tuple[str, dict[str, object]]:
     path = Path(source).expanduser()
     if path.suffix.lower() in (".csv", ".parquet"):
         return "table", {"file": str(path)}
-    if path.is_dir():
+    if os.path.isdir(path):  # False, too, for what is no path at all
         market = all((path / folder).is_dir() for folder in FOLDERS)
         return "folder" if market else "folders", {"root": str(path)}
     if len(path.parts) > 1:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 import pyarrow.parquet
-from rich.console import Console
 
 from reid.compare import ASKED_WRONGLY
 from reid.console import ConsoleProgress
@@ -28,6 +27,7 @@ from reid.data.crops import refuse_foreign_names
 from reid.data.layout import IMAGE_SUFFIXES
 from reid.dialects import CommandParser
 from reid.inference import TrainedModel, load_model, name_unreadable, newest_model, unreadable
+from reid.terminal import Terminal
 
 Features = npt.NDArray[np.float32]
 Writer = Callable[[Path, list[str], Features, Mapping[str, str]], None]
@@ -69,7 +69,7 @@ def find_images(folder: Path) -> list[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )
     if not found:
         raise DatasetError(f"no image below {folder}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"-o {output}: there is no folder {output.absolute().parent}")
     if options.batch < 1:
         parser.error(f"--batch {options.batch}: expected 1 or more")
-    errors = Console(stderr=True, soft_wrap=True)
+    errors = Terminal(stderr=True, soft_wrap=True)
     progress = ConsoleProgress(errors)
     try:
         images = find_images(options.folder)
@@ -124,16 +124,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             skip = "" if len(bad) == len(images) else ", or leave them out with --on-bad-image skip"
             raise DatasetError(f"{name_unreadable(bad)}\nReplace or delete them{skip}.")
         if bad:
-            errors.print(f"left out: {name_unreadable(bad)}", highlight=False, markup=False)
+            errors.print(f"left out: {name_unreadable(bad)}", highlight=False)
         kept = [image for image in images if image not in bad]
         features = model.embed(kept, options.batch, progress).numpy()
         paths = [image.relative_to(options.folder).as_posix() for image in kept]
         write_whole(output, paths, features, facts_of(model), WRITERS[output.suffix.lower()])
     except ASKED_WRONGLY as error:
-        errors.print(f"reid.extract: {error}", highlight=False, markup=False)
+        errors.print(f"reid.extract: {error}", highlight=False)
         return 2
     except OSError as error:
-        errors.print(f"reid.extract: {error}", highlight=False, markup=False)
+        errors.print(f"reid.extract: {error}", highlight=False)
         return 1
     count, width = features.shape
     skipped = f", {len(bad)} images left out" if bad else ""

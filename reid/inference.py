@@ -7,8 +7,7 @@ features = model.embed(["a.jpg", "b.jpg"])          # (2, C) float32, as the eva
 model.distances(features)                           # (2, 2); at most model.threshold.value: one person
 """
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -24,7 +23,10 @@ from reid.config import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import prepared_ahead, to_device
-from reid.data.store import NAMED, decode_file
+from reid.data.crops import PictureError
+from reid.data.pictures import Picture, look, open_picture, upright
+from reid.data.store import NAMED
+from reid.data.threads import in_threads
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.describe import rebuild_model
@@ -46,7 +48,7 @@ class TrainedModel:
     Attributes:
         model: in evaluation mode, on `device`.
         height, width: in pixels, of the images that the model sees.
-        space: which feature is taken, whether it is normalised, and the metric.
+        space: which feature is taken, whether it is normalised, the metric, and that all is in float32.
         threshold: what `reid.threshold` measured, or None. Call its `check(space)` before applying it.
         meta: everything that the checkpoint says of itself.
         name: what to call the checkpoint by: its file, or the MLflow run id that was asked for.
@@ -63,15 +65,23 @@ class TrainedModel:
 
     @torch.inference_mode()
     def embed(
-        self, images: Iterable[str | PathLike[str]], batch: int = 128, progress: Progress = silent
+        self,
+        images: Iterable[str | PathLike[str] | Image.Image],
+        batch: int = 128,
+        progress: Progress = silent,
     ) -> Tensor:
-        """The features (N, C) of image files in their order, float32 on the CPU, as the evaluation uses them.
+        """The features (N, C) of images in their order, float32 on the CPU, as the evaluation uses them.
+
+        An image is the path of a file, or a PIL image, which is made upright RGB by the same rules.
 
         Raises:
             DatasetError: an image cannot be read; the message names those of its batch.
         """
-        paths = [Path(image) for image in images]
-        steps = [paths[start : start + batch] for start in range(0, len(paths), batch)]
+        named = [
+            (f"images[{number}]", image) if isinstance(image, Image.Image) else (str(image), Path(image))
+            for number, image in enumerate(images)
+        ]
+        steps = [named[start : start + batch] for start in range(0, len(named), batch)]
 
         def prepare(step: int) -> Tensor:
             return normalise_pixels(to_device(self._pixels(steps[step]), self.device))
@@ -91,16 +101,32 @@ class TrainedModel:
         other = first if second is None else second
         return distance_function(self.space.metric)(first.double(), other.double())
 
-    def _pixels(self, paths: Sequence[Path]) -> Tensor:
-        with ThreadPoolExecutor() as pool:
-            decoded = list(pool.map(lambda path: decode_file(path, self.height, self.width), paths))
+    def _pixels(self, named: Sequence[tuple[str, Path | Image.Image]]) -> Tensor:
+        def decode(entry: tuple[str, Path | Image.Image]) -> np.ndarray | PictureError:
+            try:
+                return _picture(entry[1]).resized(self.height, self.width)
+            except PictureError as error:
+                return error
+
+        with in_threads(decode, named) as decoded:
+            images = list(decoded)
         bad = {
-            path: reason for path, (_, _, reason) in zip(paths, decoded, strict=True) if reason is not None
+            name: str(image)
+            for (name, _), image in zip(named, images, strict=True)
+            if isinstance(image, PictureError)
         }
         if bad:
             raise DatasetError(name_unreadable(bad))
-        images = np.stack([image for image, _, _ in decoded if image is not None])
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def _picture(source: Path | Image.Image) -> Picture:
+    if isinstance(source, Image.Image):
+        return upright(source)
+    found = look(source)
+    if found.picture is None:
+        raise PictureError(found.reason)
+    return found.picture
 
 
 def load_model(
@@ -156,13 +182,11 @@ def newest_model() -> Path:
 
 def unreadable(paths: Sequence[Path], progress: Progress = silent) -> dict[Path, str]:
     """The images that cannot be read, each with what is wrong; all are decoded, as `embed` will do."""
-    with ThreadPoolExecutor() as pool:
-        reasons = pool.map(lambda path: decode_file(path, 1, 1)[2], paths)
-        checked = zip(paths, progress(reasons, len(paths), "checking images"), strict=True)
-        return {path: reason for path, reason in checked if reason is not None}
+    with in_threads(lambda path: look(path).reason, paths, progress, "checking images") as reasons:
+        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
 
 
-def name_unreadable(bad: dict[Path, str]) -> str:
+def name_unreadable(bad: Mapping[Path, str] | Mapping[str, str]) -> str:
     """The message that names them."""
     shown = [f"    {path}: {reason}" for path, reason in list(bad.items())[:NAMED]]
     more = [f"    … and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
@@ -172,8 +196,7 @@ def name_unreadable(bad: dict[Path, str]) -> str:
 
 def shape_problem(path: Path, height: int, width: int) -> str | None:
     """Why an image is no crop of one person as a `height` x `width` model knows them; None if it may be."""
-    with Image.open(path) as image:
-        wide, high = image.size
+    wide, high = open_picture(path).image.size
     size = f"{path} is {wide} x {high} pixels (width x height)"
     if high < SMALLEST[0] or wide < SMALLEST[1]:
         return f"{size}: too small to tell anybody apart"

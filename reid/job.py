@@ -10,6 +10,7 @@ from textwrap import shorten
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.text import Text
 
 from reid.config import EvaluateConfig, TrainConfig
 from reid.console import ConsoleProgress
@@ -28,6 +29,7 @@ from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, source_root
 from reid.identity import flat, flat_keys
 from reid.sources import sources_hash
+from reid.terminal import log_sizes, move_logs
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal
 
@@ -67,6 +69,7 @@ class Job:
         self._finished: list[RunStatus] = []
         self._begun: Path | None = None
         self._taken = False
+        self._logs = log_sizes(self._place)
 
     def save_status(self) -> None:
         """Write `status.json`: into Hydra's folder, and into the resumed run's once this job owns it."""
@@ -136,7 +139,8 @@ class Job:
                 self.status = replace(found, overrides=self.overrides, name=self.name, taken_from=source)
                 self._taken = True
                 where = "" if own else f" in {found.run_dir}"
-                self.console.print(f"[bold]{self.name}[/]: finished already{where}", soft_wrap=True)
+                line = Text.assemble((self.name, "bold"), f": finished already{where}")
+                self.console.print(line, soft_wrap=True)
                 return found.scores
         if self._begun is not None:
             self._take_up(self._begun, data_fingerprint)
@@ -176,6 +180,7 @@ class Job:
                 flat(settings),
             )
         # The folder is this job's now.  What a kill left half written would fill the disk.
+        move_logs(self._logs, self.folder)
         for partial in self.folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)
         self.status.data_fingerprint = str(facts.get("reid.data.fingerprint", ""))

@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from reid.checks import ConfigError
-from reid.config import config_folder, further_choices
+from reid.config import config_folder
 from reid.engine.rundir import read_status
+from reid.search_path import further_choices
 from reid.tracking.machine import unseen_by_hydra
 
 _PATH, _NAME, _FOLDER = ("--config-path", "-cp"), ("--config-name", "-cn"), ("--config-dir", "-cd")

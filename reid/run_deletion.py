@@ -36,9 +36,9 @@ def delete(
     places = {run.run_id: known.get(run.tags.get("reid.run_key", "")) for run in doomed}
     in_use = [(run, why) for run in doomed if (why := busy(run, places[run.run_id]))]
     for run, why in in_use:
-        errors.print(f"reid.runs: {run.run_id} ({run.name}) is not deleted: {why}", markup=False)
+        errors.print(f"reid.runs: {run.run_id} ({run.name}) is not deleted: {why}")
     if in_use:
-        errors.print("nothing was deleted. Stop these runs, or choose others", markup=False)
+        errors.print("nothing was deleted. Stop these runs, or choose others")
         return 1
     mine = [place for place in places.values() if place is not None] if folders else []
     stored = sum(artifact_bytes(store, run) for run in doomed)
@@ -66,13 +66,12 @@ def delete(
         shutil.rmtree(place)
     console.print(f"deleted {removal.runs} runs, {size(freed)} freed")
     if removal.left:
-        console.print(removal.left, markup=False, soft_wrap=True)
+        console.print(removal.left, soft_wrap=True)
     kept = [] if folders else _outermost([place for place in places.values() if place is not None])
     if kept:
         taken = size(sum(folder_bytes(place) for place in kept))
         console.print(
             f"their folders stay, with {taken} (--folders takes them along): {', '.join(map(str, kept))}",
-            markup=False,
             soft_wrap=True,
         )
     return 0

@@ -11,8 +11,9 @@ from rich.console import Console
 from reid.config import config_folder, register
 from reid.home import home
 from reid.run_selection import code_version, died, differing, families
-from reid.run_tables import age, duration, run_row
+from reid.run_tables import age, duration, is_share, run_row
 from reid.tracking import RunRecord, Store, artifact_paths, run_folders
+from reid.words import percent
 
 #: Where things lie and what is drawn says nothing about a run's recipe.
 _PLACES = ("data.root", "data.store", "dataset.root", "tracking.")
@@ -65,7 +66,7 @@ def show_details(console: Console, told: dict[str, Any]) -> None:
 
     def line(name: str, value: object) -> None:
         if value not in (None, "", []):
-            console.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
+            console.print(f"{name:<12}{value}", soft_wrap=True)
 
     line("run", told["run_id"])
     line("name", told["name"])
@@ -79,11 +80,11 @@ def show_details(console: Console, told: dict[str, Any]) -> None:
     if told["differs"]:
         console.print(f"differs from {told['differs_from']}:")
         for key, value in told["differs"].items():
-            console.print(f"    {key} = {value}", markup=False, soft_wrap=True)
+            console.print(f"    {key} = {value}", soft_wrap=True)
     if told["metrics"]:
-        console.print(f"last values (scores are fractions; its own split is {told['split']}):")
+        console.print(f"last values (its own split is {told['split']}):")
         for name, value in told["metrics"].items():
-            console.print(f"    {name:<32}{value:.5g}", markup=False)
+            console.print(f"    {name:<32}{percent(value) if is_share(name) else f'{value:.5g}'}")
     line("data", told["data"])
     for label, value in told["data_fingerprint"].items():
         line("", f"fingerprint of {label}: {value}")
@@ -95,12 +96,12 @@ def show_details(console: Console, told: dict[str, Any]) -> None:
     if told["artifacts"]:
         console.print("artifacts:")
         for path in told["artifacts"]:
-            console.print(f"    {path}", markup=False, soft_wrap=True)
+            console.print(f"    {path}", soft_wrap=True)
     if told["children"]:
         console.print(f"{len(told['children'])} children:")
         for child in told["children"]:
-            score = "" if child["mAP"] is None else f"  mAP {100 * child['mAP']:.1f} on {child['split']}"
-            console.print(f"    {child['run_id']}  {child['status']:<9} {child['name']}{score}", markup=False)
+            score = "" if child["mAP"] is None else f"  mAP {percent(child['mAP'])} on {child['split']}"
+            console.print(f"    {child['run_id']}  {child['status']:<9} {child['name']}{score}")
 
 
 def _from_siblings(run: RunRecord, siblings: Sequence[RunRecord]) -> dict[str, str]:

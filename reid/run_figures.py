@@ -23,9 +23,11 @@ from reid.figures import (
     save,
     training_curves,
 )
+from reid.words import as_markdown
 
 #: Rows and columns of a picture of ranked lists.
 QUERIES, HITS = 6, 8
+_ONE_A_PERSON = "; one query a person"
 
 
 def draw(
@@ -39,7 +41,8 @@ def draw(
 ) -> list[tuple[Path, bool]]:
     """Write the figures of a run to `folder/figures`: (path, whether it shows people) for each."""
     figures = folder / "figures"
-    written = [(save(training_curves(pd.DataFrame(history), title), figures / "training_curves.png"), False)]
+    curves = training_curves(pd.DataFrame(history), f"{title}: training, epoch by epoch")
+    written = [(save(curves, figures / "training_curves.png"), False)]
     written += draw_judgement(figures, last, judged, title, protocol)
     sheet = sheet_of(dataset.query + dataset.gallery, dataset.name)
     written.append((save(sheet, figures / "contact_sheet.png"), True))
@@ -60,10 +63,11 @@ def draw_judgement(
     for order in ("worst", "best", "random"):
         entries = [
             ranked_list(int(row), judgement, judged, protocol)
-            for row in pick_queries(scores.average_precision, order)
+            for row in pick_queries(scores.average_precision, judgement.query.pids, order)
         ]
-        path = figures / f"ranked_{order}.png"
-        written.append((save(ranked_lists(entries, order, title=title), path), True))
+        note = f"a list ends at its last match, or after {HITS}" + _ONE_A_PERSON * (order == "best")
+        drawn = ranked_lists(entries, order, title=f"{title}: ranked lists", note=note)
+        written.append((save(drawn, figures / f"ranked_{order}.png"), True))
     return written
 
 
@@ -79,34 +83,46 @@ def draw_domains(figures: Path, results: dict[str, Judgement], trained_on: str) 
     return save(domain_bars(scores, own, title=f"Trained on {trained_on}"), figures / "domains.png")
 
 
-def pick_queries(average_precision: torch.Tensor, order: str) -> list[int]:
-    """Up to six valid queries: those of lowest AP, of highest, or drawn with a fixed seed."""
+def pick_queries(average_precision: torch.Tensor, pids: torch.Tensor, order: str) -> list[int]:
+    """Up to six valid queries: those of lowest AP, of highest (one a person), or drawn with a fixed seed."""
     valid = torch.nonzero(~average_precision.isnan()).flatten()
     if order == "random":
         chosen = np.random.default_rng(0).permutation(len(valid))[:QUERIES]
         return sorted(valid[torch.from_numpy(chosen)].tolist())
-    ranked = torch.argsort(average_precision[valid], descending=order == "best", stable=True)
-    return [int(row) for row in valid[ranked[:QUERIES]]]
+    ranked = valid[torch.argsort(average_precision[valid], descending=order == "best", stable=True)].tolist()
+    if order == "best":
+        # A person found by one query is mostly found by the next: six rows would show one or two people.
+        best = {int(pids[row]): row for row in reversed(ranked)}
+        ranked = sorted(best.values(), key=ranked.index)
+    return ranked[:QUERIES]
 
 
 def ranked_list(row: int, judgement: Judgement, judged: JudgedData, protocol: str) -> RankedList:
-    """Query `row` and the gallery images nearest to it, those left out by the protocol not shown."""
+    """Query `row` and the gallery images nearest to it, up to its last match or to HITS of them.
+
+    Those left out by the protocol are not shown.  A first match that comes later is shown by itself.
+    """
     query, gallery = judgement.query, judgement.gallery
     distance = squared_euclidean(query.features[row : row + 1], gallery.features)[0]
     same = gallery.pids == query.pids[row]
     if protocol == "cross_camera":
         distance = distance.masked_fill(same & (gallery.camids == query.camids[row]), torch.inf)
-    nearest = torch.sort(distance, stable=True).indices[: min(HITS, int(distance.isfinite().sum()))].tolist()
-    hits = [
-        Hit(
-            _pixels(judged.gallery, index),
-            bool(same[index]),
-            f"cam {int(gallery.camids[index]) + 1}\nd {float(distance[index].clamp(min=0).sqrt()):.2f}",
-        )
-        for index in nearest
-    ]
-    label = f"id {int(query.pids[row])}\ncam {int(query.camids[row]) + 1}"
-    return RankedList(_pixels(judged.query, row), float(judgement.scores.average_precision[row]), label, hits)
+    nearest = torch.sort(distance, stable=True).indices[: int(distance.isfinite().sum())]
+    matches = (same[nearest].nonzero().flatten() + 1).tolist()  # their ranks
+
+    def hit(rank: int, label: str) -> Hit:
+        index = int(nearest[rank - 1])
+        camera, apart = int(gallery.camids[index]) + 1, float(distance[index].clamp(min=0).sqrt())
+        named = label.format(rank=rank, cam=camera, d=apart)
+        return Hit(_pixels(judged.gallery, index), bool(same[index]), named)
+
+    hits = [hit(rank, "cam {cam}\nd {d:.2f}") for rank in range(1, min(HITS, matches[-1]) + 1)]
+    first = matches[0]
+    later = hit(first, "rank {rank:,}\ncam {cam}, d {d:.2f}") if first > HITS else None
+    found = f"{len(matches)} match{'es' * (len(matches) > 1)}\nfirst: rank {first:,}"
+    label = f"id {int(query.pids[row])}\ncam {int(query.camids[row]) + 1}\n{found}"
+    precision = float(judgement.scores.average_precision[row])
+    return RankedList(_pixels(judged.query, row), precision, label, hits, later)
 
 
 def sheet_of(crops: tuple[Crop, ...], name: str, people: int = 6, a_cell: int = 2) -> Figure:
@@ -118,8 +134,9 @@ def sheet_of(crops: tuple[Crop, ...], name: str, people: int = 6, a_cell: int = 
             seen.setdefault(crop.pid, {}).setdefault(crop.camid, []).append(crop.path)
     shown = sorted(seen, key=lambda pid: (-len(seen[pid]), pid))[:people]
     cells = [[seen[pid].get(camera, [])[:a_cell] for camera in cameras] for pid in shown]
+    title = f"{name}: {len(shown)} people of the query and gallery, by camera"
     return contact_sheet(
-        cells, [f"id {pid}" for pid in shown], [f"camera {camera + 1}" for camera in cameras], title=name
+        cells, [f"id {pid}" for pid in shown], [f"camera {camera + 1}" for camera in cameras], title=title
     )
 
 
@@ -133,6 +150,6 @@ def summary(name: str, settings: TrainConfig, scores: dict[str, float]) -> str:
         f"{100 * scores[f'{settings.eval.split}/{key}']:.1f}" for key in ("mAP", "rank-1", "mINP")
     )
     return (
-        f"**{name}**: last of {settings.epochs} epochs, on the {settings.eval.split} split.\n\n"
-        f"| mAP | rank-1 | mINP |\n|---|---|---|\n| {shown} |"
+        f"**{as_markdown(name)}**: last of {settings.epochs} epochs, on the {settings.eval.split} split.\n\n"
+        f"| mAP (%) | rank-1 (%) | mINP (%) |\n|---|---|---|\n| {shown} |"
     )

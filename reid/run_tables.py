@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from reid.run_selection import differing, run_score, short_ids
+from reid.terminal import Table
 from reid.tracking import RunRecord
 
 _STYLE = {"FINISHED": "green", "FAILED": "red", "KILLED": "yellow", "RUNNING": "cyan"}
-#: Metrics that are shown in percent.
-_PERCENT = ("mAP", "mINP", "rank-1", "rank-5", "rank-10")
+#: Metrics that are fractions, as their names end; they are shown in percent.
+_SCORES = ("mAP", "mINP", "rank-1", "rank-5", "rank-10")
+_PERCENT = (*_SCORES, "accuracy", "coverage", "active_fraction", "data_wait")
 Families = Sequence[tuple[RunRecord, Sequence[RunRecord]]]
 
 
@@ -28,7 +29,7 @@ def run_table(found: Families, title: str, ids: Mapping[str, str], gone: Set[str
     table.add_column("run", no_wrap=True)
     table.add_column("name", overflow="fold")
     table.add_column("status")
-    for name in ("mAP", "rank-1"):
+    for name in ("mAP %", "rank-1 %"):
         table.add_column(name, justify="right")
     table.add_column("on")
     table.add_column("age", justify="right")
@@ -37,8 +38,8 @@ def run_table(found: Families, title: str, ids: Mapping[str, str], gone: Set[str
             score = run_score(run)
             best = "best " if score.best else ""
             table.add_row(
-                Text(indent + ids[str(run.run_id)]),
-                Text(indent + run.name),
+                indent + ids[str(run.run_id)],
+                indent + run.name,
                 Text("died", style="red")
                 if run.run_id in gone
                 else Text(run.status, style=_STYLE.get(run.status, "")),
@@ -79,7 +80,7 @@ def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """What differs between runs, as plain data: params, and each metric with its differences to the first."""
     names = sorted({name for run in runs for name in run.metrics})
     metrics = {}
-    for name in sorted(names, key=lambda name: (not name.endswith(_PERCENT), name)):
+    for name in sorted(names, key=lambda name: (not name.endswith(_SCORES), name)):
         values = [run.metrics.get(name) for run in runs]
         first = values[0]
         metrics[name] = {
@@ -96,7 +97,7 @@ def show_comparison(console: Console, runs: Sequence[RunRecord], found: Mapping[
     if found["params"]:
         table = _side_by_side("what differs", heads)
         for key, values in found["params"].items():
-            table.add_row(key, *(Text(value) for value in values))
+            table.add_row(key, *values)
         console.print(table)
     else:
         console.print("no parameter differs")
@@ -109,8 +110,13 @@ def show_comparison(console: Console, runs: Sequence[RunRecord], found: Mapping[
                 + ("" if i == 0 or change is None else f" ({_number(name, change, '+')})")
                 for i, (value, change) in enumerate(pairs)
             ]
-            table.add_row(name + (" (%)" if name.endswith(_PERCENT) else ""), *cells)
+            table.add_row(name + (" (%)" if is_share(name) else ""), *cells)
         console.print(table)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a fraction, and shown in percent."""
+    return metric.endswith(_PERCENT)
 
 
 def when(moment: float | None) -> str | None:
@@ -143,11 +149,11 @@ def _side_by_side(title: str, heads: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for head in heads:
-        table.add_column(Text(head), justify="right", overflow="fold")
+        table.add_column(head, justify="right", overflow="fold")
     return table
 
 
 def _number(name: str, value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
-    return f"{100 * value:{sign}.1f}" if name.endswith(_PERCENT) else f"{value:{sign}.4g}"
+    return f"{100 * value:{sign}.1f}" if is_share(name) else f"{value:{sign}.4g}"

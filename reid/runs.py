@@ -32,6 +32,7 @@ from reid.run_selection import (
     short_ids,
 )
 from reid.run_tables import comparison, run_row, run_table, show_comparison, write_csv
+from reid.terminal import Terminal
 from reid.tracking import RunRecord, Store, TrackingError, all_runs, default_store
 
 # Nobody waits in a training loop here, so a slow server gets more time than MLflow is given there.
@@ -55,28 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _TIMEOUT_S)
-    console, errors = Console(highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+    console, errors = Terminal(highlight=False), Terminal(stderr=True, soft_wrap=True, highlight=False)
     try:
         store = default_store(home(), options.uri)
     except TrackingError as error:
-        errors.print(f"reid.runs: {error}", markup=False)
+        errors.print(f"reid.runs: {error}")
         return 2
     try:
         runs = all_runs(store)
     except TrackingError as error:
-        errors.print(f"reid.runs: {error}", markup=False)
+        errors.print(f"reid.runs: {error}")
         return 1
     try:
         if getattr(options, "experiment", None) is not None:
             known_experiment(runs, options.experiment)
         chosen = [find_run(runs, name) for name in getattr(options, "runs", [])]
     except TrackingError as error:
-        errors.print(f"reid.runs: {error}", markup=False)
+        errors.print(f"reid.runs: {error}")
         return 2
     try:
         return int(options.act(Asked(console, errors, store, runs, chosen, options)))
     except (TrackingError, OSError) as error:
-        errors.print(f"reid.runs: {error}", markup=False)
+        errors.print(f"reid.runs: {error}")
         return 1
 
 
@@ -96,7 +97,7 @@ def _list(asked: Asked) -> int:
     elif options.csv:
         write_csv(rows, list(_CSV_COLUMNS))
     elif not shown:
-        console.print(f"no such runs in {asked.store.public_uri}", markup=False, soft_wrap=True)
+        console.print(f"no such runs in {asked.store.public_uri}", soft_wrap=True)
     else:
         ids, gone = short_ids(asked.runs), died(run for head, kin in shown for run in [head, *kin])
         for name in dict.fromkeys(head.experiment for head, _ in shown):
@@ -130,7 +131,7 @@ def _compare(asked: Asked) -> int:
         return 0
     show_comparison(asked.console, asked.chosen, found)
     for warning in found["warnings"]:
-        asked.errors.print(f"warning: {warning}: not a comparison of the settings alone", markup=False)
+        asked.errors.print(f"warning: {warning}: not a comparison of the settings alone")
     return 0
 
 

@@ -1,6 +1,7 @@
 """From a composed config to checked, typed values."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from reid.config import (
 from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
-#: What losses multiply or divide similarities by.
+#: What the library's losses multiply or divide similarities by; ours say themselves what they take.
 _SCALES = ("temperature", "scale", "gamma")
 
 
@@ -156,7 +157,7 @@ def _try_loss(options: dict[str, Any]) -> None:
     for key in _SCALES:
         value = options.get(key, 1)
         # The library's losses then fall silently to 0, or turn round.
-        if isinstance(value, int | float) and not value > 0:
+        if _is_library(options) and isinstance(value, int | float) and not value > 0:
             raise ConfigError(f"loss.{key}={value} is not allowed: expected a number above 0.")
     loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(GIVEN["loss"], 2))
     if loss is None:
@@ -178,19 +179,22 @@ def _try_loss(options: dict[str, Any]) -> None:
         )
 
 
+def _is_library(options: dict[str, Any]) -> bool:
+    return str(options["_target_"]).startswith("pytorch_metric_learning.")
+
+
 def _absolute_checkpoint(name: str) -> str:
     return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
 
 
 def _check_across(settings: TrainConfig) -> None:
-    batch, loss, milestones = settings.batch, settings.loss, settings.schedule.milestones
+    batch, loss = settings.batch, settings.loss
     if batch.size != batch.identities * batch.instances:
         raise ConfigError(
             f"batch.size={batch.size} is not batch.identities x batch.instances = {batch.identities} x "
             f"{batch.instances} = {batch.identities * batch.instances}. Set those two; the size follows."
         )
-    if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-        raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
+    _check_schedule(settings)
     if settings.clip_norm is not None and settings.clip_norm <= 0:
         raise ConfigError(
             f"clip_norm={settings.clip_norm}: expected a number above 0, or null for no clipping"
@@ -211,9 +215,46 @@ def _check_across(settings: TrainConfig) -> None:
             "CUDA alone. Set sync_bn=false; freeze_bn=true makes a run the same by any number of processes"
         )
     if settings.sync_bn and settings.freeze_bn:
-        raise ConfigError("sync_bn and freeze_bn are both true: frozen batch norms have nothing to share")
+        raise ConfigError(
+            "sync_bn and freeze_bn are both true: frozen batch norms have nothing to share, and the neck's "
+            "statistics are of all processes with freeze_bn=true already"
+        )
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
+
+
+def _check_schedule(settings: TrainConfig) -> None:
+    """Refuse a schedule that is wrong, and warn of one that reaches beyond the end of the run."""
+    schedule, epochs, warmup = settings.schedule, settings.epochs, settings.tricks.warmup
+    given = schedule.milestones
+    if not all(type(one) is int or (type(one) is float and 0 < one < 1) for one in given):
+        raise ConfigError(
+            f"schedule.milestones=[{','.join(map(str, given))}] is not allowed: expected a whole number of "
+            "epochs each, such as [40,70], or a fraction of the run above 0 and below 1, such as [0.33,0.58]"
+        )
+    reached = schedule.milestone_epochs(epochs)
+    if given and (min(given) <= 0 or reached != sorted(set(reached))):
+        raise ConfigError(f"schedule.milestones={given}: expected rising epochs from 1, such as [40,70]")
+    if schedule.warmup_method == "constant" and schedule.warmup_factor == 0:
+        raise ConfigError(
+            "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
+            "warm-up ends: expected a factor above 0, or warmup_method=linear, which rises from 0"
+        )
+    if warmup >= epochs:
+        key = "schedule.warmup_epochs" if warmup == schedule.warmup_epochs else "tricks.warmup"
+        shorter = max(1, round(epochs / 12)) if epochs > 1 else 0
+        warnings.warn(
+            f"{key}={warmup}: a run of {epochs} epochs ends within its warm-up, before the learning rate has "
+            f"reached optimizer.lr. Published are 10 epochs of 120: set {key}={shorter}",
+            stacklevel=3,
+        )
+    if beyond := [epoch for epoch in reached if epoch > epochs - 1]:
+        warnings.warn(
+            f"schedule.milestones={given}: a run of {epochs} epochs ends before the learning rate falls, "
+            f"after epoch {' and '.join(map(str, beyond))}. Published are 40 and 70 of 120: set "
+            "schedule.milestones=[0.33,0.58], fractions of the run, or [] for a rate that does not fall",
+            stacklevel=3,
+        )
 
 
 def _check_drawn(settings: TrainConfig) -> None:

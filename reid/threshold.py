@@ -71,7 +71,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
     judged = open_judged_data(dataset, image, settings.data, job.progress)
-    space = feature_space(evaluation)
+    space = feature_space(evaluation, settings.precision)
     parts = [
         embed(
             model, store, device, normalise=space.feature_norm, flip=space.flip, batch=evaluation.batch,
@@ -88,7 +88,9 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     measured_on = data_name(spec)
     people = int((images.pids.unique() > 0).sum())
     data_fingerprint = fingerprint(judged.fingerprint)
-    chosen = chosen_threshold(measured, sure, evaluation, measured_on, data_fingerprint, people)
+    chosen = chosen_threshold(
+        measured, sure, evaluation, measured_on, data_fingerprint, people, settings.precision
+    )
 
     header = (
         f"{describe(evaluation, measured_on)}: {measured.genuine:,} genuine and {measured.impostor:,} "
@@ -225,7 +227,8 @@ def hardest_by_batch(
     """The hardest positive and negative of each anchor, (batches, P x K) each on the CPU.
 
     The batches are those that training would draw from these people, as many epochs of them as it takes; with
-    fewer people than `batch.identities` all of them are in each. Distractors are in none.
+    fewer people than `batch.identities` all of them are in each. Distractors are in none.  NaN where an
+    anchor has no positive: its person has one image, or one was drawn K times.
     """
     known = (images.pids > 0).nonzero().flatten()
     people = images.select(known)
@@ -235,7 +238,7 @@ def hardest_by_batch(
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     while len(found) < settings.batches:
         for indices in sampler:
-            found.append(hardest_pairs(people.select(indices.to(people.pids.device)), metric))
+            found.append(hardest_pairs(people, metric, indices))
             if len(found) == settings.batches:
                 break
     positive, negative = (torch.stack(kind).cpu() for kind in zip(*found, strict=True))

@@ -1,17 +1,17 @@
 """What `reid.threshold` shows: its table, its figures, its JSON."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from reid.engine.threshold import FeatureSpace, StoredThreshold
 from reid.figures import Rate, hardest_bands, pair_distances, save, verification_roc
 from reid.retrieval import TARGETS, Intervals, PairCounts, Verification
 from reid.retrieval.verify import FAR_TARGETS
+from reid.terminal import Table
 
 #: What the author's own figures show, for unit-length features and the Euclidean distance.
 PUBLISHED = {"published hardest positives": (0.4, 1.3), "published hardest negatives": (1.1, 1.35)}
@@ -29,7 +29,7 @@ def table(measured: Verification, sure: Intervals, header: str) -> Table:
         + "; FAR and FRR are those of the threshold as it stands. F1 at this set's ratio of pairs"
     )
     shown.caption_justify = "left"
-    for name in ("target", "score", "threshold", "FAR %", "FRR %", "F1"):
+    for name in ("target", "score", "threshold", "FAR %", "FRR %", "F1 %"):
         shown.add_column(name, justify="left" if name == "target" else "right")
     for name in TARGETS:
         point, label = measured.points[name], NAMES[name] + (" (chosen)" if name == measured.target else "")
@@ -44,7 +44,7 @@ def table(measured: Verification, sure: Intervals, header: str) -> Table:
             f"{point.threshold:.4f}",
             f"{_rate(point.far)} [{_rate(far.low)}, {_rate(far.high)}]",
             f"{100 * point.frr:.1f} [{100 * (1 - tar.high):.1f}, {100 * (1 - tar.low):.1f}]",
-            f"{point.f1:.3f}",
+            f"{100 * point.f1:.1f}",
             style="bold" if name == measured.target else None,
         )
     return shown
@@ -54,9 +54,14 @@ def _score(name: str, measured: Verification, sure: Intervals) -> str:
     if name == "eer":
         return f"EER {100 * measured.eer:.2f} [{100 * sure.eer.low:.2f}, {100 * sure.eer.high:.2f}] %"
     if name == "f1":
-        return f"F1 {measured.best_f1:.3f} [{sure.best_f1.low:.3f}, {sure.best_f1.high:.3f}]"
+        return _f1(measured, sure)
     rate, interval = measured.tar_at_far[FAR_TARGETS[name]], sure.tar_at_far[FAR_TARGETS[name]]
     return f"TAR {100 * rate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}] %"
+
+
+def _f1(measured: Verification, sure: Intervals) -> str:
+    low, high = sure.best_f1
+    return f"F1 {100 * measured.best_f1:.1f} [{100 * low:.1f}, {100 * high:.1f}] %"
 
 
 def _rate(fraction: float) -> str:
@@ -86,7 +91,7 @@ def draw(
 ) -> list[Path]:
     """Write the three figures to `folder`."""
     distance = f"{space.metric.capitalize()} distance"
-    published = PUBLISHED if space == UNIT_EUCLIDEAN else None
+    published = PUBLISHED if replace(space, precision=UNIT_EUCLIDEAN.precision) == UNIT_EUCLIDEAN else None
     positive, negative = (kind.numpy() for kind in hardest)
     bands = hardest_bands(
         positive, negative, distance_label=distance, published=published,
@@ -102,6 +107,7 @@ def draw(
             point.far,
             point.tar,
             sure.tar_at_far[FAR_TARGETS[name]] if name in FAR_TARGETS else sure.tar[name],
+            name == measured.target,
         )
         for name, point in measured.points.items()
         if math.isfinite(point.threshold)
@@ -109,10 +115,10 @@ def draw(
     roc = verification_roc(
         measured.far, measured.tar, rates, impostor_pairs=measured.impostor, title=f"{title}: ROC",
         legend_title=(
-            f"EER {100 * measured.eer:.2f} % [{100 * sure.eer.low:.2f}, {100 * sure.eer.high:.2f}]; best F1 "
-            f"{measured.best_f1:.3f} [{sure.best_f1.low:.3f}, {sure.best_f1.high:.3f}]"
+            f"EER {100 * measured.eer:.2f} % [{100 * sure.eer.low:.2f}, {100 * sure.eer.high:.2f}]; best "
+            f"{_f1(measured, sure)}"
         ),
-        note=f"[95 % intervals over {sure.identities:,} identities]",
+        note=f"In brackets: 95 % intervals over {sure.identities:,} identities",
     )  # fmt: skip
     return [
         save(bands, folder / "hardest_pairs.png"),

@@ -9,17 +9,17 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
+from rich.text import Text
 
 from reid import run_figures
 from reid.checkpoints import find_checkpoint
 from reid.checks import ConfigError
 from reid.command import launch
 from reid.config import TrainConfig
-from reid.console import epoch_line, say_where, score_table
+from reid.console import epoch_line, say_where, score_line, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.data.resident import resident_bytes
-from reid.engine import learning_rate
 from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.distributed import synchronise_batch_norm
@@ -38,7 +38,9 @@ from reid.engine.prepare import (
 )
 from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, compiled, keep_resident, seed_everything, set_up_backend
+from reid.engine.schedule import scheduled_rate
 from reid.engine.session import Session
+from reid.engine.shared_neck import share_neck
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
 from reid.identity import config_hash
@@ -73,15 +75,16 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         model = build_model(settings, identities, job.resuming)
         if settings.sync_bn and world.size > 1:
             synchronise_batch_norm(model)
+        if settings.freeze_bn:
+            share_neck(model.bottleneck, world)
         metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
         optimizer = build_optimizer(model, settings.optimizer, metric_loss, device)
         loss_optimizer = build_loss_optimizer(metric_loss)
         id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
         objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
         together = f" by {world.size} processes" if world.size > 1 else ""
-        show.print(
-            f"[bold]{job.name}[/] on {device}{together}, {settings.precision}; run folder {job.folder}"
-        )
+        begins = f" on {device}{together}, {settings.precision}; run folder {job.folder}"
+        show.print(Text.assemble((job.name, "bold"), begins))
         begun: dict[str, object] = {}
         if not job.resuming:
             told, begun = begin(model, start)
@@ -105,7 +108,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer, world)
     if job.resuming:
         with world.first_ahead():
-            begun = session.resume()
+            begun = session.resume(settings.epochs)
         show.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
     elif not (job.folder / JOURNAL).exists():
         session.save()  # a kill from here on, such as while a store is made, finds a run to resume
@@ -206,10 +209,7 @@ def _epochs(
         session.record(epoch, values)
         tracker.metrics(values, epoch)
         scores = judgement.scores
-        job.console.print(
-            f"epoch {epoch:3d}  [bold]mAP {100 * scores.mAP:.1f}[/]  rank-1 {100 * scores.rank(1):.1f} "
-            f"on {settings.eval.split}" + ("  (before training)" if epoch == 0 else "")
-        )
+        job.console.print(score_line(epoch, scores, settings.eval.split))
         return judgement
 
     def due(epoch: int) -> bool:
@@ -223,15 +223,7 @@ def _epochs(
         last, scored = score(session.epoch), True
     while session.epoch < settings.epochs:
         epoch = session.epoch + 1
-        lr = learning_rate(
-            epoch,
-            settings.optimizer["lr"],
-            settings.schedule.milestones,
-            settings.schedule.gamma,
-            tricks.warmup,
-            settings.schedule.warmup_factor,
-            settings.schedule.warmup_method,
-        )
+        lr = scheduled_rate(epoch, settings)
         set_learning_rate(session.optimizer, lr)
         plan = batches.plan(epoch)
         if settings.accumulate > len(plan):

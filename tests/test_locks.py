@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 from reid import runs, sync
 from reid.data import check, split
@@ -43,6 +44,7 @@ def take_a_place(folder: Path) -> None:
 
 def make_a_store(folder: Path) -> None:
     image = folder / "0001_c1.png"
+    Image.new("RGB", (8, 8)).save(image)
     open_store([Crop(image, 1, 0)], 8, 8, folder)
 
 

@@ -77,7 +77,8 @@ def test_the_resolved_config_of_a_run_repeats_it(run_command: Runner, trained: P
     (sweep,) = (home / "multirun").iterdir()
     assert told(sweep / "0")["taken_from"] == str(trained)
     assert told(sweep / "1")["config_hash"] != told(trained)["config_hash"]
-    was, now = (OmegaConf.load(place / "config_resolved.yaml") for place in (trained, sweep / "1"))
+    configs: list[Any] = [OmegaConf.load(place / "config_resolved.yaml") for place in (trained, sweep / "1")]
+    was, now = configs
     assert now.pop("seed") == 1
     assert was.pop("seed") == 0
     assert was == now

@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from reid.checks import ConfigError, check_types, nearest, unknown_key
+from reid.config import config_folder
 from reid.data import DatasetError
 from reid.engine.optimizers import build_optimizer
+from reid.engine.schedule import learning_rate
 from reid.identity import flat
 from reid.models import BackboneError
 
@@ -71,7 +73,7 @@ BOUNDS = {
     "tricks.label_smoothing": (0.0, -0.01),
     "image.flip": (0.0, 1.5),
     "schedule.gamma": (0.01, 0.0),
-    "schedule.warmup_factor": (0.001, 0.0),
+    "schedule.warmup_factor": (0.0, -0.001),
     "eval.period": (0, -1),
     "eval.val_identities": (1, 0),
     "eval.val_seed": (0, -1),
@@ -106,6 +108,12 @@ def test_a_bound_is_kept(key: str, recipe: DictConfig) -> None:
         (["batch.size=60"], ["batch.size=60", "16 x 4 = 64", "Set those two"]),
         (["schedule.milestones=[70,40]"], ["schedule.milestones=[70, 40]", "rising", "[40,70]"]),
         (["schedule.milestones=[0,40]"], ["schedule.milestones=[0, 40]", "from 1"]),
+        (["schedule.milestones=[40,x]"], ["schedule.milestones=[40,x]", "whole number", "[0.33,0.58]"]),
+        (["schedule.milestones=[40,true]"], ["schedule.milestones=[40,True]", "whole number"]),
+        (["schedule.milestones=[40.0,70]"], ["schedule.milestones=[40.0,70]", "whole number"]),
+        (["schedule.milestones=[0.5,0.4]"], ["schedule.milestones=[0.5, 0.4]", "rising"]),
+        (["schedule.milestones=[0.5,40]"], ["schedule.milestones=[0.5, 40]", "rising"]),
+        (["schedule.warmup_factor=0", "schedule.warmup_method=constant"], ["train nothing", "linear"]),
         (["loss=softmax", "loss.metric_weight=0.4"], ["loss.metric_weight=0.4", "loss=ranked"]),
         (["loss.id_weight=0", "loss.metric_weight=0"], ["both 0", "nothing to train for"]),
         (["loss=triplet", "loss.margin=soft"], ["loss.margin='soft'", "a number or null"]),
@@ -212,7 +220,7 @@ def test_a_target_that_is_not_there_is_refused(group: str, target: str, recipe: 
     [
         ("loss.alpha", 0, "loss.alpha is 0"),
         ("loss.alpha", -1, "loss.alpha is -1"),
-        ("loss.temperature", 0, "loss.temperature=0 is not allowed"),
+        ("loss.temperature", -1, "loss.temperature is -1; a finite number from 0 on"),
         ("loss.margin", math.inf, "loss.margin is inf"),
     ],
 )
@@ -221,6 +229,63 @@ def test_what_the_loss_refuses_is_told_by_its_key(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         changed(recipe, key, value)
+
+
+def schedule_warnings(*overrides: str) -> list[str]:
+    """What is warned of in two jobs of one process, such as a sweep's."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for alpha in ("1.5", "1.6"):
+            settings_of(*overrides, f"loss.alpha={alpha}")
+    return [str(warning.message) for warning in caught]
+
+
+def test_a_schedule_that_the_run_never_reaches_is_warned_of_once() -> None:
+    warm_up, milestones = schedule_warnings("epochs=6")
+    assert "schedule.warmup_epochs=10" in warm_up
+    assert "a run of 6 epochs ends within its warm-up" in warm_up
+    assert warm_up.endswith("set schedule.warmup_epochs=1")
+    assert "a run of 6 epochs ends before the learning rate falls, after epoch 40 and 70." in milestones
+    assert "set schedule.milestones=[0.33,0.58]" in milestones
+    (after,) = schedule_warnings("epochs=70")  # epoch 71 would be the first at the lower rate
+    assert "falls, after epoch 70." in after
+    (typed,) = schedule_warnings("epochs=8", "tricks.warmup=9", "schedule.milestones=[]")
+    assert "tricks.warmup=9" in typed
+    for fits in (["epochs=71"], ["epochs=6", "schedule.warmup_epochs=1", "schedule.milestones=[0.33,0.58]"]):
+        assert schedule_warnings(*fits) == []
+
+
+@pytest.mark.parametrize(
+    "experiment", sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
+)
+def test_no_recipe_of_the_project_has_a_schedule_beyond_its_end(experiment: str) -> None:
+    assert schedule_warnings(f"experiment={experiment}", "dataset.root=/crops") == []
+
+
+def test_milestones_below_1_are_fractions_of_the_run() -> None:
+    rate = settings_of("epochs=30", "schedule.milestones=[0.1,20]", "tricks.warmup=0")
+    schedule = rate.schedule
+    assert schedule.milestones == [0.1, 20]
+
+    def rates(epochs: int) -> list[float]:
+        reached = schedule.milestone_epochs(epochs)
+        return [learning_rate(epoch, 1.0, reached, 0.5, 0, 1.0, "linear") for epoch in range(1, epochs + 1)]
+
+    assert rates(30) == 3 * [1.0] + 17 * [0.5] + 10 * [0.25]
+    assert rates(25) == 3 * [1.0] + 17 * [0.5] + 5 * [0.25]  # 2.5 of 25 are done after the third
+    published = settings_of("schedule.milestones=[0.33,0.58]").schedule.milestone_epochs(120)
+    for epoch in range(1, 121):
+        wanted = learning_rate(epoch, 1.0, [40, 70], 0.1, 10, 0.01, "linear")
+        assert learning_rate(epoch, 1.0, published, 0.1, 10, 0.01, "linear") == wanted
+
+
+def test_a_warm_up_of_no_epochs_is_none() -> None:
+    assert settings_of("schedule.warmup_epochs=0").tricks.warmup == 0
+
+
+@pytest.mark.parametrize("loss", ["ranked", "clustered_ranked"])
+def test_a_temperature_of_0_weighs_all_negatives_alike(loss: str) -> None:
+    assert settings_of(f"loss={loss}", "loss.temperature=0").loss["temperature"] == 0
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,17 @@ def test_hardest_pairs_come_from_batches_of_known_people() -> None:
     assert torch.equal(again[0], positive)
 
 
+def test_a_person_of_one_image_has_no_hardest_positive() -> None:
+    pids = torch.tensor([1, 2, 3, 3, 3, 3])
+    images = Embeddings(torch.eye(6), pids, torch.zeros_like(pids))
+    settings = threshold_settings(composed("threshold", "checkpoint=x.pt", "batches=5"))
+    positive, negative = hardest_by_batch(images, "euclidean", settings)
+    assert positive.shape == (5, 3 * 4)
+    assert positive.isnan().sum(1).tolist() == [8] * 5
+    np.testing.assert_allclose(positive[positive.isfinite()], 2**0.5, rtol=1e-6)  # no distance of 0
+    assert negative.isfinite().all()
+
+
 # ---- the threshold in the checkpoint
 
 
@@ -272,6 +283,24 @@ def test_a_threshold_is_refused_in_another_space(settings: EvalConfig, fits: boo
         STORED.check(space)
 
 
+def test_a_threshold_belongs_to_the_precision_that_its_features_were_computed_in() -> None:
+    """One measured in bf16 says nothing of features in float32, and the other way round."""
+    in_bf16 = replace(STORED, precision="bf16")
+    in_bf16.check(feature_space(EvalConfig(), "bf16"))
+    for stored, precision in ((in_bf16, "float32"), (STORED, "bf16"), (STORED, "tf32")):
+        with pytest.raises(ThresholdError) as refused:
+            stored.check(feature_space(EvalConfig(), precision))
+        assert f"the neck, computed in {stored.precision}, not for" in str(refused.value)
+        assert f"the neck, computed in {precision}. Leave" in str(refused.value)
+        assert f"precision={precision}" in str(refused.value)
+
+
+def test_a_threshold_that_is_older_than_the_precision_was_measured_in_float32() -> None:
+    values = asdict(STORED)
+    del values["precision"]
+    assert stored_threshold({"threshold": values}) == STORED
+
+
 def test_the_cosine_normalises_anyway() -> None:
     assert feature_space(EvalConfig(metric="cosine", feature_norm=False)) == FeatureSpace(
         "cosine", True, "after"
@@ -287,6 +316,21 @@ def compared(capsys: Capture, *arguments: str | Path) -> dict[str, Any]:
     assert compare.main([*map(str, arguments), "--json", "--device", "cpu"]) == 0
     told: dict[str, Any] = json.loads(capsys.readouterr().out)
     return told
+
+
+def test_a_threshold_measured_in_bf16_is_not_applied_to_features_in_float32(
+    trained: Path, crops: list[Path], run_command: Runner, tiny: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    written = tmp_path / "bf16.pt"
+    done = run_command(
+        "reid.threshold", f"checkpoint={trained}", "target=eer", f"output={written}", "replicates=5",
+        "batches=2", tiny[-1], "device=cpu", "precision=bf16", home=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = compared(capsys, *crops[:2], "--checkpoint", written)
+    assert told["threshold"] is None
+    assert told["precision"] == "float32"
+    assert "computed in bf16, not for" in told["note"]
 
 
 def test_the_real_command_tells_and_draws(

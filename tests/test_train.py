@@ -28,6 +28,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 EPOCHS = 4
 #: Of the undisturbed run and of those that must equal it. The learning rate moves after every epoch.
 WHOLE = (f"epochs={EPOCHS}", "eval.at_start=true", "schedule.milestones=[2,3]")
+#: What rich and matplotlib would read in another way.
+NAME = "whole [x] $a_b"
 #: Of the tiny set, in `bounding_box_train`.
 TRAINING_CROPS = 69
 #: Columns that measure time, which no seed fixes.
@@ -43,9 +45,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(run_command: Run, tiny: list[str], home: Path) -> Path:
     """An undisturbed run of four epochs."""
     folder = home / "whole"
-    done = run_command("reid.train", *tiny, *WHOLE, f"hydra.run.dir={folder}", home=home, fresh=True)
+    name = f'tracking.run_name="{NAME}"'
+    done = run_command("reid.train", *tiny, *WHOLE, name, f"hydra.run.dir={folder}", home=home, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "before training" in done.stdout
+    (home / "whole.printed").write_text(done.stdout)
     return folder
 
 
@@ -112,6 +115,20 @@ def test_the_run_leaves_everything_that_it_promises(whole: Path) -> None:
     assert trained["train/coverage"].tolist() == pytest.approx([48 / TRAINING_CROPS] * EPOCHS)
 
 
+def test_what_was_printed_is_in_the_log_and_scores_are_in_percent(whole: Path, home: Path) -> None:
+    printed = (home / "whole.printed").read_text()
+    assert (whole / "train.log").read_text(encoding="utf-8") == printed
+    assert f"{NAME} on cpu, float32; run folder {whole}\nweights: random weights: none" in printed
+    assert f"synthetic: {TRAINING_CROPS} training images of 12 identities" in printed
+    assert len(re.findall(r"^epoch +\d/4  loss .*accuracy \d+\.\d %", printed, re.MULTILINE)) == EPOCHS
+    history = pd.read_csv(whole / "history.csv")
+    before, after = (f"{100 * history['test/mAP'].iloc[at]:.1f}" for at in (0, -1))
+    rank_1 = f"{100 * history['test/rank-1'].iloc[-1]:.1f}"
+    assert f"epoch   4  mAP {after} %  rank-1 {rank_1} % on test\n" in printed
+    assert re.search(rf"│ last epoch │ +{after} │ +{rank_1} │", printed)
+    assert f"mAP on people not trained on: {before} % before training, {after} % after\n" in printed
+
+
 def test_tracked_with_config_data_code_and_machine(whole: Path, home: Path) -> None:
     run_id = json.loads((whole / "status.json").read_text())["run_id"]
     params = dict(database(home, f"select key, value from params where run_uuid = '{run_id}'"))
@@ -171,6 +188,13 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
     assert json.loads((folder / "status.json").read_text())["status"] == "RUNNING"
     resume(run_command, arguments, home, folder)
     assert_same_run(whole, folder)
+    told = (folder / "train.log").read_text()
+    # Killed after an epoch was saved and before it was told, its line is missing.
+    epochs = [int(epoch) for epoch in re.findall(r"^epoch +(\d)/4 ", told, re.MULTILINE)]
+    assert epochs == sorted(set(epochs))
+    assert {3, 4} <= set(epochs)
+    assert told.index("weights:") < told.index("resumed after epoch") < told.index("epoch   4/4")
+    assert (home / "again" / "train.log").read_text().splitlines()[-1] == f"goes on in {folder / 'train.log'}"
     runs = database(home, f"select status, run_uuid from runs where name = '{name}'")
     assert [status for status, _ in runs] == ["FINISHED"]
     steps = database(
@@ -209,6 +233,17 @@ def test_another_config_is_not_resumed_and_the_key_is_named(
     done = run_command("reid.train", *words, home=home)
     assert done.returncode == 2
     assert "trained with another config (optimizer.lr was 0.00035, is 1e-05)" in done.stderr
+
+
+def test_fewer_epochs_than_are_trained_are_not_resumed(
+    whole: Path, run_command: Run, tiny: list[str], home: Path
+) -> None:
+    before = (whole / "model.pt").read_bytes()
+    done = run_command("reid.train", *tiny, *WHOLE, "epochs=3", f"resume={whole}", home=home)
+    assert done.returncode == 2, done.stderr
+    assert "stands after epoch 4, beyond epochs=3" in done.stderr
+    assert "Set epochs=4 or more" in done.stderr
+    assert (whole / "model.pt").read_bytes() == before
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -332,6 +367,11 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " - the positive radius alpha - margin is -0.3" in done.stdout + done.stderr
+    for job, alpha in enumerate(("1.0", "1.2", "1.4")):
+        told = (folder / str(job) / "train.log").read_text()
+        assert re.findall(r"^(loss\S+) on cpu", told, re.MULTILINE) == [f"loss.alpha={alpha}"]
+        assert len(re.findall(r"^epoch +1/1 ", told, re.MULTILINE)) == 1
+        assert told.count("the positive radius") == (alpha != "1.4")
     status, children = children_of(home, "sweep of loss.alpha")
     assert status == "FINISHED"
     assert children == [(f"loss.alpha={alpha}", "FINISHED") for alpha in ("1.0", "1.2", "1.4")]

@@ -16,7 +16,8 @@ from reid.config import OWN_KEYS, dataset_choices, register
 from reid.data import DatasetError, dataset_reader
 from reid.job import Job
 from reid.models import BackboneError, build_backbone
-from reid.resolved import further_choices, primary_config
+from reid.resolved import primary_config
+from reid.search_path import further_choices
 from reid.settings import train_settings
 from reid.sources import sources_hash
 

@@ -43,6 +43,12 @@ def searching(folder: Path, *overrides: str, study: optuna.Study | None = None) 
 
 
 @pytest.mark.usefixtures("own_home")
+def test_a_range_may_begin_at_a_temperature_of_0() -> None:
+    space = "+study.space.T={key:loss.temperature,low:0,high:2}"
+    assert tune_settings(composed("tune", "study=alpha_margin", space)).study.space["T"].low == 0
+
+
+@pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_composes_and_its_trials_are_those_of_train(study: str) -> None:
     settings = tune_settings(composed("tune", f"study={study}"))

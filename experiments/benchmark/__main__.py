@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from experiments.benchmark.catalogue import NotHere, Setup, load, names
 from experiments.benchmark.limits import Limits, measure_limits
@@ -22,6 +21,7 @@ from experiments.benchmark.show import markdown_table, picture, terminal_table
 from reid.dialects import CommandParser
 from reid.engine.runtime import set_up_backend
 from reid.figures import save
+from reid.terminal import Terminal
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no benchmark {', '.join(unknown)}; there are all, table, {', '.join(known)}")
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: expected 1 or more")
-    console = Console()
+    console = Terminal()
     if not console.is_terminal:
         console.width = 120
     folder = Path(options.results) / "quick" if options.quick else Path(options.results)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complaints += _run(name, known[name], options, limits, folder, console)
     if "table" in options.names:
         try:
-            console.print(_write_table(known, folder), markup=False, highlight=False, soft_wrap=True)
+            console.print(_write_table(known, folder), highlight=False, soft_wrap=True)
         except ValueError as error:
             parser.error(str(error))
     for complaint in complaints:
@@ -61,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    name: str, question: str, options: argparse.Namespace, limits: Limits, folder: Path, console: Console
+    name: str, question: str, options: argparse.Namespace, limits: Limits, folder: Path, console: Terminal
 ) -> list[str]:
     """Run one benchmark, show and write what it found; returns what is to be complained of."""
 
     def say(text: str) -> None:
-        console.print(f"{name}{' (quick)' if options.quick else ''}: {text}", markup=False, highlight=False)
+        console.print(f"{name}{' (quick)' if options.quick else ''}: {text}", highlight=False)
 
     try:
         benchmark = load(name)

@@ -7,10 +7,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from experiments.benchmark.outcome import Case, Goal, Outcome
 from reid.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, SMALL, headline, new_figure, styled
+from reid.terminal import Table
 
 QUICK = "QUICK: small sizes, not judged"
 NONE = "\N{EN DASH}"

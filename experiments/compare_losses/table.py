@@ -57,11 +57,11 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         scores, difference = table["mAP"][loss], table["mAP"][loss] - table["mAP"][REFERENCE]
         rows[loss] = {
             "seeds": scores.count(),
-            "mAP": f"{scores.mean():.1f} ± {scores.std():.1f}",
-            "rank-1": f"{table['rank-1'][loss].mean():.1f} ± {table['rank-1'][loss].std():.1f}",
-            f"mAP less {REFERENCE}": f"{difference.mean():+.1f} ± {difference.std():.1f}",
+            "mAP (%)": f"{scores.mean():.1f} ± {scores.std():.1f}",
+            "rank-1 (%)": f"{table['rank-1'][loss].mean():.1f} ± {table['rank-1'][loss].std():.1f}",
+            f"mAP less {REFERENCE} (points)": f"{difference.mean():+.1f} ± {difference.std():.1f}",
         }
-    return pd.DataFrame(rows).T.sort_values("mAP", ascending=False)
+    return pd.DataFrame(rows).T.sort_values("mAP (%)", ascending=False)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from rich.markup import escape
 
 from experiments.reproduce_table import needs, probe, render
 from experiments.reproduce_table.collect import finished_runs, provenance, sweep_folder
@@ -30,6 +29,7 @@ from reid.dialects import CommandParser
 from reid.engine.runtime import choose_device
 from reid.figures import save
 from reid.home import home
+from reid.terminal import Terminal, complaint
 from reid.tracking import TrackingError, attach, default_store, describe, read_record
 from reid.tracking.names import MAX_TAG, cut
 
@@ -72,7 +72,7 @@ def _prepare(profile: Profile, planned: list[Planned], console: Console) -> bool
     """Print the plan, what is there, how long it will take, what is missing; True where nothing is."""
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=True)
 
     todo = [one for one in planned if not one.finished]
     say(f"{profile.title}: {len(planned)} runs, {len(planned) - len(todo)} of them finished already")
@@ -139,8 +139,8 @@ def _write(profile: Profile, planned: list[Planned], folder: Path, command: str,
                 attach(store, parent, path, "table")
             describe(store, parent, cut(render.markdown(table, whole=False), MAX_TAG))
     except TrackingError as error:
-        console.print(f"the table could not be put on the sweep's run: {escape(str(error))}")
-    console.print(render.markdown(table, whole=False), highlight=False, markup=False, soft_wrap=True)
+        console.print(f"the table could not be put on the sweep's run: {error}")
+    console.print(render.markdown(table, whole=False), highlight=False, soft_wrap=True)
     console.print(f"table: {files[0].parent}", highlight=False, soft_wrap=True)
     return table
 
@@ -176,17 +176,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("override", nargs="*", help="for each run: data.root=…, device=…, hydra/launcher=…")
     options = parser.parse_args(arguments)
     register()
-    console = Console()
+    console = Terminal()
     try:
         return reproduce(options, console)
     except torch.OutOfMemoryError as error:
-        console.print(f"error: the device's memory is not enough: {error}", markup=False)
+        console.print(f"error: the device's memory is not enough: {error}")
         return 1
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, "train", list(options.override))
     except (ConfigError, TrackingError) as error:
         message = str(error)
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(complaint(message), highlight=False)
     return 2
 
 

@@ -6,6 +6,7 @@ from html import escape
 
 from experiments.reproduce_table.table import Entry, Run, Table
 from experiments.reproduce_table.words import ABOVE, BELOW, cells, notes
+from reid.words import as_markdown
 
 _STYLE = """
 body { font: 15px/1.5 "DejaVu Sans", Verdana, sans-serif; color: #222; margin: 2em auto; max-width: 80em;
@@ -37,10 +38,10 @@ def markdown(table: Table, whole: bool = True) -> str:
             value, told, apart = cells(entry)
             texts += [_linked(value, entry.runs), told, apart]
         lines.append(_row(texts))
-    lines += ["", *(line for note in notes(table) for line in (note, ""))]
+    lines += ["", *(line for note in notes(table) for line in (as_markdown(note), ""))]
     if whole:
         lines += [*_runs(table), "## Provenance", ""]
-        lines += [f"- {what}: {fact}" for what, fact in table.provenance.items()] + [""]
+        lines += [f"- {what}: {as_markdown(fact)}" for what, fact in table.provenance.items()] + [""]
     return "\n".join(lines)
 
 

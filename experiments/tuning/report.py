@@ -11,6 +11,7 @@ from reid.engine.rundir import read_status
 from reid.figures import save, search_history, search_map, search_slices
 from reid.home import home, source_root
 from reid.tracking import JOURNAL, Status, Tracker, default_store, environment, open_parent
+from reid.words import as_markdown, percent
 
 #: What the table calls the states of a trial.
 STATES = {
@@ -79,19 +80,19 @@ def sentence(search: Search, test_scores: Mapping[str, float]) -> str:
     values = ", ".join(f"{key}={value}" for key, value in values_of(search, best).items())
     told = (
         f"Best of {len(states)} trials ({counted}): trial {best.number}, {values}, "
-        f"mAP {100 * (best.value or 0):.1f} on val, by which it was chosen."
+        f"mAP {percent(best.value or 0)} on val, by which it was chosen."
     )
     if not test_scores:
         return f"{told} It was not yet judged on test."
     return (
         f"{told} Trained again on all training identities and judged once: "
-        f"mAP {100 * test_scores['test/mAP']:.1f}, rank-1 {100 * test_scores['test/rank-1']:.1f} on test."
+        f"mAP {percent(test_scores['test/mAP'])}, rank-1 {percent(test_scores['test/rank-1'])} on test."
     )
 
 
 def markdown(search: Search, table: pd.DataFrame) -> str:
     """The table of trials for the parent's description, best first, what was not completed after it."""
-    head = ["trial", *search.keys, "mAP on val", "epochs", "status"]
+    head = ["trial", *search.keys, "mAP on val (%)", "epochs", "status"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     ranked = table.assign(late=table["status"] != "FINISHED").sort_values(
         ["late", SCORE], ascending=[True, False]
@@ -99,7 +100,7 @@ def markdown(search: Search, table: pd.DataFrame) -> str:
     for _, row in ranked.iterrows():
         score = "-" if pd.isna(row[SCORE]) else f"{100 * row[SCORE]:.1f}"
         cells = [row["trial"], *(row[key] for key in search.keys), score, row["epochs"], row["status"]]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.append(f"| {' | '.join(map(as_markdown, cells))} |")
     return "\n".join(lines)
 
 
@@ -111,7 +112,7 @@ def close_parent(search: Search, parent: Tracker, test_scores: Mapping[str, floa
         parent.text(table.to_csv(index=False), "trials.csv")
         _draw(search, parent, table)
         shown = markdown(search, table)
-        parent.description(f"{told}\n\n{shown}")
+        parent.description(f"{as_markdown(told)}\n\n{shown}")
         best = best_trial(search)
         if best is not None and best.value is not None:
             parent.metrics({f"best/{SCORE}": best.value}, len(table))

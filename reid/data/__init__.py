@@ -9,6 +9,7 @@ from typing import Any
 
 from reid.data import datasets
 from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, refuse_foreign_names, silent
+from reid.data.files import is_of_the_path, shortened
 from reid.data.sampler import IdentitySampler
 from reid.trust import TrustError, trusted_function
 
@@ -53,9 +54,15 @@ def load_dataset(name: str, root: str | Path, progress: Progress = silent, **opt
     """Read the dataset `name` from the folder `root`; `options` are those of its reader's `load`.
 
     Raises:
-        DatasetError: no such name, what the reader found wrong, or a file name that is not UTF-8.
+        DatasetError: no such name, what the reader found wrong, a folder that cannot be opened, or a file
+            name that is not UTF-8.
     """
-    dataset = dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)
+    try:
+        dataset = dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)
+    except OSError as error:
+        if not is_of_the_path(error):
+            raise
+        raise DatasetError(f"{shortened(str(error.filename))}: {error.strerror}") from error
     splits = (dataset.train, dataset.val, dataset.query, dataset.gallery)
     refuse_foreign_names(crop.path for crops in splits for crop in crops)
     return dataset

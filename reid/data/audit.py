@@ -1,18 +1,14 @@
 """What is wrong with a dataset: labels and bytes looked at together, before anything is trained on them."""
 
-import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from PIL import Image
-
 from reid.data.crops import Crop, Progress, ReidDataset, silent
+from reid.data.pictures import count_treatments, look
 from reid.data.splits import DISTRACTOR
-from reid.data.store import cores
+from reid.data.threads import in_threads
 
 #: Height and width in pixels below which a crop shows too little of a person.
 TINY = (32, 16)
@@ -41,20 +37,26 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """Counts by split, and the findings (none for a clean set); `repeats` are worth knowing, no trouble."""
+    """Counts by split, and the findings (none for a clean set).
+
+    `repeats` and `treatments` are worth knowing, no trouble: the latter count the pictures that were turned,
+    scaled or composited, see `reid.data.pictures`.
+    """
 
     counts: dict[str, Counts]
     findings: tuple[Finding, ...]
     repeats: int
+    treatments: dict[str, int]
 
 
-class Look(NamedTuple):
-    """What a file showed: the hash of its bytes, its size in pixels, or why it cannot be read."""
+class Facts(NamedTuple):
+    """What a file showed: the hash of its bytes, its size in pixels, upright, or why it cannot be read."""
 
     digest: bytes | None
     height: int
     width: int
     reason: str | None
+    treatments: tuple[str, ...]
 
 
 def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress = silent) -> Audit:
@@ -74,14 +76,14 @@ def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress
     findings = (
         Finding(
             "unreadable", "images that cannot be decoded",
-            tuple(f"{c.path}: {look.reason}" for c, look in zip(crops, looks, strict=True) if look.reason),
+            tuple(f"{c.path}: {facts.reason}" for c, facts in zip(crops, looks, strict=True) if facts.reason),
         ),
         Finding(
             "tiny", f"images under {tiny[0]}x{tiny[1]} pixels (height x width)",
             tuple(
-                f"{crop.path}: {look.height}x{look.width}"
-                for crop, look in zip(crops, looks, strict=True)
-                if not look.reason and (look.height < tiny[0] or look.width < tiny[1])
+                f"{crop.path}: {facts.height}x{facts.width}"
+                for crop, facts in zip(crops, looks, strict=True)
+                if not facts.reason and (facts.height < tiny[0] or facts.width < tiny[1])
             ),
         ),
         Finding(
@@ -106,7 +108,8 @@ def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress
     )  # fmt: skip
     repeats = sum(len(rows) - 1 for rows in same if len({crops[row].pid for row in rows}) == 1)
     counts = {split: count(some, dataset.cameras) for split, some in splits.items()}
-    return Audit(counts, tuple(finding for finding in findings if finding.cases), repeats)
+    treatments = count_treatments(facts.treatments for facts in looks)
+    return Audit(counts, tuple(finding for finding in findings if finding.cases), repeats, treatments)
 
 
 def splits_of(dataset: ReidDataset) -> dict[str, tuple[Crop, ...]]:
@@ -143,42 +146,29 @@ def unmatched_queries(dataset: ReidDataset) -> tuple[Finding, Finding]:
     )
 
 
-def look_at_all(crops: Sequence[Crop], progress: Progress = silent) -> list[Look]:
-    """Read and decode every file; threads, since PIL lets go of the interpreter lock while it decodes."""
-    with ThreadPoolExecutor(cores()) as pool:
-        try:
-            looked = pool.map(_look, crops, chunksize=1)
-            return list(progress(looked, len(crops), "reading images"))
-        except BaseException:  # Ctrl-C too: do not make it wait for all images still to come
-            pool.shutdown(cancel_futures=True)
-            raise
+def look_at_all(crops: Sequence[Crop], progress: Progress = silent) -> list[Facts]:
+    """Read and decode every file."""
+    with in_threads(_look, crops, progress, "reading images") as looked:
+        return list(looked)
 
 
-def _look(crop: Crop) -> Look:
+def _look(crop: Crop) -> Facts:
     try:
-        data = crop.path.read_bytes()
-    except OSError as error:
-        return Look(None, 0, 0, error.strerror or type(error).__name__)
-    digest = hashlib.sha256(data).digest()
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return Look(digest, image.height, image.width, None)
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL's plugins raise anything from SyntaxError to struct.error
-        reason = (
-            "empty file" if not data else str(error).replace(" <_io.BytesIO object", "").split(" at 0x")[0]
-        )
-        return Look(digest, 0, 0, reason)
+        found = look(crop.path)
+    except OSError as error:  # the disk or the server; the other files are still worth a look
+        return Facts(None, 0, 0, error.strerror or type(error).__name__, ())
+    if found.picture is None:
+        return Facts(found.digest, 0, 0, found.reason, ())
+    width, height = found.picture.image.size
+    return Facts(found.digest, height, width, None, found.picture.treatments)
 
 
-def _same_bytes(crops: Sequence[Crop], looks: Iterable[Look]) -> list[list[int]]:
+def _same_bytes(crops: Sequence[Crop], looks: Iterable[Facts]) -> list[list[int]]:
     """The rows of every two or more files with the same bytes."""
     rows_of: dict[bytes, list[int]] = defaultdict(list)
-    for row, look in enumerate(looks):
-        if look.digest is not None:
-            rows_of[look.digest].append(row)
+    for row, facts in enumerate(looks):
+        if facts.digest is not None:
+            rows_of[facts.digest].append(row)
     return [rows for rows in rows_of.values() if len({crops[row].path for row in rows}) > 1]
 
 

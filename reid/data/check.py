@@ -7,21 +7,23 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from reid.checks import ConfigError
 from reid.console import ConsoleProgress
 from reid.data import DatasetError, ReidDataset
 from reid.data.audit import TINY, Audit, audit
 from reid.data.crops import silent
+from reid.data.pictures import describe_treatments
 from reid.data_source import SPELLINGS, add_source, open_source
 from reid.dialects import CommandParser
+from reid.terminal import Table, Terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: nothing found; 1: trouble; 2: asked wrongly, or no dataset that could be looked at."""
     options = _parser().parse_args(arguments)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     progress = silent if options.json else ConsoleProgress(console)
     try:
         dataset = open_source(options, progress)
@@ -50,7 +52,7 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
         table.add_row(split, f"{counts.identities:,}", f"{counts.images:,}", cameras)
     console.print(table)
     if dataset.notice:
-        console.print(dataset.notice, markup=False)
+        console.print(dataset.notice)
     if not dataset.query:
         console.print("no query: fit to train on as a part of dataset=joint, not to be judged on")
     for number, what in (
@@ -60,12 +62,14 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
     ):
         if number:
             console.print(f"{number:,} {what}")
+    for line in describe_treatments(found.treatments):
+        console.print(line)
     for finding in found.findings:
-        console.print(f"[bold red]{len(finding.cases):,}[/] {finding.meaning}:")
+        console.print(Text.assemble((f"{len(finding.cases):,}", "bold red"), f" {finding.meaning}:"))
         for case in finding.cases[:cases]:
-            console.print(f"    {case}", markup=False)
+            console.print(f"    {case}")
         if len(finding.cases) > cases:
-            console.print(f"    … and {len(finding.cases) - cases:,} more (--cases)", markup=False)
+            console.print(f"    … and {len(finding.cases) - cases:,} more (--cases)")
     if not found.findings:
         console.print("nothing wrong was found")
 

@@ -51,6 +51,10 @@ class DatasetError(ValueError):
     """The data are not there, or not what their name promises; the message says what to do."""
 
 
+class PictureError(DatasetError):
+    """A file is no picture that can be shown; the message is the reason, without the file's name."""
+
+
 class LeakError(DatasetError):
     """People are both trained and tested on; `dataset` is what was read, for a closer look."""
 

@@ -1,30 +1,33 @@
 """The image store: every crop decoded and resized once, then read as uint8 through a memory map.
 
 A store is two files in the cache folder: `<key>.npy`, an array (N, H, W, 3) of RGB, and `<key>.json`, which
-holds its content hash and says which crops could not be read.  The key is a hash over the crops'
-names, sizes and times on disk and the image size, so a changed file makes another store and an unchanged
-one is shared by runs and processes.
+holds its content hash and says which crops could not be read.  The key is a hash over the bytes of the crops'
+files, in their order, and the image size: a changed file makes another store, and the same files under other
+paths have the same one.  `hashes.py` knows which files have to be read again to tell.
 """
 
 import hashlib
-import io
 import json
 import mmap
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from reid.data.crops import Crop, DatasetError, Progress, silent
+from reid.data.hashes import FileHashes
+from reid.data.holds import map_and_hold
+from reid.data.pictures import Look, count_treatments, look
+from reid.data.store_facts import FORMAT, UNREADABLE, read_facts, store_key
+from reid.data.threads import in_threads
 from reid.locks import FileLock, NoLocksError
-
-#: Raised when the pixels that a store holds change for the same file and size.
-FORMAT = "2"
 
 #: How many bad files a message names.
 NAMED = 50
@@ -36,7 +39,8 @@ class ImageStore:
 
     `crops` are those that could be read, in the order given, and `rows` (N,) where each lies in `pixels`
     (M, H, W, 3), uint8 RGB, read-only.  `content` is a sha256 over the bytes of all files of the store,
-    the same on every machine that has them.  `bad` names the files that could not be read.
+    the same on every machine that has them.  `bad` names the files that could not be read, and `treatments`
+    counts the pictures of the store that were turned, scaled or composited, see `reid.data.pictures`.
     """
 
     crops: tuple[Crop, ...]
@@ -44,6 +48,7 @@ class ImageStore:
     pixels: np.ndarray
     content: str
     bad: tuple[str, ...] = ()
+    treatments: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -90,30 +95,52 @@ def open_store(
         DatasetError: images cannot be read (they are named) and `on_bad_image` is "raise"; or none can.
         OSError: the store cannot be written, for want of room or of rights; nothing is left half-written.
     """
-    key = _key(crops, height, width)
-    array, meta = folder / f"{key}.npy", folder / f"{key}.json"
-    if not _complete(array, meta):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f"{key}.lock"):
-                if not _complete(array, meta):
-                    _build(crops, height, width, array, meta, progress, what)
-        except NoLocksError:
-            raise
-        except OSError as error:
-            needed = len(crops) * height * width * 3 / 2**20
-            raise OSError(
-                f"the store of {what} could not be written to {folder}: {error.strerror or error}. It needs "
-                f"{needed:.1f} MiB there. Make room, or put it elsewhere with data.store=…"
-            ) from error
-    facts = json.loads(meta.read_text())
-    bad = {int(row): reason for row, reason in facts["bad"].items()}
+    hashes = FileHashes([crop.path for crop in crops], folder)
+    while True:
+        key = _find(hashes, height, width, folder, progress)
+        if key is None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                name = f"{hashes.name}-{height}x{width}"
+                with FileLock(folder / f"{name}.lock"):
+                    key = _find(hashes, height, width, folder, progress)  # another may have built it
+                    key = key or _build(hashes, height, width, folder, name, progress, what)
+            except NoLocksError:
+                raise
+            except OSError as error:
+                needed = len(crops) * height * width * 3 / 2**20
+                raise OSError(
+                    f"the store of {what} could not be written to {folder}: {error.strerror or error}. It "
+                    f"needs {needed:.1f} MiB there. Make room, or put it elsewhere with data.store=…"
+                ) from error
+        array, meta = folder / f"{key}.npy", folder / f"{key}.json"
+        with suppress(FileNotFoundError):  # it was pruned at this moment: once more
+            pixels, facts = _mapped(array), json.loads(meta.read_text())
+            break
+    _note_use(array, meta, facts, hashes.folder())
+    content_bad = {int(row): reason for row, reason in facts["bad"].items()}
+    bad = dict(sorted((content_bad | hashes.reasons).items()))
     if bad and (on_bad_image == "raise" or len(bad) == len(crops)):
         raise DatasetError(_bad_message(crops, bad, what))
     rows = np.array([row for row in range(len(crops)) if row not in bad], np.int64)
     kept = tuple(crops[row] for row in rows)
     named = tuple(str(crops[row].path) for row in bad)
-    return ImageStore(kept, rows, _mapped(array), facts["content"], named)
+    return ImageStore(kept, rows, pixels, facts["content"], named, facts["treatments"])
+
+
+def _find(hashes: FileHashes, height: int, width: int, folder: Path, progress: Progress) -> str | None:
+    """The key of the store of these files, None if it is not there."""
+    known = hashes.load()
+    if not known and not _any_of_shape((len(hashes.paths), height, width, 3), folder):
+        return None  # so the files need not be read before they are decoded
+    hashes.update(progress)
+    key = store_key(hashes.digests, height, width)
+    return key if read_facts(folder / f"{key}.json") is not None else None
+
+
+def _any_of_shape(shape: tuple[int, ...], folder: Path) -> bool:
+    every = map(read_facts, folder.glob("*.json"))
+    return any(facts is not None and facts["shape"] == list(shape) for facts in every)
 
 
 def _mapped(array: Path) -> np.ndarray:
@@ -121,10 +148,23 @@ def _mapped(array: Path) -> np.ndarray:
 
     Reading ahead costs up to megabytes an image where the store is larger than memory and the order random.
     """
-    pixels: np.ndarray = np.load(array, mmap_mode="r")
+    pixels = map_and_hold(array)
     if isinstance(pixels.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
         pixels.base.madvise(mmap.MADV_RANDOM)
     return pixels
+
+
+def _note_use(array: Path, file: Path, facts: dict[str, Any], data: str) -> None:
+    """Let `reid.data.stores` say when the store was used last, and for which data."""
+    with suppress(OSError):  # others may own it, and it is only a note
+        os.utime(array, ns=(time.time_ns(), array.stat().st_mtime_ns))
+        if facts["data"] != data:
+            partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+            try:
+                partial.write_text(json.dumps({**facts, "data": data}))
+                partial.replace(file)
+            finally:
+                partial.unlink(missing_ok=True)
 
 
 def fetch(pixels: np.ndarray, rows: np.ndarray) -> None:
@@ -141,60 +181,60 @@ def fetch(pixels: np.ndarray, rows: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_WILLNEED, start - early, pixels.strides[0] + early)
 
 
-def _complete(array: Path, meta: Path) -> bool:
-    return array.exists() and meta.exists()
-
-
-def _key(crops: Sequence[Crop], height: int, width: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {height}x{width}".encode())
-    for crop in crops:
-        state = "unreadable"  # a store that lacks a file is built again once it is there, or may be read
-        if os.access(crop.path, os.R_OK):
-            stat = crop.path.stat()
-            state = f"{stat.st_size}\0{stat.st_mtime_ns}"
-        digest.update(f"{crop.path.absolute()}\0{state}\0".encode())
-    return digest.hexdigest()[:24]
-
-
 def _build(
-    crops: Sequence[Crop], height: int, width: int, array: Path, meta: Path, progress: Progress, what: str
-) -> None:
+    hashes: FileHashes, height: int, width: int, folder: Path, name: str, progress: Progress, what: str
+) -> str:
+    """Decode all files, reading each once, and return the key of what came out."""
     # The lock is held, so what lies under these names was left by a process that was killed.
-    partial, notes = array.with_suffix(".partial"), meta.with_suffix(".json.partial")
-    size = (len(crops), height, width, 3)
+    partial, notes = folder / f"{name}.partial", folder / f"{name}.json.partial"
+    paths = hashes.paths
+    size = (len(paths), height, width, 3)
     try:
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=size)
         _reserve(partial)
         bad: dict[int, str] = {}
+        treatments: dict[int, tuple[str, ...]] = {}
         content = hashlib.sha256()
 
-        def decode(row: int) -> tuple[bytes, str | None]:
-            image, file_hash, reason = decode_file(crops[row].path, height, width)
-            if image is not None:
-                pixels[row] = image
-            return file_hash, reason
+        def decode(row: int) -> tuple[Look, bytes]:
+            found = look(paths[row])
+            if found.picture is not None:
+                pixels[row] = found.picture.resized(height, width)
+                treatments[row] = found.picture.treatments
+            return replace(found, picture=None), _fingerprint(found)  # not all pictures at once in memory
 
-        # Threads: PIL lets go of the interpreter lock while it decodes and resizes, which is all the work.
-        with ThreadPoolExecutor(cores()) as pool:
-            try:
-                decoded = pool.map(decode, range(len(crops)))
-                for row, (file_hash, reason) in enumerate(progress(decoded, len(crops), f"decoding {what}")):
-                    content.update(file_hash)
-                    if reason is not None:
-                        bad[row] = reason
-            except BaseException:  # Ctrl-C too: do not make it wait for all images still to come
-                pool.shutdown(cancel_futures=True)
-                raise
+        with in_threads(decode, range(len(paths)), progress, f"decoding {what}") as decoded:
+            for row, (found, fingerprint) in enumerate(decoded):
+                hashes.put(row, found.state, found.digest, found.reason)
+                content.update(fingerprint)
+                if found.digest is not None and found.reason is not None:
+                    bad[row] = found.reason
         pixels.flush()
-        facts = {"shape": size, "content": content.hexdigest(), "bad": {str(k): v for k, v in bad.items()}}
+        facts = {
+            "format": FORMAT, "shape": size, "content": content.hexdigest(),
+            "bad": {str(row): reason for row, reason in bad.items()},
+            "treatments": count_treatments(treatments.values()), "what": what, "data": hashes.folder(),
+        }  # fmt: skip
         notes.write_text(json.dumps(facts))
-        for path, final in ((partial, array), (notes, meta)):
+        key = store_key(hashes.digests, height, width)
+        for path, final in ((partial, folder / f"{key}.npy"), (notes, folder / f"{key}.json")):
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
             path.replace(final)
     finally:
         partial.unlink(missing_ok=True)
         notes.unlink(missing_ok=True)
+    hashes.save()
+    return key
+
+
+def _fingerprint(found: Look) -> bytes:
+    """What a file adds to the content hash: other pixels of the same bytes are other content."""
+    if found.digest is None:
+        return UNREADABLE
+    if found.picture is not None and found.picture.altered:
+        return hashlib.sha256(found.digest + f" {FORMAT}".encode()).digest()
+    return found.digest
 
 
 def _reserve(path: Path) -> None:
@@ -202,44 +242,6 @@ def _reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def decode_file(path: Path, height: int, width: int) -> tuple[np.ndarray | None, bytes, str | None]:
-    """(pixels (H, W, 3) uint8 RGB, hash of the file, None), or (None, hash, what is wrong with it).
-
-    Raises:
-        OSError: the disk or the server failed, which says nothing of the image.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        if not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise  # a disk or a server that fails for a moment says nothing of the image
-        return None, b"unreadable", error.strerror or type(error).__name__
-    file_hash = hashlib.sha256(data).digest()
-    if not data:
-        return None, file_hash, "empty file"
-    try:
-        image = decode_image(data, height, width)
-    except UnidentifiedImageError:
-        return None, file_hash, "no image of a kind that PIL knows"
-    except MemoryError:
-        raise
-    except Exception as error:  # PIL's plugins raise anything from SyntaxError to struct.error
-        return None, file_hash, f"{type(error).__name__}: {error}"
-    return image, file_hash, None
-
-
-def decode_image(data: bytes, height: int, width: int) -> np.ndarray:
-    """Decode one image file to (height, width, 3) uint8 RGB by PIL's bilinear filter."""
-    with Image.open(io.BytesIO(data)) as image:
-        rgb = image.convert("RGB")
-    return np.asarray(rgb.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _bad_message(crops: Sequence[Crop], bad: dict[int, str], what: str) -> str:

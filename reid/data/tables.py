@@ -1,10 +1,12 @@
 """Tables that name images: path, pid, and perhaps camid and split; read by line, and written."""
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from reid.data.crops import DatasetError
+from reid.data.files import path_problem
 from reid.data.own import SPLITS, Entry
 
 NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split")
@@ -28,7 +30,7 @@ def read_entries(file: Path, root: Path) -> list[Entry]:
     """
     rows = list(_rows(file))
     entries = [_entry(row, where, root) for where, row in rows]
-    if entries and not any(entry.path.exists() for entry in entries):
+    if entries and not any(os.path.exists(entry.path) for entry in entries):
         raise DatasetError(
             f"{entries[0].where}: there is no {entries[0].path}, nor any other of the {len(entries)} images. "
             f"Relative paths start at {root}: set dataset.root=… if the images lie elsewhere."
@@ -108,6 +110,8 @@ def _entry(row: Row, where: str, root: Path) -> Entry:
     for column in NEEDED:
         if not row[column]:
             raise DatasetError(f"{where}: the {column} is empty.")
+    if problem := path_problem(row["path"]):
+        raise DatasetError(f"{where}: {problem}.")
     split = row.get("split", "")
     if split and split not in SPLITS:
         raise DatasetError(f"{where}: split {split!r} is not allowed: expected one of {', '.join(SPLITS)}.")

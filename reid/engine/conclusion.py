@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from reid.engine.swept import Setting, SweptRun, varying
 from reid.retrieval import Difference, difference
+from reid.words import as_markdown
 
 #: At most so many cells or parameters are named.
 NAMED = 8
@@ -16,7 +17,7 @@ def conclude(settings: Sequence[Setting], split: str) -> str:
     """One sentence, or two: the best setting, and whether its lead over the next one exceeds the noise.
 
     The best is compared with the runner-up, not with the rest: of many equal settings the two best lie close
-    together, so the choice does not make noise look like a lead.
+    together, so the choice does not make noise look like a lead.  In Markdown.
 
     settings: best first, those without a finished run last.
     """
@@ -26,11 +27,11 @@ def conclude(settings: Sequence[Setting], split: str) -> str:
     best = done[0]
     score = f"mAP {_spread(best)} % on {split}"
     if len(done) == 1:
-        return f"{best.name}: {score}; there is no other finished setting to compare it with."
+        return f"{as_markdown(best.name)}: {score}; there is no other finished setting to compare it with."
     second = done[1]
     lead = difference(best.measured, second.measured)
-    told = f"Best: {best.name} with {score}; "
-    points = f"its lead of {100 * lead.value:.1f} points over {second.name}"
+    told = f"Best: {as_markdown(best.name)} with {score}; "
+    points = f"its lead of {100 * lead.value:.1f} points over {as_markdown(second.name)}"
     if math.isnan(lead.interval.low):
         return (
             f"{told}whether {points} exceeds the noise cannot be told: there is one seed, and the scores by "
@@ -42,12 +43,13 @@ def conclude(settings: Sequence[Setting], split: str) -> str:
 
 
 def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> list[str]:
-    """What a reader has to know to trust the table; [] where there is nothing."""
+    """What a reader has to know to trust the table, in Markdown; [] where there is nothing."""
     told = []
     lost = [run for run in runs if run.status != "FINISHED"]
     if lost:
         named = "; ".join(
-            f"{run.name or 'the config'} ({run.error or run.status.lower()})" for run in lost[:NAMED]
+            f"{as_markdown(run.name or 'the config')} ({as_markdown(run.error or run.status.lower())})"
+            for run in lost[:NAMED]
         )
         more = f"; and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
         told.append(
@@ -60,9 +62,13 @@ def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> 
             "is then too good. Choose on held-out people of the training set (eval.split=val), and judge the "
             "winner once on test."
         )
-    fewest = {len(setting.done) for setting in settings if setting.done}
-    if fewest and min(fewest) == 1:
-        told.append("One seed a setting says nothing of the spread of the seeds: seed=0,1,2 runs three.")
+    finished = [len(setting.done) for setting in settings if setting.done]
+    if 1 in finished:
+        alone = finished.count(1) == len(finished)
+        single = (
+            "One seed a setting" if alone else f"One seed in {finished.count(1)} of {len(finished)} settings"
+        )
+        told.append(f"{single}: no spread of the seeds (±) is known. seed=0,1,2 runs three.")
     if len({run.data for run in runs if run.data}) > 1:
         told.append(
             "The runs do not share their data (their fingerprints differ, see cells.csv): scores are not "

@@ -1,5 +1,6 @@
 """What a run says of its data and its model, and the model rebuilt from that: data in, no code run."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from reid.config import ImageConfig, TrainConfig
 from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from reid.data.pictures import describe_treatments
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint
 from reid.identity import config_hash, flat, resume_hash
@@ -72,10 +74,12 @@ def describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) 
         for count, what in ((dataset.junk, "junk"), (dataset.strays, "strays"), (bad, "unreadable"))
         if count
     ]
+    treatments = Counter(data.store.treatments) + Counter(judged.query.treatments)
     return (
         f"{dataset.name}: {len(data.store):,} training images of {len(data.pids)} identities, "
         f"{len(judged.query):,} queries, {len(judged.gallery):,} in the gallery"
         + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        + "".join(f"\n{line}" for line in describe_treatments(treatments))
         + (f"\n{dataset.notice}" if dataset.notice else "")
     )
 

@@ -23,6 +23,7 @@ from reid.home import home
 from reid.retrieval import Difference, difference
 from reid.tracking import Tracker, figure_markdown
 from reid.tracking.journal import Journal, replace_text
+from reid.words import as_markdown
 
 log = logging.getLogger(__name__)
 
@@ -55,32 +56,29 @@ class Report:
         picture: the figure as Markdown.
         """
         compared = self.reference is not None and sum(bool(one.done) for one in self.settings) > 1
-        against = f" less that of {self.reference.name} [95 %]" if self.reference and compared else ""
-        head = [
-            *self.keys,
-            f"mAP on {self.split}",
-            "rank-1",
-            "seeds",
-            *([f"mAP{against}"] if compared else []),
-        ]
+        head = [*self.keys, f"mAP on {self.split} (%)", "rank-1 (%)", "seeds"]
+        if self.reference and compared:
+            head.append(f"mAP less that of {as_markdown(self.reference.name)}, points [95 %]")
         lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         for setting, less in zip(self.settings, self.differences, strict=True):
             numbers = [self._score(setting, "mAP"), self._score(setting, "rank-1"), seeds(setting)]
             numbers += [_less(less)] if compared else []
-            lines.append(f"| {' | '.join([*(_cell(setting.values[key]) for key in self.keys), *numbers])} |")
+            values = [as_markdown(setting.values[key] or "-") for key in self.keys]
+            lines.append(f"| {' | '.join([*values, *numbers])} |")
         parts = [self.sentence, picture, "\n".join(lines), *self.notes]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def description(self, run_id: str | None) -> str:
         """The same, as the tracked parent of this id shows it: its artifact is the figure."""
         drawn = run_id is not None and self._draws
-        return self.markdown(figure_markdown(str(run_id), FIGURE, self.title) if drawn else "")
+        return self.markdown(figure_markdown(str(run_id), FIGURE, as_markdown(self.title)) if drawn else "")
 
     def page(self, figure: bool, again: str) -> str:
         """`report.md`: the same under a title, with the command that makes it again."""
-        picture = f"![{self.title}]({FIGURE})" if figure else ""
+        title = as_markdown(self.title)
+        picture = f"![{title}]({FIGURE})" if figure else ""
         return (
-            f"# {self.title}\n\n{self.markdown(picture)}\n"
+            f"# {title}\n\n{self.markdown(picture)}\n"
             f"Every run: [{CELLS}]({CELLS}). Made by `python -m reid.report runs={again}`.\n"
         )
 
@@ -102,7 +100,8 @@ class Report:
                     if setting is not self.reference
                 ]
                 named = (self.reference.values[key], 100 * self.reference.mean(self.score))
-                return difference_figure(rows, named, key, title=title)
+                once = all(len(setting.done) < 2 for setting in self.settings)
+                return difference_figure(rows, named, key, title=title, one_seed=once)
         table = pd.DataFrame(
             [{**run.values, self.score: run.scores.get(self.score, math.nan)} for run in self.runs]
         )
@@ -278,7 +277,3 @@ def _less(less: Difference | None) -> str:
     low, high = less.interval
     interval = "" if math.isnan(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
     return f"{100 * less.value:+.1f}{interval}"
-
-
-def _cell(text: str) -> str:
-    return (text or "-").replace("|", "\\|")

@@ -5,13 +5,29 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from reid.config import TrainConfig
+
 WARMUP_METHODS = ("linear", "constant")
+
+
+def scheduled_rate(epoch: int, settings: TrainConfig) -> float:
+    """The learning rate of one epoch, counted from 1, as a config asks for it."""
+    schedule = settings.schedule
+    return learning_rate(
+        epoch,
+        settings.optimizer["lr"],
+        schedule.milestone_epochs(settings.epochs),
+        schedule.gamma,
+        settings.tricks.warmup,
+        schedule.warmup_factor,
+        schedule.warmup_method,
+    )
 
 
 def learning_rate(
     epoch: int,
     base_lr: float,
-    milestones: Sequence[int],
+    milestones: Sequence[float],
     gamma: float,
     warmup_epochs: int,
     warmup_factor: float,
@@ -31,7 +47,7 @@ def learning_rate(
     Args:
         epoch: 1 for the first epoch.
         base_lr: learning rate after the warm-up.
-        milestones: numbers of epochs, in increasing order.
+        milestones: numbers of epochs, in increasing order; between two of them the later one counts.
         gamma: factor of each step.
         warmup_epochs: length of the warm-up; 0 for none.
         warmup_factor: share of base_lr at which the warm-up starts.

@@ -1,6 +1,7 @@
 """The state of a training run between steps: what a checkpoint saves and a resume brings back."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,12 @@ class Session:
         save_checkpoint(path, Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, {}))
         return path
 
-    def resume(self) -> dict[str, object]:
+    def resume(self, epochs: float = math.inf) -> dict[str, object]:
         """Take up what `last.pt` in the folder holds; returns what the tracker shows of how it began.
 
         Raises:
-            CheckpointError: it was trained with another config or on other data.
+            CheckpointError: it was trained with another config or on other data, or for more than `epochs`:
+                its model would not be what it says.
         """
         path = self.folder / LAST
         # To the CPU: Adam would read its step counts back from a GPU at every step.
@@ -150,6 +152,8 @@ class Session:
             raise CheckpointError(
                 f"{path} holds a model without the state of its training: nothing to resume"
             )
+        progress = checkpoint.meta["progress"]
+        _require_epochs(path, progress["epoch"], checkpoint.training["totals"]["steps"], epochs)
         self.model.load_state_dict(dict(checkpoint.model))
         self.optimizer.load_state_dict(checkpoint.training["optimizer"])
         if self.metric_loss is not None:
@@ -160,7 +164,16 @@ class Session:
         if self.world.rank < len(rngs):  # a run may go on with more ranks than it had
             restore_rng(rngs[self.world.rank], self.device)
         self.totals = EpochTotals.from_state(checkpoint.training["totals"], self.device)
-        progress = checkpoint.meta["progress"]
         self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]
         self.meta["begun"] = checkpoint.meta.get("begun", {})
         return dict(self.meta["begun"])
+
+
+def _require_epochs(path: Path, epoch: int, steps: int, epochs: float) -> None:
+    if epoch < epochs or (epoch == epochs and not steps):
+        return
+    begun = f" and {steps} steps of the next" if steps else ""
+    raise CheckpointError(
+        f"{path} stands after epoch {epoch}{begun}, beyond epochs={epochs}, and no epoch can be taken back. "
+        f"Set epochs={epoch + bool(steps)} or more, or leave `resume` out to train {epochs} anew"
+    )

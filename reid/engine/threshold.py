@@ -21,13 +21,15 @@ class FeatureSpace:
     """What a distance is measured between, and how: a threshold means nothing in another space.
 
     `feature_norm` says whether the features were divided by their L2 norm, which the cosine implies,
-    `flip` whether they are the mean of those of the image and its mirror image.
+    `flip` whether they are the mean of those of the image and its mirror image.  `precision` is what the
+    network computed them in: bf16 rounds each of its layers to three digits.
     """
 
     metric: str
     feature_norm: bool
     neck_feature: str
     flip: bool = False
+    precision: str = "float32"
 
     def describe(self) -> str:
         norm = "L2-normalised" if self.feature_norm else "raw"
@@ -35,13 +37,13 @@ class FeatureSpace:
         return f"{self.metric} distance, {norm} feature {self.neck_feature} the neck{mirrored}"
 
 
-def feature_space(settings: EvalConfig | dict[str, Any]) -> FeatureSpace:
+def feature_space(settings: EvalConfig | dict[str, Any], precision: str = "float32") -> FeatureSpace:
     """The space that evaluation settings, or those which a checkpoint remembers, ask for."""
     values = settings if isinstance(settings, dict) else asdict(settings)
     metric = values["metric"]
     norm = values["feature_norm"] or metric == "cosine"
     # Checkpoints that are older than the key were judged without it.
-    return FeatureSpace(metric, norm, values["neck_feature"], values.get("flip", False))
+    return FeatureSpace(metric, norm, values["neck_feature"], values.get("flip", False), precision)
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,23 @@ class StoredThreshold:
     far_interval: tuple[float, float]
     tar: float
     tar_interval: tuple[float, float]
+    # Thresholds that are older than the field do not say it: theirs was the command's default.
+    precision: str = "float32"
 
     @property
     def space(self) -> FeatureSpace:
-        return FeatureSpace(self.metric, self.feature_norm, self.neck_feature, self.flip)
+        return FeatureSpace(self.metric, self.feature_norm, self.neck_feature, self.flip, self.precision)
 
     def check(self, space: FeatureSpace) -> None:
         """Raises ThresholdError unless distances in `space` are those that this threshold was measured on."""
         if space != self.space:
             raise ThresholdError(
-                f"the stored threshold {self.value:.4f} holds for the {self.space.describe()}, not for the "
-                f"{space.describe()}. Leave these as they were, or measure another threshold with "
+                f"the stored threshold {self.value:.4f} holds for the {self.space.describe()}, computed in "
+                f"{self.precision}, not for the {space.describe()}, computed in {space.precision}. Leave "
+                "these as they were, or measure another threshold with "
                 f"python -m reid.threshold checkpoint=… eval.metric={space.metric} "
                 f"eval.feature_norm={str(space.feature_norm).lower()} eval.neck_feature={space.neck_feature} "
-                f"eval.flip={str(space.flip).lower()}"
+                f"eval.flip={str(space.flip).lower()} precision={space.precision}"
             )
 
 
@@ -93,9 +98,10 @@ def chosen_threshold(
     dataset: str,
     data_fingerprint: str,
     identities: int,
+    precision: str = "float32",
 ) -> StoredThreshold:
     """What a checkpoint is to say of the threshold that was chosen."""
-    space, target = feature_space(settings), verification.target
+    space, target = feature_space(settings, precision), verification.target
     point = verification.points[target]
     return StoredThreshold(
         value=point.threshold,
@@ -115,6 +121,7 @@ def chosen_threshold(
         far_interval=intervals.far[target],
         tar=point.tar,
         tar_interval=intervals.tar[target],
+        precision=space.precision,
     )
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from reid.figures.pictures import CROP_ASPECT, Picture, place
-from reid.figures.style import MUTED, RIGHT, SMALL, WIDTH, WRONG, inch_axes, new_figure, styled
+from reid.figures.style import MUTED, RIGHT, SMALL, WIDTH, WRONG, inch_axes, new_figure, styled, title_size
 
 _MARGIN, _HEADER, _CAPTION, _GAP, _BETWEEN, _CROP = 0.2, 0.85, 0.42, 0.3, 0.06, 0.92
 _COLUMNS = int((WIDTH - 2 * _MARGIN + _GAP) / (2 * _CROP + _BETWEEN + _GAP))
@@ -52,7 +52,7 @@ def compared_pairs(pairs: Sequence[Pair], *, title: str = "Same person or anothe
     header = _HEADER + 0.15 * note.count("\n")
     figure = new_figure(header + rows * cell_height, width=WIDTH, layout=None)
     axes = inch_axes(figure)
-    axes.text(_MARGIN, 0.3, title, fontsize=13, weight="bold", va="center")
+    axes.text(_MARGIN, 0.3, title, fontsize=title_size(title, WIDTH), weight="bold", va="center")
     axes.text(_MARGIN, 0.48, note, fontsize=SMALL, color=MUTED, va="top")
     for i, pair in enumerate(pairs):
         row, column = divmod(i, columns)

@@ -15,10 +15,11 @@ from reid.figures.style import (
     LINE_STYLES,
     ORANGE,
     PALETTE,
+    SMALL,
     headline,
+    log_scale,
     new_figure,
     styled,
-    verbatim,
     whole_number_axis,
 )
 
@@ -51,19 +52,20 @@ def cmc_curves(
         raise ValueError(f"max_rank is {max_rank}; expected at least 1")
     rates = {label: _checked_rates(label, curve)[:max_rank] for label, curve in curves.items()}
 
-    figure = new_figure(height=4.6)
+    figure = new_figure(height=4.4 + 0.2 * len(rates))
     axes = figure.add_subplot()
+    handles, names = [], []
     for i, (label, curve) in enumerate(rates.items()):
         marked = [rank - 1 for rank in (1, 5, 10) if rank <= len(curve)]
-        axes.plot(
+        handles += axes.plot(
             np.arange(1, len(curve) + 1),
             100 * curve,
             color=PALETTE[i % len(PALETTE)],
             linestyle=LINE_STYLES[i // len(PALETTE) % len(LINE_STYLES)],
             marker="o",
             markevery=marked,
-            label=verbatim(_cmc_label(label, curve, mean_ap or {})),
         )
+        names.append(_cmc_label(label, curve, mean_ap or {}))
     longest = max(len(curve) for curve in rates.values())
     lowest = 100 * min(float(curve.min()) for curve in rates.values())
     whole_number_axis(axes, 1, longest)
@@ -73,7 +75,8 @@ def cmc_curves(
     axes.set_xlabel("Rank")
     axes.set_ylabel("Matching rate (%)")
     axes.set_title(title)
-    axes.legend(loc="lower right")
+    # Below the curves, where it hides none. Named here: matplotlib leaves out a label that begins with _.
+    figure.legend(handles, names, loc="outside lower left")
     return figure
 
 
@@ -157,7 +160,7 @@ def training_curves(history: pd.DataFrame, title: str = "Training") -> Figure:
         )
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(height=0.45 + 2.35 * rows)
+    figure = new_figure(height=0.45 + 2.5 * rows)
     headline(figure, title)
     for position, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, position)
@@ -200,11 +203,18 @@ def _draw_panel(axes: Axes, panel: _Panel, series: Mapping[str, pd.Series]) -> N
         _decades(axes, pd.concat(list(series.values())))
     elif panel.percent:
         axes.set_ylim(-2, 102)
-    axes.set_title(panel.title)
     axes.set_xlabel("Epoch")
     axes.set_ylabel(panel.y_label)
-    if len(panel.lines) > 1:
-        axes.legend(loc="best", handlelength=1.4, borderaxespad=0.2)
+    if len(panel.lines) == 1:
+        axes.set_title(panel.title)
+        return
+    # Between title and axes, where it hides no line.
+    columns = 1 if len(series) > 3 else len(series)
+    axes.set_title(panel.title, pad=6 + 14 * -(-len(series) // columns))
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, fontsize=SMALL,
+        handlelength=1.2, handletextpad=0.5, columnspacing=1.0, borderpad=0, borderaxespad=0.3,
+    )  # fmt: skip
 
 
 def _decades(axes: Axes, values: pd.Series) -> None:
@@ -213,5 +223,5 @@ def _decades(axes: Axes, values: pd.Series) -> None:
     if positive.empty:
         return
     low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
-    axes.set_yscale("log")
+    log_scale(axes, "y")
     axes.set_ylim(10.0**low / 1.2, 10.0 ** max(high, low + 1) * 1.2)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from reid.figures.style import BLUE, INK, MUTED, SMALL, WRONG, headline, new_figure, styled
+from reid.figures.style import BLUE, INK, MUTED, ONE_SEED, SMALL, WRONG, headline, new_figure, styled
 from reid.figures.sweep_scales import CROSS
 
 
@@ -32,6 +32,7 @@ def difference_figure(
     *,
     score: str = "mAP",
     title: str | None = None,
+    one_seed: bool = False,
 ) -> Figure:
     """Draw the difference of each choice from the reference, with its interval, best on top.
 
@@ -43,6 +44,7 @@ def difference_figure(
         key: what is chosen, for the axis.
         score: what was measured, for the axis.
         title: by default "`score` less that of <reference>".
+        one_seed: say below that each choice ran once, so that the intervals know no spread of the seeds.
 
     Raises:
         ValueError: there is no choice to draw.
@@ -58,7 +60,7 @@ def difference_figure(
     axes.axvline(0, color=INK, linewidth=1.2)
     axes.plot([0], [-1], "D", color=INK, markersize=7)
     right = high + pad
-    axes.text(right, -1, f"{score} {reference[1]:.1f}", va="center", fontsize=SMALL + 1, color=INK)
+    axes.text(right, -1, f"{score} {reference[1]:.1f} %", va="center", fontsize=SMALL + 1, color=INK)
     for y, row in enumerate(order):
         if np.isnan(row.score):
             axes.plot([0], [y], "x", **CROSS)
@@ -70,7 +72,7 @@ def difference_figure(
         axes.errorbar(row.value, y, xerr=reach, fmt="o", color=colour, markersize=8, capsize=4)
         interval = f" [{row.low:+.1f}, {row.high:+.1f}]" if known else ", interval not known"
         axes.text(
-            right, y, f"{score} {row.score:.1f}: {row.value:+.1f}{interval}", va="center",
+            right, y, f"{score} {row.score:.1f} %: {row.value:+.1f}{interval}", va="center",
             fontsize=SMALL + 1, color=colour,
         )  # fmt: skip
     axes.set_yticks(range(-1, len(order)), [f"{reference[0]} (reference)", *(row.choice for row in order)])
@@ -80,5 +82,7 @@ def difference_figure(
     axes.set_xlabel(f"Difference in {score} (points), 95 % interval")
     axes.set_ylabel(key)
     axes.grid(visible=False, axis="y")
+    if one_seed:
+        figure.supxlabel(ONE_SEED, fontsize=SMALL, color=MUTED, x=0.011, ha="left")
     headline(figure, title or f"{score} less that of {reference[0]}")
     return figure

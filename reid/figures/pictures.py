@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
-from PIL import Image
+
+from reid.data.pictures import open_picture
 
 Picture: TypeAlias = str | os.PathLike[str] | npt.NDArray[np.uint8]
 """A crop: the path of an image file, or (H, W, 3) uint8 RGB."""
@@ -21,7 +22,7 @@ def pixels(picture: Picture) -> npt.NDArray[np.uint8]:
 
     Raises:
         ValueError: if an array is not (H, W, 3) uint8.
-        OSError: if a file cannot be read as an image.
+        DatasetError: if a file cannot be read as an image; the message names it.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -30,8 +31,7 @@ def pixels(picture: Picture) -> npt.NDArray[np.uint8]:
                 "uint8 RGB (transpose channels-first pixels with array.transpose(1, 2, 0))"
             )
         return picture
-    with Image.open(picture) as image:
-        return np.asarray(image.convert("RGB"))
+    return np.asarray(open_picture(picture).image)
 
 
 def place(axes: Axes, picture: Picture, x: float, y: float, width: float) -> AxesImage:

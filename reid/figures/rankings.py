@@ -19,7 +19,7 @@ from reid.figures.style import (
     inch_axes,
     new_figure,
     styled,
-    verbatim,
+    title_size,
 )
 
 
@@ -34,37 +34,46 @@ class Hit:
 
 @dataclass(frozen=True)
 class RankedList:
-    """A query, its average precision (0..1), and its first gallery images, nearest first, without junk."""
+    """A query, its average precision (0..1), and its first gallery images, nearest first, without junk.
+
+    `first_match`: the first right one, where it comes after the `hits`.
+    """
 
     query_image: Picture
     ap: float
     query_label: str
     hits: Sequence[Hit]
+    first_match: Hit | None = None
 
 
 _ORDERS = {"worst": "worst first", "best": "best first", "random": "in random order"}
 
-_MARGIN, _ROW_LABEL, _HEADER = 0.15, 1.1, 0.95
+_MARGIN, _ROW_LABEL, _HEADER = 0.15, 1.1, 1.15
 _GAP, _CAPTION, _MAX_CROP, _MIN_WIDTH = 0.09, 0.42, 0.95, 6.8
 
 
 @styled
-def ranked_lists(entries: Sequence[RankedList], order: str, *, title: str = "Ranked lists") -> Figure:
+def ranked_lists(
+    entries: Sequence[RankedList], order: str, *, title: str = "Ranked lists", note: str = ""
+) -> Figure:
     """Draw one row for each query: the query framed in blue, then its hits, right in green, wrong in red.
 
-    Right and wrong are also told by a tick or a cross, for readers who do not see the colours apart.
+    Right and wrong are also told by a tick or a cross, for readers who do not see the colours apart. Where
+    no hit is right, the first match stands after a gap.
 
     Args:
         entries: the queries, in the order in which they are drawn. Lists may differ in length.
         order: `worst` (lowest AP first), `best` (highest first) or `random`; the header states it.
         title: opens the header, before the order.
+        note: ends the small print below it, such as where a list ends.
 
     Raises:
         ValueError: if there is no entry, `order` is unknown, an AP is not in 0..1, or the entries are not
             in the order that the header would state.
     """
     _check(entries, order)
-    longest = max(1, *(len(entry.hits) for entry in entries))
+    # A first match takes two places: dots stand in the one before it.
+    longest = max(1, *(len(entry.hits) + (2 if entry.first_match else 0) for entry in entries))
     crop = min(_MAX_CROP, (WIDTH - 2 * _MARGIN - _ROW_LABEL - _GAP) / (longest + 1) - _GAP)
     row = CROP_ASPECT * crop + _CAPTION + _GAP
     hits_left = _MARGIN + _ROW_LABEL + crop + 2 * _GAP
@@ -73,9 +82,12 @@ def ranked_lists(entries: Sequence[RankedList], order: str, *, title: str = "Ran
     axes = inch_axes(figure)
 
     count = "1 query" if len(entries) == 1 else f"{len(entries)} queries"
-    header = f"{verbatim(title)}: {count}, {_ORDERS[order]}"
-    axes.text(_MARGIN, 0.3, header, fontsize=13, weight="bold", va="center")
+    header = f"{title}: {count}, {_ORDERS[order]}"
+    size = title_size(header, width)
+    axes.text(_MARGIN, 0.3, header, fontsize=size, weight="bold", va="center")
     _legend(axes, 0.62)
+    told = "; ".join(part for part in ("gallery images, nearest first, without junk", note) if part)
+    axes.text(_MARGIN, 0.86, told, fontsize=SMALL, color=MUTED, va="center")
     for i, entry in enumerate(entries):
         top = _HEADER + i * row
         axes.text(_MARGIN, top + 0.02, f"AP {100 * entry.ap:.1f} %", fontsize=10.5, weight="bold", va="top")
@@ -83,9 +95,11 @@ def ranked_lists(entries: Sequence[RankedList], order: str, *, title: str = "Ran
         axes.text(_MARGIN, top + 0.24, label, fontsize=SMALL, color=MUTED, va="top")
         _framed(axes, entry.query_image, (_MARGIN + _ROW_LABEL, top), crop, QUERY, "query")
         for rank, hit in enumerate(entry.hits):
-            corner = (hits_left + rank * (crop + _GAP), top)
-            mark, colour = ("✓", RIGHT) if hit.correct else ("✗", WRONG)
-            _framed(axes, hit.image, corner, crop, colour, f"{mark} {hit.label}")
+            _draw_hit(axes, hit, (hits_left + rank * (crop + _GAP), top), crop)
+        if entry.first_match is not None:
+            gap = hits_left + len(entry.hits) * (crop + _GAP)
+            axes.text(gap + crop / 2, top + crop, "…", fontsize=16, color=MUTED, ha="center", va="center")
+            _draw_hit(axes, entry.first_match, (gap + crop + _GAP, top), crop)
         if not entry.hits:
             axes.text(hits_left + _GAP, top + crop, "no gallery image", color=MUTED, va="center")
     return figure
@@ -109,6 +123,11 @@ def _check(entries: Sequence[RankedList], order: str) -> None:
         )
 
 
+def _draw_hit(axes: Axes, hit: Hit, corner: tuple[float, float], crop: float) -> None:
+    mark, colour = ("✓", RIGHT) if hit.correct else ("✗", WRONG)
+    _framed(axes, hit.image, corner, crop, colour, f"{mark} {hit.label}")
+
+
 def _framed(
     axes: Axes, picture: Picture, corner: tuple[float, float], width: float, colour: str, caption: str
 ) -> None:
@@ -128,4 +147,3 @@ def _legend(axes: Axes, y: float) -> None:
         axes.add_patch(Rectangle((x, y - 0.08), 0.12, 0.16, fill=False, edgecolor=colour, linewidth=2.2))
         axes.text(x + 0.19, y, text, fontsize=9, color=colour, va="center")
         x += 0.42 + 0.072 * len(text)
-    axes.text(x, y, "gallery images, nearest first; junk left out", fontsize=9, color=MUTED, va="center")

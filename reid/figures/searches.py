@@ -12,7 +12,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reid.figures.style import AMBER, BLUE, INK, MUTED, headline, new_figure, styled, whole_number_axis
+from reid.figures.style import (
+    AMBER,
+    BLUE,
+    INK,
+    MUTED,
+    headline,
+    log_scale,
+    new_figure,
+    styled,
+    whole_number_axis,
+)
 from reid.figures.sweep_scales import COLOURS, CROSS, is_log, normalise
 
 _BEST: dict[str, Any] = {"marker": "*", "markersize": 17, "color": AMBER, "markeredgecolor": INK,
@@ -53,7 +63,7 @@ def search_history(table: pd.DataFrame, score: str) -> Figure:
     axes.set_xlabel("trial")
     axes.set_ylabel(_label(score))
     axes.set_title(f"{len(table)} trials: {_named(score)}")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower left", ncols=5)
     return figure
 
 
@@ -75,7 +85,7 @@ def search_slices(table: pd.DataFrame, keys: Sequence[str], score: str) -> Figur
         numeric = pd.api.types.is_numeric_dtype(table[key]) and not pd.api.types.is_bool_dtype(table[key])
         show = (lambda values: values) if numeric else (lambda values: values.astype(str))
         if numeric and is_log(table[key].to_numpy(dtype=float)):
-            axes.set_xscale("log")
+            log_scale(axes, "x")
         _plot(axes, show(pruned[key]), pruned[score], _PRUNED)
         shades = 0.35 + 0.65 * (done["trial"] + 1) / (table["trial"].max() + 1)
         for value, height, shade in zip(show(done[key]), done[score], shades, strict=True):
@@ -125,9 +135,9 @@ def search_map(table: pd.DataFrame, x: str, y: str, score: str) -> Figure:
                                   s=size, edgecolors="white", linewidths=1, label=label)  # fmt: skip
     _mark_best(axes, done, x, score, y)
     axes.use_sticky_edges = False  # the surface would cut the outer trials in half
-    for log, scale in zip(logs, (axes.set_xscale, axes.set_yscale), strict=True):
+    for log, which in zip(logs, "xy", strict=True):
         if log:
-            scale("log")
+            log_scale(axes, which)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(f"{_named(score)} over {x} and {y}")

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from reid.figures.pictures import CROP_ASPECT, Picture, place
-from reid.figures.style import FAINT, INK, MUTED, PALETTE, WIDTH, inch_axes, new_figure, styled, verbatim
+from reid.figures.style import FAINT, INK, MUTED, PALETTE, WIDTH, inch_axes, new_figure, styled, title_size
 
 _MARGIN, _ROW_LABEL, _TITLE, _COLUMN_LABELS = 0.15, 0.95, 0.42, 0.42
 _CROP_GAP, _CELL_GAP, _ROW_GAP, _MAX_CROP = 0.05, 0.2, 0.14, 1.1
@@ -53,7 +53,9 @@ def contact_sheet(
     figure = new_figure(header + len(images) * row_height + _MARGIN, width=width, layout=None)
     axes = inch_axes(figure)
     if title:
-        axes.text(_MARGIN, _MARGIN + 0.16, verbatim(title), fontsize=13, weight="bold", va="center")
+        axes.text(
+            _MARGIN, _MARGIN + 0.16, title, fontsize=title_size(title, width), weight="bold", va="center"
+        )
 
     lefts = [left + j * (cell_width + _CELL_GAP) for j in range(columns)]
     for j, (x, label) in enumerate(zip(lefts, column_labels, strict=True)):

@@ -7,6 +7,7 @@ smallest text is still readable when a README shows it at about 900.
 
 import functools
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 WIDTH = 9.0
 DPI = 120
@@ -31,10 +32,14 @@ LINE_STYLES = ("-", "--", "-.", ":")
 RIGHT, WRONG, QUERY = "#12924F", "#CC1F2F", "#0B5FB0"
 INK, MUTED, FAINT = "#222222", "#5F6670", "#EEF1F4"
 
+#: Stands below the chart of a sweep that ran each setting once.
+ONE_SEED = "One run a setting (one seed): no spread of the seeds is known."
+
 # `Any`, since matplotlib types this mapping otherwise from version to version.
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
     "font.size": 10,
+    "text.parse_math": False,  # a dollar in the name of a run, a file or a key begins no formula
     "text.color": INK,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -61,6 +66,8 @@ STYLE: Any = {
     "figure.constrained_layout.h_pad": 0.09,
     "figure.constrained_layout.w_pad": 0.09,
 }
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 P = ParamSpec("P")
 
@@ -91,16 +98,16 @@ def new_figure(height: float, width: float = WIDTH, layout: str | None = "constr
     return figure
 
 
-def verbatim(text: str) -> str:
-    """A text that somebody typed: its dollars are dollars, and begin no formula."""
-    return text.replace("$", r"\$")
-
-
 def headline(figure: Figure, text: str) -> Text:
     """Write the figure's title at its top left, smaller where it would run out of the figure."""
-    room = 8.0 * figure.get_size_inches()[0]  # characters of 13 points, bold, on average
-    size = max(SMALL, 13 * min(1.0, room / max(1, len(text))))
-    return figure.suptitle(verbatim(text), x=0.011, ha="left", fontsize=size, fontweight="bold")
+    size = title_size(text, figure.get_size_inches()[0])
+    return figure.suptitle(text, x=0.011, ha="left", fontsize=size, fontweight="bold")
+
+
+def title_size(text: str, width: float) -> float:
+    """Points in which a bold title fits a figure of `width` inches: 13, less where it is long."""
+    room = 8.0 * width  # characters of 13 points, bold, on average
+    return max(SMALL, 13 * min(1.0, room / max(1, len(text))))
 
 
 def inch_axes(figure: Figure) -> Axes:
@@ -111,6 +118,23 @@ def inch_axes(figure: Figure) -> Axes:
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     return axes
+
+
+class Powers(LogFormatterSciNotation):
+    """The ticks of a logarithmic axis, `10⁻³` in plain letters where matplotlib writes a formula."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        formula = super().__call__(x, pos)
+        plain = re.sub(r"\^\{([-0-9]*)\}", lambda power: power[1].translate(_RAISED), formula)
+        return re.sub(r"[${}]|\\mathdefault", "", plain.replace(r"\times", "\N{MULTIPLICATION SIGN}"))
+
+
+def log_scale(axes: Axes, which: str) -> None:
+    """Make the `x` or `y` axis logarithmic."""
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(Powers())
+    axis.set_minor_formatter(Powers(labelOnlyBase=False))
 
 
 def whole_number_axis(axes: Axes, lowest: float, highest: float) -> None:

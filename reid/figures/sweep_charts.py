@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from reid.figures.style import BLUE, FAINT, INK, MUTED, WRONG
+from reid.figures.style import BLUE, FAINT, INK, MUTED, WRONG, log_scale
 from reid.figures.sweep_scales import COLOURS, CROSS, FEW, distinct_values, is_log, named, normalise
 
 
@@ -73,7 +73,7 @@ def draw_line(axes: Axes, runs: pd.DataFrame, key: str, score_label: str) -> Non
     axes.set_xlabel(key)
     axes.set_ylabel(score_label)
     if repeated or failed:
-        axes.legend(loc="best")
+        axes.figure.legend(loc="outside lower right", ncols=4)
 
 
 def draw_dots(axes: Axes, runs: pd.DataFrame, key: str, score_label: str) -> None:
@@ -153,7 +153,7 @@ def _set_key_axis(axes: Axes, values: npt.NDArray[np.float64]) -> bool:
     """Scale the axis of a numeric key (`values` sorted); say whether each value got its own tick."""
     places = np.log10(values) if is_log(values) else values
     if is_log(values):
-        axes.set_xscale("log")
+        log_scale(axes, "x")
     if len(values) == 1:
         axes.set_xlim(values[0] - 1, values[0] + 1)
     roomy = len(values) <= FEW and bool((np.diff(places) >= 0.04 * np.ptp(places)).all())

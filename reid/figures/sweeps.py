@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reid.figures.style import new_figure, styled
+from reid.figures.style import MUTED, ONE_SEED, SMALL, new_figure, styled
 from reid.figures.sweep_charts import draw_dots, draw_heat_map, draw_line
 from reid.figures.sweep_parallel import draw_parallel
 
@@ -24,8 +24,8 @@ def sweep_figure(
 
     One numeric key: a line. One categorical key: dots, best on top. Two keys: a heat map with the values
     written in. Three or more: parallel coordinates, a line for each run. Runs that share the values of `keys`
-    (seeds, say) are averaged in the first three, with their sample standard deviation. Failed runs are
-    marked in red, never left out.
+    (seeds, say) are averaged in the first three, with their sample standard deviation; where none do, the
+    figure says that it has no spread. Failed runs are marked in red, never left out.
 
     Args:
         table: one row a run, with the columns `keys` and `score`.
@@ -73,6 +73,8 @@ def sweep_figure(
         axes = figure.add_subplot()
         draw_parallel(axes, runs, keys, label)
     axes.set_title(title or f"{score} against {' and '.join(keys) if len(keys) < 3 else f'{len(keys)} keys'}")
+    if not runs.dropna(subset="score").duplicated(subset=keys).any():
+        figure.supxlabel(ONE_SEED, fontsize=SMALL, color=MUTED, x=0.011, ha="left")
     return figure
 
 

@@ -16,8 +16,8 @@ from reid.figures.style import (
     MUTED,
     ORANGE,
     PURPLE,
-    SMALL,
     headline,
+    log_scale,
     new_figure,
     styled,
     whole_number_axis,
@@ -33,12 +33,16 @@ _HISTOGRAM_BINS = 110
 
 @dataclass(frozen=True)
 class Rate:
-    """A point of the ROC with its name and, where known, the 95 % interval of its TAR, in 0..1."""
+    """A point of the ROC with its name and, where known, the 95 % interval of its TAR, in 0..1.
+
+    The one that a threshold was `chosen` for is ringed.
+    """
 
     name: str
     far: float
     tar: float
     tar_interval: tuple[float, float] | None = None
+    chosen: bool = False
 
 
 @styled
@@ -53,7 +57,8 @@ def hardest_bands(
     """Draw the hardest distances of each anchor, batch by batch, as bands of quantiles around the median.
 
     Args:
-        positive, negative: (batches, anchors) distances; NaN where an anchor has none.
+        positive, negative: (batches, anchors) distances; NaN where an anchor has none. A batch without any
+            is left out.
         distance_label: what the distances are.
         published: ranges of other work to mark beside the axes, label -> (low, high).
         title: the figure's title.
@@ -73,10 +78,12 @@ def hardest_bands(
     steps = np.arange(1, len(positive) + 1)
     kinds = ((positive, BLUE, "hardest positive"), (negative, ORANGE, "hardest negative"))
     for values, colour, label in kinds:
+        seen = np.isfinite(values).any(axis=1)
+        at, rows = steps[seen], values[seen]
         for low, high, alpha in _BANDS:
-            bottom, top = np.nanquantile(values, [low, high], axis=1)
-            axes.fill_between(steps, bottom, top, color=colour, alpha=alpha, linewidth=0)
-        axes.plot(steps, np.nanmedian(values, axis=1), color=colour, label=f"{label} (median, quantiles)")
+            bottom, top = np.nanquantile(rows, [low, high], axis=1)
+            axes.fill_between(at, bottom, top, color=colour, alpha=alpha, linewidth=0)
+        axes.plot(at, np.nanmedian(rows, axis=1), color=colour, label=f"{label} (median, quantiles)")
         known = values[np.isfinite(values)]
         side.hist(known, bins=40, orientation="horizontal", color=colour, alpha=0.55, density=True)
     whole_number_axis(axes, 1, len(steps))
@@ -138,7 +145,7 @@ def pair_distances(
     upper.set_ylabel("Density")
     lower.plot(thresholds, shares[1], color=ORANGE, label="FAR: impostors accepted")
     lower.plot(thresholds, 1 - shares[0], color=BLUE, label="FRR: genuine rejected")
-    lower.set_yscale("log")
+    log_scale(lower, "y")
     lower.set_ylim(max(1e-6, 0.5 / int(impostor[-1])), 1.3)
     lower.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g} %"))
     lower.set_xlim(edges[0], edges[-1])
@@ -146,21 +153,20 @@ def pair_distances(
     lower.set_ylabel("Error rate")
     for axes in (upper, lower):
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="--")
-    upper.legend(loc="upper left")
-    lower.legend(loc="lower right")
-    _beside(upper, threshold, f"{threshold_label}\n{threshold:.4f}")
+    handles, labels = zip(*(axes.get_legend_handles_labels() for axes in (upper, lower)), strict=True)
+    figure.legend([*handles[0], *handles[1]], [*labels[0], *labels[1]], loc="outside lower left", ncols=2)
+    _above(upper, threshold, f"{threshold_label}\n{threshold:.4f}")
     headline(figure, title)
     return figure
 
 
-def _beside(axes: Axes, x: float, text: str) -> None:
-    """Write at the right of a vertical line at `x`, or at its left where the right has no room."""
+def _above(axes: Axes, x: float, text: str) -> None:
+    """Write above a vertical line at `x`, outside the axes: to its right, or left where that has no room."""
     low, high = axes.get_xlim()
     right = (x - low) / (high - low) < 0.72
     axes.annotate(
-        text, (x, 0.72), xycoords=("data", "axes fraction"), xytext=(5 if right else -5, 0),
-        textcoords="offset points", ha="left" if right else "right", va="top", fontsize=9,
-        bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        text, (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+        ha="left" if right else "right", va="bottom", fontsize=9,
     )  # fmt: skip
 
 
@@ -181,8 +187,8 @@ def verification_roc(
         far, tar: (T,) the curve, from the point that accepts nothing on.
         rates: the points that are named, those without a value (NaN) left out.
         impostor_pairs: how many there are: the curve begins at one of them accepted.
-        legend_title: stands above the names, such as the EER.
-        note: small print in the corner.
+        legend_title: stands above the names, such as the EER; the legend lies below the axes.
+        note: stands below that.
         title: the figure's title.
 
     Raises:
@@ -190,7 +196,7 @@ def verification_roc(
     """
     if len(far) != len(tar) or len(far) == 0:
         raise ValueError(f"FAR has {len(far)} points, TAR {len(tar)}; expected as many, and at least one")
-    figure = new_figure(height=5.2)
+    figure = new_figure(height=6.0)
     axes = figure.add_subplot()
     smallest = 0.5 / impostor_pairs
     drawn = far >= smallest
@@ -201,7 +207,7 @@ def verification_roc(
     for rate, colour in zip(rates, colours, strict=False):
         if not np.isfinite(rate.tar):
             continue
-        label = f"{rate.name}: TAR {100 * rate.tar:.1f} %"
+        label = f"{rate.name}{', chosen' if rate.chosen else ''}: TAR {100 * rate.tar:.1f} %"
         error: Floats | None = None
         if rate.tar_interval is not None:
             low, high = rate.tar_interval
@@ -209,15 +215,19 @@ def verification_roc(
             error = 100 * np.array([[max(rate.tar - low, 0)], [max(high - rate.tar, 0)]])
         axes.errorbar(
             [max(rate.far, smallest)], [100 * rate.tar], error, fmt="o", color=colour,
-            capsize=4, label=label,
+            capsize=4, label=label, zorder=3,
         )  # fmt: skip
-    axes.set_xscale("log")
+        if rate.chosen:
+            axes.plot(
+                [max(rate.far, smallest)], [100 * rate.tar], "o", markersize=12, markerfacecolor="none",
+                markeredgecolor=INK, markeredgewidth=1.6, zorder=4,
+            )  # fmt: skip
+    log_scale(axes, "x")
     axes.set_xlim(smallest, 1.05)
     axes.set_ylim(0, 101)
     axes.set_xlabel("False accept rate (FAR): impostor pairs called the same person")
     axes.set_ylabel("True accept rate (TAR, %)")
-    axes.legend(loc="lower right", title=legend_title, alignment="left")
-    if note:
-        axes.text(0.012, 0.94, note, transform=axes.transAxes, fontsize=SMALL, color=MUTED, va="top")
+    told = "\n".join(text for text in (legend_title, note) if text)
+    figure.legend(loc="outside lower left", ncols=2, title=told, title_fontsize=9, alignment="left")
     headline(figure, title)
     return figure

@@ -27,11 +27,12 @@ class RankedListLoss(nn.Module):
     Args:
         alpha: distance beyond which negatives are left alone; > 0.
         margin: width of the gap; positives are pulled inside the radius alpha - margin.
-        temperature: how much more the nearest negatives weigh; > 0.
+        temperature: how much more the nearest negatives weigh; 0 weighs all in N* the same, as the
+            paper says of its T.
         positive_radius: the radius itself, instead of `margin` (which then is alpha - positive_radius).
 
     Shapes: features (N, D), pids (N,) integers -> scalar, in float32 or the float64 of the features.
-    Raises ValueError: alpha or temperature not positive, margin or positive_radius not finite; in the
+    Raises ValueError: alpha not positive, temperature negative, margin or positive_radius not finite; in the
     call, shapes that do not fit. Warns when the radius is not above 0: every positive is always pulled.
     """
 

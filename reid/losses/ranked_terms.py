@@ -25,7 +25,7 @@ def push(distance: Tensor, near_negative: Tensor, alpha: float, temperature: flo
         near_negative: (N, N) mask of the negatives that count, all of them nearer than alpha.
 
     Returns:
-        (N,); 0 for an anchor without such a negative. The weights carry gradient.
+        (N,); 0 for an anchor without such a negative. The weights carry gradient; at temperature 0 all are 1.
     """
     # exp overflows float32 from 88 on. Both sides of the fraction are divided by the largest
     # weight, which changes neither its value nor its gradient.
@@ -39,12 +39,14 @@ def push(distance: Tensor, near_negative: Tensor, alpha: float, temperature: flo
 def checked_radius(alpha: float, margin: float, temperature: float, positive_radius: float | None) -> float:
     """The distance inside which positives are left alone: positive_radius, or else alpha - margin.
 
-    Raises ValueError: alpha or temperature not positive, margin or positive_radius not finite. Warns when
-    the radius is not above 0: every positive is always pulled.
+    Raises ValueError: alpha not positive (no negative would count), temperature negative (the farthest
+    would weigh most), margin or positive_radius not finite. Warns when the radius is not above 0: every
+    positive is always pulled.
     """
-    for name, value in (("alpha", alpha), ("temperature", temperature)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} is {value}; a finite number greater than 0 is expected")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha is {alpha}; a finite number greater than 0 is expected")
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature is {temperature}; a finite number from 0 on is expected")
     radius = alpha - margin if positive_radius is None else positive_radius
     if not math.isfinite(radius):
         raise ValueError(

@@ -6,7 +6,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from reid.models.layout import lay_out, layout_of
 from reid.models.trunk import Backbone
@@ -24,7 +23,8 @@ class ReidModel(nn.Module):
     neck: `bnneck`, or `none`: no batch norm, so both features are the pooled one.
     train_feature: which feature training mode returns for the metric loss; `after` as published.
     eval_feature: which feature evaluation mode returns; `after` as published.
-    freeze_bn: batch norms keep the statistics that they have, in training mode too; their weights train.
+    freeze_bn: the backbone's batch norms keep the statistics that they have, in training mode too; their
+        weights train. The neck's are new with the model (0 and 1), so it goes on learning its own.
 
     Training mode returns (features, logits), evaluation mode features, never normalised to length 1.
     State-dict names: `backbone.*`, `bottleneck.*` (none without neck), `classifier.*`.
@@ -63,9 +63,10 @@ class ReidModel(nn.Module):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.freeze_bn:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            for module in self.backbone.modules():
+                # Whatever its class: some norms of timm keep statistics and are no batch norm of torch.
+                if getattr(module, "running_var", None) is not None:
+                    module.training = False
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:

@@ -120,16 +120,26 @@ def _pairs_within(labels: Tensor) -> int:
     return int((sizes * (sizes - 1) // 2).sum())
 
 
-def hardest_pairs(images: Embeddings, metric: str) -> tuple[Tensor, Tensor]:
+def hardest_pairs(images: Embeddings, metric: str, batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The hardest positive and negative distance of each anchor of one P x K batch, (N,) each.
 
     The largest distance to another image of its pid and the smallest to one of another pid, whatever the
     cameras: what batch-hard mining would pick (Hermans et al., arXiv 1703.07737, section 2). NaN where an
     anchor has none.
+
+    Args:
+        images: what the batch is drawn from.
+        metric: of the distances.
+        batch: (N,) indices of the batch's images; by default each of them once. One that stands in it twice,
+            since its person has fewer than K, is no positive of itself.
     """
+    if batch is None:
+        batch = torch.arange(len(images))
+    batch = batch.to(images.pids.device)
+    images = images.select(batch)
     distance = distance_function(metric)(images.features, images.features)
     same = images.pids[:, None] == images.pids[None, :]
-    positive = same & ~torch.eye(len(images), dtype=torch.bool, device=same.device)
+    positive = same & (batch[:, None] != batch[None, :])
     hardest_positive = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
     hardest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
     return (

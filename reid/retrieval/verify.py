@@ -58,7 +58,11 @@ class Verification:
         best_f1: the largest F1 of any threshold.
         target: what `threshold` was chosen for.
         points: the operating point of every target. That of `eer` has the smallest |FAR - FRR| of all
-            thresholds, so its two rates differ where the distances leave no better choice.
+            thresholds, so its two rates differ where the distances leave no better choice; that of `f1` the
+            largest F1. Of equally good ones the strictest is taken. All thresholds from one distance up to
+            the next make the same decisions: the middle of this plateau is told, which leaves as much room
+            to the next genuine pair as to the next impostor pair. That of a FAR is the largest threshold
+            among the distances (or of the grid) that keeps it, since it is asked for the largest.
         thresholds, far, tar: the ROC, (T,) float64 each, from the point that accepts nothing on.
         genuine, impostor: numbers of pairs.
     """
@@ -100,11 +104,16 @@ def verify(
         np.searchsorted(genuine, values, side="right"),
         np.searchsorted(impostor, values, side="right"),
         target,
+        exact=True,
     )
 
 
 def verify_counts(
-    thresholds: Floats, accepted_genuine: Counts, accepted_impostor: Counts, target: str = "eer"
+    thresholds: Floats,
+    accepted_genuine: Counts,
+    accepted_impostor: Counts,
+    target: str = "eer",
+    exact: bool = False,
 ) -> Verification:
     """The same from counts: how many pairs of each kind lie at or below each threshold.
 
@@ -113,6 +122,8 @@ def verify_counts(
         accepted_genuine: (T,) whole numbers.
         accepted_impostor: (T,) whole numbers.
         target: as in `verify`.
+        exact: the thresholds are the distances themselves, so between two of them lies none. Those of a grid
+            are not: a distance between two is counted at the second.
 
     Raises:
         EvaluationError: no pair of a kind.
@@ -131,17 +142,22 @@ def verify_counts(
     tar, far = true / genuine, false / impostor
     f1 = 2 * true / (genuine + true + false)
 
-    def point(index: int) -> OperatingPoint:
-        return OperatingPoint(
-            float(thresholds[index]), float(far[index]), float(tar[index]), float(f1[index])
-        )
+    def point(index: int, threshold: float | None = None) -> OperatingPoint:
+        at = float(thresholds[index]) if threshold is None else threshold
+        return OperatingPoint(at, float(far[index]), float(tar[index]), float(f1[index]))
+
+    def best(cost: Counts | Floats) -> OperatingPoint:
+        index = int(np.argmin(cost))
+        return point(index, middle_of_plateau(index, thresholds, true + false, exact))
 
     points = {
         name: point(last_within(far, wanted)) if measurable(wanted, impostor) else UNKNOWN
         for name, wanted in FAR_TARGETS.items()
     }
-    points["eer"] = point(int(np.argmin(np.abs(far - (1 - tar)))))
-    points["f1"] = point(int(np.argmax(f1)))
+    # |FAR - FRR| in whole numbers, so that equally good thresholds are equal to the last digit.
+    rejected = genuine - true.astype(np.int64)
+    points["eer"] = best(np.abs(false.astype(np.int64) * genuine - rejected * impostor))
+    points["f1"] = best(-f1)
     return Verification(
         threshold=points[target].threshold,
         eer=equal_error_rate(far, tar),
@@ -182,6 +198,22 @@ def measurable(far: float, impostor_pairs: int) -> bool:
 def last_within(far: Floats, wanted: float) -> int:
     """Index of the largest threshold whose FAR does not exceed `wanted`; `far` (T,) is rising from 0."""
     return int(np.searchsorted(far, wanted, side="right")) - 1
+
+
+def middle_of_plateau(index: int, thresholds: Floats, accepted: Floats, exact: bool) -> float:
+    """The middle of the thresholds that make the same decisions as the one at `index`, the first of them.
+
+    They reach up to the next distance, which is accepted itself: with `exact` to the next threshold at which
+    more is `accepted` (T,), else surely to the one before it. Where none rejects any pair, no distance bounds
+    them above, and the first stays.
+    """
+    low = float(thresholds[index])
+    after = int(np.searchsorted(accepted, accepted[index], side="right"))
+    if after == len(accepted):
+        return low
+    high = float(thresholds[after if exact else after - 1])
+    middle = low + (high - low) / 2
+    return middle if not exact or middle < high else low
 
 
 def equal_error_rate(far: Floats, tar: Floats) -> float:

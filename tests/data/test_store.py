@@ -1,12 +1,17 @@
 """The image store: exact pixels, built once, shared, and honest about what it could not read or write."""
 
+import hashlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PosixPath
-from typing import Any, ClassVar, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -14,7 +19,9 @@ import torch
 from PIL import Image
 
 from reid.data import Crop, DatasetError
-from reid.data.store import ImageStore, decode_image, open_store
+from reid.data.files import FileState, read
+from reid.data.pictures import Look, decode, look
+from reid.data.store import ImageStore, open_store
 
 HEIGHT, WIDTH = 32, 16
 
@@ -61,7 +68,8 @@ def expected(path: Path) -> torch.Tensor:
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    """The files of stores, without locks and the hashes that are kept beside them."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", ".npz"))
 
 
 def test_pixels_are_those_of_pils_bilinear_filter(crops: list[Crop], tmp_path: Path) -> None:
@@ -98,14 +106,15 @@ def test_pids_and_camids_stand_beside_the_images(crops: list[Crop], tmp_path: Pa
 )
 def test_every_mode_becomes_rgb(tmp_path: Path, name: str, mode: str) -> None:
     path = draw(tmp_path / name, 0, mode=mode)
-    image = decode_image(path.read_bytes(), HEIGHT, WIDTH)
+    image = decode(path.read_bytes()).resized(HEIGHT, WIDTH)
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert np.array_equal(image, expected(path).permute(1, 2, 0))
 
 
 def test_the_second_opening_decodes_nothing(crops: list[Crop], tmp_path: Path) -> None:
     first = opened(crops, tmp_path / "store")
-    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "store").iterdir()}
+    files = [tmp_path / "store" / name for name in files_in(tmp_path / "store")]
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
     def no_work(items: Iterable[T], total: int, what: str) -> Iterable[T]:
         raise AssertionError("decoded again")
@@ -209,7 +218,8 @@ def test_a_file_that_is_there_again_is_read(crops: list[Crop], tmp_path: Path) -
 def test_what_a_killed_build_left_is_swept_away(crops: list[Crop], tmp_path: Path) -> None:
     folder = tmp_path / "store"
     key = files_in_key(opened(crops, folder), folder)
-    (folder / f"{key}.npy").rename(folder / f"{key}.partial")
+    (lock,) = folder.glob("*.lock")
+    (folder / f"{key}.npy").rename(folder / f"{lock.stem}.partial")
     (folder / f"{key}.json").unlink()
     assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
     assert files_in(folder) == [f"{key}.json", f"{key}.npy"]
@@ -230,27 +240,24 @@ def files_in_key(store: ImageStore, folder: Path) -> str:
     return array.stem
 
 
-class CountingPath(PosixPath):
-    """A path that counts how often any of its kind is read."""
+def test_ctrl_c_does_not_wait_for_the_images_still_to_come(
+    crops: list[Crop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [Crop(draw(tmp_path / f"{n}.jpg", n, (200, 400)), 0, 0) for n in range(60)]
+    looked: list[Path] = []
 
-    reads: ClassVar[list[str]] = []
-
-    def read_bytes(self) -> bytes:
-        self.reads.append(self.name)
-        return super().read_bytes()
-
-
-def test_ctrl_c_does_not_wait_for_the_images_still_to_come(crops: list[Crop], tmp_path: Path) -> None:
-    many = [Crop(CountingPath(draw(tmp_path / f"{n}.jpg", n, (200, 400))), 0, 0) for n in range(60)]
+    def counted(path: Path) -> Look:
+        looked.append(path)
+        return look(path)
 
     def interrupted(items: Iterable[T], total: int, what: str) -> Iterable[T]:
         yield next(iter(items))
         raise KeyboardInterrupt
 
-    CountingPath.reads.clear()
+    monkeypatch.setattr("reid.data.store.look", counted)
     with pytest.raises(KeyboardInterrupt):
         opened(many, tmp_path / "store", progress=interrupted)
-    assert 1 <= len(CountingPath.reads) < 60
+    assert 1 <= len(looked) < 60
     assert files_in(tmp_path / "store") == []
 
 
@@ -347,3 +354,161 @@ def test_a_folder_that_cannot_be_made_is_told_in_words(crops: list[Crop], tmp_pa
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"could not be written.*Not a directory.*data\.store="):
         opened(crops, tmp_path / "file" / "store")
+
+
+@pytest.fixture(params=[False, True], ids=["new files", "settled files"])
+def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the files count as old enough for their hashes to be kept: those of a test never are."""
+    if request.param:
+        monkeypatch.setattr("reid.data.hashes.SETTLED_NS", 0)
+        time.sleep(0.02)  # a tick of the file system's clock
+    return bool(request.param)
+
+
+def bitmaps(folder: Path) -> list[Crop]:
+    """Three BMPs, which have one size in bytes, of one time."""
+    folder.mkdir()
+    crops = [Crop(draw(folder / f"{n}.bmp", n, (WIDTH, HEIGHT)), n, 0) for n in range(3)]
+    for crop in crops:
+        os.utime(crop.path, (1e9, 1e9))
+    return crops
+
+
+@pytest.mark.parametrize("change", ["rewritten", "replaced", "swapped"])
+def test_content_decides_and_not_size_and_time(tmp_path: Path, settled: bool, change: str) -> None:
+    crops = bitmaps(tmp_path / "images")
+    if settled:
+        time.sleep(0.02)
+    first = opened(crops, tmp_path / "store")
+    one, other, _ = (crop.path for crop in crops)
+    if change == "rewritten":
+        one.write_bytes(other.read_bytes())
+    elif change == "replaced":
+        shutil.copy2(other, tmp_path / "copy.bmp")
+        (tmp_path / "copy.bmp").replace(one)
+    else:
+        away = one.rename(tmp_path / "away.bmp")
+        other.rename(one)
+        away.rename(other)
+    for path in (one, other):
+        os.utime(path, (1e9, 1e9))
+    second = opened(crops, tmp_path / "store")
+    assert torch.equal(second.read(torch.tensor([0]))[0], expected(one))
+    assert torch.equal(second.read(torch.tensor([1]))[0], expected(other))
+    assert second.content != first.content
+
+
+def test_only_what_may_have_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crops = bitmaps(tmp_path / "images")
+    monkeypatch.setattr("reid.data.hashes.SETTLED_NS", 0)
+    time.sleep(0.02)
+    opened(crops, tmp_path / "store")
+    hashed: list[str] = []
+
+    def counted(path: Path) -> tuple[FileState, bytes]:
+        hashed.append(path.name)
+        return read(path)
+
+    monkeypatch.setattr("reid.data.hashes.read", counted)
+    monkeypatch.setattr("reid.data.store.look", lambda path: pytest.fail("decoded again"))
+    opened(crops, tmp_path / "store")
+    assert hashed == []
+    crops[1].path.chmod(0o600)
+    time.sleep(0.02)
+    opened(crops, tmp_path / "store")
+    assert hashed == ["1.bmp"]
+    opened(crops, tmp_path / "store")
+    assert hashed == ["1.bmp"]
+
+
+@pytest.mark.parametrize("how", ["moved", "copied", "copied with times", "linked"])
+def test_a_moved_project_decodes_nothing(crops: list[Crop], tmp_path: Path, how: str) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir()
+    (tmp_path / "images").rename(project / "images")
+    here = [crop._replace(path=project / "images" / crop.path.name) for crop in crops]
+    first = opened(here, project / "store")
+    if how == "moved":
+        project.rename(elsewhere)
+    elif how == "linked":
+        elsewhere.symlink_to(project)
+    else:
+        shutil.copytree(project, elsewhere, copy_function=shutil.copy if how == "copied" else shutil.copy2)
+    work: list[str] = []
+
+    def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+        work.append(what)
+        return items
+
+    there = [crop._replace(path=elsewhere / "images" / crop.path.name) for crop in crops]
+    second = opened(there, elsewhere / "store", progress=progress)
+    assert work == ["reading changed files"]
+    assert np.array_equal(first.pixels, second.pixels)
+    assert second.content == first.content
+
+
+def test_the_content_of_ordinary_files_is_what_it_always_was(crops: list[Crop], tmp_path: Path) -> None:
+    digests = b"".join(hashlib.sha256(crop.path.read_bytes()).digest() for crop in crops)
+    assert opened(crops, tmp_path / "store").content == hashlib.sha256(digests).hexdigest()
+
+
+def test_other_pixels_of_the_same_bytes_are_other_content(tmp_path: Path) -> None:
+    """Cells that were trained on pictures lying on their side are not taken for those of upright ones."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 44)).save(tmp_path / "a.jpg", exif=exif)
+    plain = hashlib.sha256(hashlib.sha256((tmp_path / "a.jpg").read_bytes()).digest()).hexdigest()
+    assert opened([Crop(tmp_path / "a.jpg", 1, 0)], tmp_path / "store").content != plain
+
+
+def test_stores_of_another_format_are_built_again(crops: list[Crop], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    key = files_in_key(opened(crops, folder), folder)
+    facts = json.loads((folder / f"{key}.json").read_text())
+    for broken in ({**facts, "format": 2}, {name: facts[name] for name in ("shape", "content", "bad")}, []):
+        (folder / f"{key}.json").write_text(json.dumps(broken))
+        np.save(folder / f"{key}.npy", np.zeros((6, HEIGHT, WIDTH, 3), np.uint8))
+        assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
+    with (folder / f"{key}.npy").open("r+b") as array:  # a copy that was cut off
+        array.truncate(1000)
+    assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
+
+
+def test_hashes_that_cannot_be_read_are_made_again(crops: list[Crop], tmp_path: Path) -> None:
+    opened(crops, tmp_path / "store")
+    (hashes,) = (tmp_path / "store").glob("*.npz")
+    hashes.write_bytes(hashes.read_bytes()[:100])
+    assert len(opened(crops, tmp_path / "store")) == 6
+
+
+def test_a_store_opens_where_nothing_can_be_written(crops: list[Crop], small_disk: Path) -> None:
+    folder = small_disk / "store"
+    open_store(crops, 64, 32, folder)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    elsewhere = [crop._replace(path=Path(shutil.copy(crop.path, f"{crop.path}x"))) for crop in crops]
+    assert len(open_store(crops, 64, 32, folder)) == len(open_store(elsewhere, 64, 32, folder)) == 6
+    draw(crops[0].path, seed=99)
+    with pytest.raises(OSError, match=r"could not be written.*Read-only.*data\.store="):
+        open_store(crops, 64, 32, folder)
+
+
+def test_a_signal_ends_the_wait_for_another_process(crops: list[Crop], tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    opened(crops, tmp_path / "store")
+    (lock,) = (tmp_path / "store").glob("*.lock")
+    for file in (tmp_path / "store").glob("*.json"):
+        file.unlink()
+
+    def stop(signum: int, frame: object) -> None:
+        raise InterruptedError("stopped")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    killer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    try:
+        with lock.open("r+b") as handle, pytest.raises(OSError, match="stopped"):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # as another process would
+            killer.start()
+            opened(crops, tmp_path / "store")
+    finally:
+        killer.join()
+        signal.signal(signal.SIGTERM, before)

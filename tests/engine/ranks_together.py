@@ -19,6 +19,7 @@ from reid.engine.finite import NonFiniteError
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer
+from reid.engine.shared_neck import share_neck
 from reid.engine.stop import Stopped, StopSignals
 from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletCenterLoss
 
@@ -115,6 +116,37 @@ def check_training(world: World) -> None:
             assert all(torch.equal(learnt[name], others[name]) for name in learnt)
 
 
+class Necked(nn.Module):
+    """The same between two layers, with a batch norm that learns its statistics, as the neck does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(24, 5), nn.BatchNorm1d(5), nn.Linear(5, 4, bias=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.norm(self.first(images.flatten(1)).tanh())
+        return features, self.last(features)
+
+
+def check_neck(world: World) -> None:
+    """A neck whose statistics are of all ranks trains as that of one process with the whole batch does."""
+
+    def learnt(where: World) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = Necked()
+        share_neck(model.norm, where)
+        optimizer = build_optimizer(model, SGD)
+        train_epoch(
+            where.parallel(model, CPU), optimizer, Objective(1.0, 0.4, 0.1, RankedListLoss()),
+            batches(where, 4), EpochTotals(), StopSignals(), device=CPU, world=where,
+        )  # fmt: skip
+        return dict(model.state_dict())
+
+    together, alone = learnt(world), learnt(ALONE)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(alone["norm.running_var"], torch.ones(5), atol=0.1)
+
+
 def check_talk(world: World, folder: Path) -> None:
     assert world.first_says(f"rank {world.rank}") == "rank 0"
     assert world.all_say(world.rank) == [0, 1]
@@ -162,6 +194,7 @@ if __name__ == "__main__":
     check_talk(ours, Path(sys.argv[1]))
     check_collect(ours)
     check_training(ours)
+    check_neck(ours)
     check_ends(ours)
     check_loss_of_a_rank(ours)
     print("all is well")

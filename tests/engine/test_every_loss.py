@@ -12,6 +12,7 @@ from torch import nn
 
 from reid.config import TrainConfig, config_folder
 from reid.data.batches import Batch
+from reid.engine.checkpoint import CheckpointError
 from reid.engine.describe import build_model
 from reid.engine.finite import NonFiniteError
 from reid.engine.loop import train_epoch
@@ -75,6 +76,20 @@ def run_epoch(session: Session, objective: Objective, steps: Iterator[Batch]) ->
     told = session.totals.means()
     session.end_epoch()
     return told
+
+
+def test_a_run_ends_at_no_epoch_that_it_has_left_behind(tmp_path: Path) -> None:
+    session, objective = open_session(settings_for("softmax"), tmp_path)
+    run_epoch(session, objective, batches(2))
+    session.save()
+    session.resume(1)
+    with pytest.raises(CheckpointError, match=r"after epoch 1, beyond epochs=0,.* Set epochs=1 or more"):
+        session.resume(0)
+    session.totals.steps = 5  # killed within the second
+    session.save()
+    session.resume(2)
+    with pytest.raises(CheckpointError, match=r"epoch 1 and 5 steps of the next, .* Set epochs=2 or more"):
+        session.resume(1)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

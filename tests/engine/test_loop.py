@@ -131,9 +131,12 @@ def test_overfits_one_batch(model: ReidModel) -> None:
 
 
 def test_bf16_autocast_trains_with_float32_losses(model: ReidModel) -> None:
-    told = run(model, batches(2), precision="bf16").means()
-    reference = run(copy.deepcopy(model), batches(1)).means()
-    assert told["loss"] == pytest.approx(reference["loss"], rel=0.2)
+    """Compared at the first step: what it leads to is another training, and more so on another CPU."""
+    told = run(copy.deepcopy(model), batches(1), precision="bf16").means()
+    reference = run(model, batches(1)).means()
+    for loss in ("loss", "id_loss", "metric_loss"):
+        assert told[loss] == pytest.approx(reference[loss], rel=0.01)  # bfloat16 keeps two or three digits
+        assert told[loss] != reference[loss]
 
 
 def test_biases_follow_with_their_own_factor(model: ReidModel) -> None:

@@ -79,7 +79,8 @@ def test_the_table_has_mean_and_spread_of_each_setting_best_first(tmp_path: Path
     ]
     made = told(runs)
     lines = made.markdown().splitlines()
-    assert lines[2] == "| loss.alpha | mAP on val | rank-1 | seeds | mAP less that of loss.alpha=1.2 [95 %] |"
+    less = "mAP less that of loss.alpha=1.2, points [95 %]"
+    assert lines[2] == f"| loss.alpha | mAP on val (%) | rank-1 (%) | seeds | {less} |"
     # Means 62.0, 55.0 and 52.0; the difference's interval is Welch's: 10 ± 2.8696 sqrt(7 / 3 + 4 / 3)
     assert lines[4] == "| 1.2 | 62.0 ± 2.6 | 80.0 ± 0.0 | 3 | - |"
     assert lines[5] == "| 1.4 | 55.0 | 80.0 | 1 of 3 | -7.0 |"
@@ -122,7 +123,19 @@ def test_one_seed_says_that_the_seeds_are_unknown(tmp_path: Path) -> None:
         in made.sentence
     )
     assert "holds for these trained models only" in made.sentence
-    assert any("seed=0,1,2" in note for note in made.notes)
+    no_spread = "One seed a setting: no spread of the seeds (±) is known. seed=0,1,2 runs three."
+    assert no_spread in made.notes
+    figure = made.figure()
+    assert figure is not None
+    assert "no spread" in figure.get_supxlabel()
+    runs.append(run(tmp_path, 0.61, 1, loss__alpha="1.2"))
+    mixed = told(runs, ["loss.alpha", "seed"])
+    assert no_spread.replace("One seed a setting", "One seed in 1 of 2 settings") in mixed.notes
+    figure = mixed.figure()
+    assert figure is not None
+    assert figure.get_supxlabel() == ""
+    runs.append(run(tmp_path, 0.52, 1, loss__alpha="1.0"))
+    assert not any("spread" in note for note in told(runs, ["loss.alpha", "seed"]).notes)
 
 
 def test_without_scores_by_query_the_seeds_remain_or_nothing(tmp_path: Path) -> None:
@@ -205,7 +218,7 @@ def test_tricks_are_differences_from_the_published_recipe(tmp_path: Path) -> Non
     made = told(runs, ["tricks", "seed"])
     assert made.reference is not None
     assert made.reference.name == f"tricks={default_choice('tricks')}" == "tricks=bag_of_tricks"
-    assert "mAP less that of tricks=bag_of_tricks [95 %]" in made.markdown()
+    assert "mAP less that of tricks=bag_of_tricks, points [95 %]" in made.markdown()
     figure = made.figure()
     assert figure is not None
     (axes,) = figure.axes

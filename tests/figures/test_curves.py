@@ -27,7 +27,11 @@ def test_cmc_shows_percent_over_rank_and_scores_in_the_legend() -> None:
     ranked, softmax = axes.get_lines()
     np.testing.assert_allclose(points(ranked), [[1.0, 85.6], [2.0, 90.0], [3.0, 95.0]])
     assert len(points(softmax)) == 2
-    assert labels(axes) == ["ranked: mAP 76.5 %, rank-1 85.6 %", "softmax: rank-1 80.0 %"]
+    (below,) = figure.legends
+    assert [text.get_text() for text in below.get_texts()] == [
+        "ranked: mAP 76.5 %, rank-1 85.6 %",
+        "softmax: rank-1 80.0 %",
+    ]
     assert axes.get_xlabel() == "Rank"
     assert axes.get_ylabel() == "Matching rate (%)"
     assert "CMC" in axes.get_title(loc="left")

@@ -62,8 +62,35 @@ def test_ranked_lists_of_one_query_keep_all_text_on_the_page(hits: int, order: s
     assert figure.get_size_inches()[0] <= 9.0 + 1e-9
 
 
+def test_a_first_match_that_comes_late_stands_after_the_hits() -> None:
+    late = Hit(crop(50), True, "rank 12,345\ncam 3, d 0.81")
+    entry = replace(
+        ranked(0.01, "n" * 8), first_match=late, query_label="id 5\n2 matches\nfirst: rank 12,345"
+    )
+    figure = ranked_lists(
+        [entry, ranked(0.5, "ny")], "worst", title="a name of sixty characters, as long" * 2
+    )
+    assert outside(figure) == []
+    assert {"…", "✓ rank 12,345\ncam 3, d 0.81"} <= set(texts(figure))
+    colours = frames(figure)
+    assert colours[:10] == [QUERY.lower(), *[WRONG.lower()] * 8, RIGHT.lower()]
+    rights = [image.get_extent()[1] for image in figure.axes[0].images[:10]]
+    assert rights == sorted(rights)
+    assert rights[9] - rights[8] > 1.5 * (rights[8] - rights[7])  # a gap with dots
+
+
+def test_ranked_lists_say_how_they_were_made() -> None:
+    figure = ranked_lists(
+        [ranked(1.0, "y")], "best", note="a list ends at its last match; one query a person"
+    )
+    told = "gallery images, nearest first, without junk; a list ends at its last match; one query a person"
+    assert told in texts(figure)
+    assert outside(figure) == []
+
+
 def test_ranked_lists_put_crops_nowhere_over_each_other() -> None:
-    figure = ranked_lists([ranked(0.1, "n" * 8), ranked(0.2, "n" * 8)], "worst")
+    late = replace(ranked(0.05, "n" * 8), first_match=Hit(crop(50), True, "rank 12"))
+    figure = ranked_lists([late, ranked(0.1, "n" * 8), ranked(0.2, "n" * 8)], "worst")
     spans = sorted(tuple(image.get_extent()) for image in figure.axes[0].images)
     for i, (left, right, bottom, top) in enumerate(spans):
         for other_left, other_right, other_bottom, other_top in spans[:i]:

@@ -12,7 +12,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.text import Text
 
-from reid.figures import sweep_figure
+from reid.figures import Against, difference_figure, sweep_figure
 from reid.figures.style import WRONG
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -64,9 +64,10 @@ def test_one_numeric_key_is_a_line_in_percent() -> None:
 
 
 def test_repeated_runs_give_mean_band_and_failures() -> None:
-    (axes,) = sweep(
+    figure = sweep(
         ["lr"], lr=[1e-4, 1e-4, 1e-3, 1e-3, 1e-2], seed=[0, 1, 0, 1, 0], mAP=[0.6, 0.7, 0.8, None, None]
-    ).axes
+    )
+    (axes,), (below,) = figure.axes, figure.legends
     mean = next(line for line in axes.get_lines() if line.get_label() == "mean")
     np.testing.assert_allclose(points(mean), [[1e-4, 65.0], [1e-3, 80.0]])
     band = corners(axes.collections[0].get_paths()[0])
@@ -74,7 +75,7 @@ def test_repeated_runs_give_mean_band_and_failures() -> None:
     assert [x for x, _ in crosses(axes)] == [1e-3, 1e-2]
     assert written(axes) == ["65.0", "80.0", "1 of 2"]
     assert axes.get_xscale() == "log"
-    assert legend(axes) == ["± standard deviation", "one run", "mean", "unfinished"]
+    assert ticks(below.get_texts()) == ["± standard deviation", "one run", "mean", "unfinished"]
 
 
 @pytest.mark.parametrize("score", [0.5, float("nan")])
@@ -162,6 +163,33 @@ def test_three_keys_are_parallel_coordinates() -> None:
 def test_parallel_coordinates_of_one_run(score: float) -> None:
     (axes,) = sweep(["a", "b", "c"], a=["x"], b=[1], c=[True], mAP=[score]).axes
     assert len([patch for patch in axes.patches if isinstance(patch, PathPatch)]) == 1
+
+
+ONE_SEED = "One run a setting (one seed): no spread of the seeds is known."
+ONCE: dict[str, list[Any]] = {"a": ["x", "y"], "b": [1, 2], "c": [1, 1], "mAP": [0.5, 0.6]}
+
+
+def below(figure: Figure) -> str:
+    """The small print below the axes."""
+    return figure.get_supxlabel()
+
+
+@pytest.mark.parametrize("keys", [["a"], ["b"], ["a", "b"], ["a", "b", "c"]])
+def test_a_sweep_with_one_seed_says_that_it_has_no_spread(keys: list[str]) -> None:
+    figure = sweep(keys, **ONCE)
+    assert below(figure) == ONE_SEED
+    box = figure._supxlabel.get_window_extent()  # type: ignore[attr-defined]
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    twice = {key: values * 2 for key, values in ONCE.items()}
+    assert below(sweep(keys, **twice)) == ""
+    # A repeat that did not finish is none.
+    assert below(sweep(keys, **{**twice, "mAP": [0.5, 0.6, None, None]})) == ONE_SEED
+
+
+def test_differences_of_single_seeds_say_so_too() -> None:
+    row = Against("b", 50.0, 1.0, 0.5, 2.0)
+    assert below(difference_figure([row], ("a", 49.0), "loss")) == ""
+    assert below(difference_figure([row], ("a", 49.0), "loss", one_seed=True)) == ONE_SEED
 
 
 def test_sweep_refuses_tables_it_cannot_draw() -> None:

@@ -70,7 +70,9 @@ def test_agrees_with_the_published_code(case: str, dtype: str, absolute: float, 
     assert (features.grad.double() - golden).abs().max() <= bound
 
 
-@pytest.mark.parametrize("setting", [(2.0, 1.3, 1.0), (1.2, 0.4, 10.0), (1.0, 1.3, 1.0), (1.4, 0.6, 100.0)])
+@pytest.mark.parametrize(
+    "setting", [(2.0, 1.3, 1.0), (1.2, 0.4, 10.0), (1.0, 1.3, 1.0), (1.4, 0.6, 100.0), (1.4, 0.6, 0.0)]
+)
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.filterwarnings("ignore:the positive radius")
 def test_agrees_with_the_double_loop(setting: tuple[float, float, float], reduction: Any) -> None:
@@ -87,9 +89,10 @@ def test_one_cluster_pushes_as_the_plain_loss() -> None:
     assert clustered.item() == pytest.approx(RankedListLoss()(features, pids).item(), abs=1e-12)
 
 
-def test_gradcheck() -> None:
+@pytest.mark.parametrize("temperature", [3.0, 0.0])
+def test_gradcheck(temperature: float) -> None:
     features, pids = batch(PIDS)
-    loss = ClusteredRankedListLoss(alpha=1.6, margin=0.9, temperature=3.0)
+    loss = ClusteredRankedListLoss(alpha=1.6, margin=0.9, temperature=temperature)
     assignment = torch.tensor(CLUSTERS)
     assert torch.autograd.gradcheck(lambda x: loss(x, pids, assignment), (features.requires_grad_(),))
 

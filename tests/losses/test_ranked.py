@@ -55,7 +55,9 @@ def test_agrees_with_the_published_code(case: str, dtype: str, absolute: float, 
     assert (features.grad.double() - golden).abs().max() <= bound
 
 
-@pytest.mark.parametrize("setting", [(2.0, 1.3, 1.0), (1.2, 0.4, 10.0), (1.5, 0.5, 0.1), (1.4, 0.6, 100.0)])
+@pytest.mark.parametrize(
+    "setting", [(2.0, 1.3, 1.0), (1.2, 0.4, 10.0), (1.5, 0.5, 0.1), (1.4, 0.6, 100.0), (1.4, 0.6, 0.0)]
+)
 @pytest.mark.parametrize("pids", [[0, 0, 1, 1, 2, 2], [5, 5, 5, 5, 9, 7], [3, 1, 3, 1, 1, 2, 3]])
 def test_agrees_with_the_double_loop(setting: tuple[float, float, float], pids: list[int]) -> None:
     features, labels = batch(pids)
@@ -63,9 +65,10 @@ def test_agrees_with_the_double_loop(setting: tuple[float, float, float], pids: 
     assert loss.item() == pytest.approx(naive(features, labels, *setting), abs=1e-12)
 
 
-def test_gradcheck() -> None:
+@pytest.mark.parametrize("temperature", [3.0, 0.0])
+def test_gradcheck(temperature: float) -> None:
     features, pids = batch([0, 0, 1, 1, 2])
-    loss = RankedListLoss(alpha=1.6, margin=0.9, temperature=3.0)
+    loss = RankedListLoss(alpha=1.6, margin=0.9, temperature=temperature)
     assert torch.autograd.gradcheck(lambda x: loss(x, pids), (features.requires_grad_(),))
 
 

@@ -31,12 +31,13 @@ def paper(features: Tensor, pids: Tensor, alpha: float, m: float, temperature: f
 
 @pytest.mark.filterwarnings("ignore:Values of Tp or Tn")
 @pytest.mark.parametrize("pids", [[0, 0, 1, 1, 2, 2], [5, 5, 5, 5, 9, 7], [0, 1, 2, 3], [4, 4, 4]])
-def test_is_the_loss_of_the_paper(pids: list[int]) -> None:
-    options = settings_of("loss=ranked_paper").loss
+@pytest.mark.parametrize("temperature", [10, 0])
+def test_is_the_loss_of_the_paper(pids: list[int], temperature: int) -> None:
+    options = settings_of("loss=ranked_paper", f"loss.Tn={temperature}").loss
     loss = build_metric_loss(options, num_classes=10, embedding_size=4)
     assert loss is not None
     features = torch.randn(len(pids), 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     labels = torch.tensor(pids)
-    expected = paper(features, labels, alpha=1.2, m=0.4, temperature=10, mix=0.5)
+    expected = paper(features, labels, alpha=1.2, m=0.4, temperature=temperature, mix=0.5)
     # The library adds 1e-5 to the sum of the weights for every image of the batch.
     assert loss(features, labels).item() == pytest.approx(expected, rel=1e-3)

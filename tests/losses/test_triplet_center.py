@@ -87,10 +87,24 @@ def test_order_of_the_batch_does_not_matter() -> None:
     assert loss(features[order], pids[order]).item() == expected
 
 
+def test_without_weight_it_is_the_triplet_loss_and_without_rate_the_centres_stay() -> None:
+    features, pids = batch([0, 0, 1, 1])
+    loss = build(center_weight=0.0, center_lr=0.0)
+    before = loss.centers.detach().clone()
+    features.requires_grad_()
+    value = loss(features, pids)
+    assert value.item() == pytest.approx(TripletLoss()(features, pids).item(), abs=1e-12)
+    value.backward()
+    wanted = torch.autograd.grad(TripletLoss()(features, pids), features)[0]
+    torch.testing.assert_close(features.grad, wanted)
+    loss.own_optimizer().step()
+    assert torch.equal(loss.centers, before)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"center_weight": 0.0}, "center_weight is 0.0; a finite number greater than 0"),
+        ({"center_weight": -0.1}, "center_weight is -0.1; a finite number from 0 on"),
         ({"center_lr": -1.0}, "center_lr is -1.0"),
         ({"margin": -1.0}, "margin is -1.0"),
     ],

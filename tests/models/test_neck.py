@@ -105,14 +105,41 @@ def test_wrong_choices_are_named(wrong: dict) -> None:
         ReidModel(tiny_backbone(), **{"num_classes": 5, **wrong})
 
 
-def test_frozen_batch_norm_keeps_its_statistics_and_trains_its_weights(images: Tensor) -> None:
+def test_frozen_batch_norms_of_the_backbone_keep_their_statistics_and_train_their_weights(
+    images: Tensor,
+) -> None:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6))
     model = ReidModel(as_backbone(layers, "tiny", 6), num_classes=3, freeze_bn=True).train()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     features, logits = model(images)
     (features.square().sum() + logits.square().sum()).backward()
-    assert before
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    buffers = dict(model.named_buffers())
+    assert torch.equal(buffers["backbone.1.running_mean"], torch.zeros(6))
+    assert torch.equal(buffers["backbone.1.running_var"], torch.ones(6))
     assert layers[1].weight.grad is not None
-    torch.testing.assert_close(model(images[:1])[0], features[:1])  # nothing depends on the batch
+    torch.testing.assert_close(pooled(model, images[:1]), pooled(model, images)[:1])  # none of the batch's
+
+
+def test_frozen_batch_norms_leave_the_neck_to_learn_its_statistics(images: Tensor) -> None:
+    """They begin at 0 and 1, which say nothing of the features."""
+    torch.manual_seed(0)
+    model = ReidModel(tiny_backbone(), num_classes=3, freeze_bn=True).train()
+    features, _ = model(images)
+    before = pooled(model, images)
+    torch.testing.assert_close(features.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.bottleneck.running_mean, 0.1 * before.mean(0))
+    torch.testing.assert_close(model.bottleneck.running_var, 0.9 + 0.1 * before.var(0))
+    model.eval().train()  # as a judgement between two epochs does
+    assert model.bottleneck.training
+
+
+def test_frozen_norms_that_are_no_batch_norm_of_torch_keep_their_statistics_too(images: Tensor) -> None:
+    from timm.layers import BatchNormAct2d, EvoNorm2dB0
+
+    for norm in (BatchNormAct2d(6), EvoNorm2dB0(6), nn.InstanceNorm2d(6), nn.GroupNorm(2, 6)):
+        layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), norm, nn.Dropout(0.1))
+        model = ReidModel(as_backbone(layers, "tiny", 6), num_classes=3, freeze_bn=True).train()
+        before = {name: buffer.clone() for name, buffer in layers.named_buffers()}
+        model(images)
+        assert all(torch.equal(buffer, before[name]) for name, buffer in layers.named_buffers())
+        assert layers[2].training

@@ -111,6 +111,18 @@ def test_memory_stays_near_what_is_asked() -> None:
     assert largest * 24 <= 2**20
 
 
+def test_an_image_drawn_twice_is_no_positive_of_itself() -> None:
+    line = Embeddings(
+        torch.tensor([[0.0], [1.0], [5.0], [9.0]]), torch.tensor([1, 1, 2, 3]), torch.zeros(4).long()
+    )
+    # Person 1 has two images, 2 and 3 one each; four of each are drawn.
+    batch = torch.tensor([0, 1, 1, 0, 2, 2, 2, 2, 3, 3, 3, 3])
+    positive, negative = hardest_pairs(line, "euclidean", batch)
+    assert positive[:4].tolist() == pytest.approx([1.0, 1.0, 1.0, 1.0])
+    assert positive[4:].isnan().all()
+    assert negative.tolist() == pytest.approx([5.0, 4.0, 4.0, 5.0, *[4.0] * 8])
+
+
 def test_hardest_pairs_by_hand() -> None:
     line = Embeddings(
         torch.tensor([[0.0], [1.0], [3.0], [10.0], [11.0], [50.0]]),

@@ -17,20 +17,58 @@ def test_by_hand() -> None:
     assert told.thresholds[1:].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert told.tar.tolist() == [0, 0.25, 0.5, 0.75, 0.75, 0.75, 1, 1, 1]
     assert told.far.tolist() == [0, 0, 0, 0, 0.25, 0.5, 0.5, 0.75, 1]
-    # At threshold 4 FAR = 1/4 = FRR.
+    # From 4 on, and up to 5, FAR = 1/4 = FRR.
     assert told.eer == 0.25
-    assert told.threshold == 4
+    assert told.threshold == 4.5
     assert told.points["eer"].frr == 0.25
     # F1: 2 x 3 / (4 + 3 + 0) at 3; at 6 it is 2 x 4 / (4 + 4 + 2) = 0.8.
     assert told.best_f1 == 6 / 7
-    assert told.points["f1"].threshold == 3
+    assert told.points["f1"].threshold == 3.5
 
 
 def test_the_equal_error_rate_lies_between_two_points_of_the_roc() -> None:
     """From (FAR 0, FRR 1/2) to (1/2, 0): half way, at 1/4; no threshold has equal rates."""
     told = verify([1.0, 3.0], [3.0, 4.0])
     assert told.eer == pytest.approx(0.25)
-    assert told.points["eer"].threshold == 1  # |0 - 1/2| = |1/2 - 0|: the stricter of the two
+    # |0 - 1/2| from 1 on is |1/2 - 0| from 3 on: the stricter of the two, and its middle.
+    assert told.points["eer"].threshold == 2
+
+
+def gap(count: int = 41) -> tuple[np.ndarray, np.ndarray]:
+    """Genuine pairs from 0.2 to 0.6, impostor pairs from 1.0 to 1.4: every threshold between is as good."""
+    return np.linspace(0.2, 0.6, count), np.linspace(1.0, 1.4, count)
+
+
+@pytest.mark.parametrize("target", ["eer", "f1"])
+def test_of_equally_good_thresholds_the_middle_is_taken(target: str) -> None:
+    genuine, impostor = gap()
+    assert verify(genuine, impostor, target).threshold == pytest.approx(0.8)
+    edges = np.linspace(0, 2, 2001)
+    below = [np.searchsorted(side, edges, side="right") for side in (genuine, impostor)]
+    counted = verify_counts(edges, below[0], below[1], target)
+    assert counted.threshold == pytest.approx(0.8, abs=1e-3)
+    assert (counted.points[target].far, counted.points[target].tar) == (0, 1)
+
+
+@pytest.mark.parametrize("target", ["eer", "f1"])
+def test_no_threshold_of_a_grid_lies_where_the_distances_are_not_told_apart(target: str) -> None:
+    """0.29 and 0.21 are both counted at 0.3: what 0.25 would accept, the counts do not say."""
+    edges = np.array([0.1, 0.2, 0.3, 0.4])
+    counted = verify_counts(edges, np.array([1, 4, 4, 4]), np.array([0, 0, 1, 2]), target)
+    assert counted.threshold == 0.2
+
+
+def test_a_threshold_that_accepts_all_is_no_larger_than_the_largest_distance() -> None:
+    told = verify([1.0, 3.0, 3.0, 3.0], [2.0], target="f1")
+    assert (told.threshold, told.best_f1) == (3, 8 / 9)
+    edges = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    counted = verify_counts(edges, np.array([1, 1, 4, 4, 4]), np.array([0, 1, 1, 1, 1]), "f1")
+    assert counted.threshold == 3
+
+
+def test_the_middle_of_neighbouring_floats_is_the_lower_one() -> None:
+    low = 1.0
+    assert verify([low], [np.nextafter(low, 2)], target="f1").threshold == low
 
 
 @pytest.mark.parametrize("wanted", [1e-2, 1e-3, 1e-4])

@@ -1,0 +1,255 @@
+"""List the image stores, and prune what nobody needs: `python -m reid.data.stores [list|prune]`, `--help`."""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from reid.config import DataConfig, register
+from reid.data.hashes import SUFFIX, kept_digests
+from reid.data.holds import free
+from reid.data.store_facts import FORMAT, read_facts, store_key
+from reid.dialects import CommandParser
+from reid.locks import FileLock, Timeout
+
+#: What the suite writes into a folder of stores; no other file is ever deleted.
+OURS = re.compile(r"([0-9a-f]{24}(?:-\d+x\d+)?)\.(npy|json|lock|files\.npz|(?:.+\.)?partial)")
+#: A file that is written without a lock is finished long before.
+ABANDONED_S = 3600
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """One store: `used` is the time of its last opening, and `data` where the images lay then."""
+
+    name: str
+    images: int
+    height: int
+    width: int
+    bytes: int
+    used: float
+    what: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Files that no opening will use: of another format, or left by a process that was killed.
+
+    `lock` is held by who still writes them.
+    """
+
+    why: str
+    files: tuple[Path, ...]
+    lock: Path | None = None
+
+
+def list_stores(folder: Path) -> list[StoredImages]:
+    """The stores of `folder`, those used last first."""
+    found = []
+    for file in _ours(folder, "json"):
+        facts = read_facts(file)
+        if facts is not None:
+            images, height, width, _ = facts["shape"]
+            array = file.with_suffix(".npy").stat()
+            size = array.st_size + file.stat().st_size
+            found.append(
+                StoredImages(
+                    file.stem, images, height, width, size, array.st_atime, facts["what"], facts["data"]
+                )
+            )
+    return sorted(found, key=lambda store: -store.used)
+
+
+def list_leftovers(folder: Path) -> list[Leftover]:
+    """What no opening will use; files that a process is writing are left out."""
+    stores = list_stores(folder)
+    names = {store.name for store in stores}
+    sizes = {(store.height, store.width) for store in stores}
+    halves: dict[str, list[Path]] = {}
+    for file in (*_ours(folder, "json"), *_ours(folder, "npy")):
+        if file.stem not in names:
+            halves.setdefault(file.stem, []).append(file)
+    found = [Leftover(_other_format(folder / f"{stem}.json"), tuple(files)) for stem, files in halves.items()]
+    for file in _ours(folder, "partial"):
+        lock = folder / f"{file.name.partition('.')[0]}.lock"
+        old = time.time() - file.stat().st_mtime > ABANDONED_S
+        if lock.exists() or old:
+            why = "left by a process that was killed"
+            found.append(Leftover(why, (file,), lock if lock.exists() else None))
+    for file in _ours(folder, SUFFIX[1:]):
+        digests = kept_digests(file)
+        if not names & {store_key(digests, *size) for size in sizes}:
+            found.append(Leftover("hashes of files that no store holds", (file,)))
+    found += [Leftover("a lock that nobody holds", (file,), file) for file in _ours(folder, "lock")]
+    return [leftover for leftover in found if leftover.lock is None or _is_free(leftover.lock)]
+
+
+def remove(files: Sequence[Path], lock: Path | None = None) -> int | None:
+    """Delete the files of one store or leftover; the bytes that they took, or None if it is in use."""
+    freed = sum(file.stat().st_size for file in files if file.exists())
+    with ExitStack() as holding:
+        if lock is not None:
+            try:
+                holding.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                return None
+        arrays = [file for file in files if file.suffix == ".npy"]
+        if not all(holding.enter_context(free(array)) for array in arrays):
+            return None
+        for file in files:
+            file.unlink(missing_ok=True)
+    return freed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: listed or pruned; 1: one that was named is in use, or the disk fails; 2: asked wrongly."""
+    options = _parser().parse_args(arguments)
+    folder = Path(options.store).expanduser() if options.store else _default_folder()
+    stores = list_stores(folder)
+    if options.action == "list":
+        _list(options, folder, stores)
+        return 0
+    chosen = {store.name: store for store in stores if _is_old(store, options.unused_days)}
+    for name in options.names:
+        matches = [store for store in stores if store.name.startswith(name)]
+        if len(matches) != 1:
+            print(
+                f"reid.data.stores: {len(matches)} stores in {folder} are called {name}…: "
+                "python -m reid.data.stores list names them",
+                file=sys.stderr,
+            )
+            return 2
+        chosen[matches[0].name] = matches[0]
+    try:
+        return _prune(folder, list(chosen.values()), options.names)
+    except OSError as error:  # such as a disk without locks
+        print(f"reid.data.stores: {error}", file=sys.stderr)
+        return 1
+
+
+def _prune(folder: Path, chosen: Sequence[StoredImages], named: Sequence[str]) -> int:
+    total, refused = 0, False
+    for store in chosen:
+        freed = remove([folder / f"{store.name}.json", folder / f"{store.name}.npy"])
+        if freed is None:
+            refused = refused or any(store.name.startswith(name) for name in named)
+            print(f"in use, left: {_describe(store)}")
+        else:
+            total += freed
+            print(f"removed: {_describe(store)}")
+    for leftover in list_leftovers(folder):
+        freed = remove(leftover.files, leftover.lock)
+        names = ", ".join(file.name for file in leftover.files)
+        if freed is None:
+            print(f"in use, left: {names} ({leftover.why})")
+        else:
+            total += freed
+            print(f"removed: {names} ({leftover.why})")
+    print(f"{_size(total)} freed in {folder}")
+    return 1 if refused else 0
+
+
+def _list(options: argparse.Namespace, folder: Path, stores: Sequence[StoredImages]) -> None:
+    leftovers = list_leftovers(folder)
+    size = sum(file.stat().st_size for leftover in leftovers for file in leftover.files)
+    if options.json:
+        found = {
+            "folder": str(folder), "stores": [asdict(store) for store in stores],
+            "leftovers": [{"why": left.why, "files": list(map(str, left.files))} for left in leftovers],
+        }  # fmt: skip
+        print(json.dumps(found, indent=2))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    table = Table(title=escape(f"image stores in {folder}"), title_justify="left", title_style="dim")
+    for name in ("name", "images", "pixels", "size", "last used"):
+        table.add_column(name, justify="right" if name in ("images", "size") else "left", no_wrap=True)
+    table.add_column("of", overflow="fold")
+    for store in stores:
+        used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d %H:%M")
+        pixels = f"{store.height}x{store.width}"
+        of = escape(f"{store.what} in {store.data}")
+        table.add_row(store.name, f"{store.images:,}", pixels, _size(store.bytes), used, of)
+    console.print(table)
+    console.print(f"{len(stores)} stores, {_size(sum(store.bytes for store in stores))}")
+    if size:
+        console.print(
+            f"{_size(size)} more that no opening will use: python -m reid.data.stores prune removes it",
+        )
+
+
+def _describe(store: StoredImages) -> str:
+    pixels = f"{store.height}x{store.width}"
+    return f"{store.name} ({store.images:,} {store.what} of {pixels}, {_size(store.bytes)}; {store.data})"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+
+
+def _is_old(store: StoredImages, days: float | None) -> bool:
+    return days is not None and time.time() - store.used > days * DAY_S
+
+
+def _other_format(file: Path) -> str:
+    try:
+        form = json.loads(file.read_text()).get("format", "of before")
+    except (OSError, ValueError, AttributeError):
+        return "half a store"
+    return f"format {form}, and {FORMAT} is read" if form != FORMAT else "half a store"
+
+
+def _ours(folder: Path, ending: str) -> Iterator[Path]:
+    for file in sorted(folder.glob("*")):
+        match = OURS.fullmatch(file.name)
+        if match is not None and match[2].endswith(ending):
+            yield file
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
+def _default_folder() -> Path:
+    register()
+    return Path(OmegaConf.create({"data": OmegaConf.structured(DataConfig)}).data.store)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="python -m reid.data.stores",
+        description="List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
+        "no opening will use (stores of another format, what a killed process left), the stores that are "
+        "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
+        "later is built again.  Exit code 0: done; 1: one that was named is in use, or the disk fails; 2: asked wrongly.",
+    )
+    parser.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="stores to prune, by the beginning of a name"
+    )
+    parser.add_argument("--store", metavar="FOLDER", help="where they lie (default: as data.store)")
+    parser.add_argument(
+        "--unused-days", type=float, metavar="N", help="prune stores that were not opened for N days"
+    )
+    parser.add_argument("--json", action="store_true", help="list everything as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
