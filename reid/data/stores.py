@@ -237,7 +237,8 @@ def _parser() -> argparse.ArgumentParser:
         description="List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
         "no opening will use (stores of another format, what a killed process left), the stores that are "
         "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
-        "later is built again.  Exit code 0: done; 1: one that was named is in use, or the disk fails; 2: asked wrongly.",
+        "later is built again.  Exit code 0: done; 1: one that was named is in use, or the disk fails; 2: "
+        "asked wrongly.",
     )
     parser.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
     parser.add_argument(
