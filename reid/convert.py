@@ -1,7 +1,8 @@
 """Make a checkpoint of this suite from a trained one of Ranked_Person_ReID or reid-strong-baseline.
 
 `python -m reid.convert FILE -o OUT` reads state dicts with `base.*`, `bottleneck.*` and `classifier.*`, bare
-or under `state_dict` or `model`, with or without `module.`; `--trust` also pickled networks.
+or under `state_dict` or `model`, with or without `module.` or `_orig_mod.`; `--ema` takes the moving average
+beside it, `--trust` also pickled networks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from reid.engine.describe import preprocessing
 from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone
 from reid.models.matching import backbone_tensors, compare, summarise
 from reid.models.recognise import recognise
-from reid.models.weights import file_sha256, read_tensors
+from reid.models.weights import file_sha256, read_weights
 from reid.unpickle import read_trusted
 
 _NECK = "bottleneck."
@@ -128,12 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_paths(source, target)
         try:
-            tensors, sha256 = read_tensors(source)
+            tensors, sha256, held = read_weights(source, options.ema)
         except WeightsError:
             # Not UnsafeFileError alone: torch refuses some pickled networks without naming a class.
             if not options.trust:
                 raise
-            tensors, sha256 = read_trusted(source), file_sha256(source)
+            (tensors, held), sha256 = read_trusted(source, options.ema), file_sha256(source)
         _refuse_own(tensors, source)
         image = ImageConfig(height=options.height, width=options.width)
         checkpoint, told = convert(
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"reid.convert: {error}", file=sys.stderr)
         return 1
-    print("\n".join(told))
+    print("\n".join([*held.notes("--ema"), *told]))
     print(f"written: {target}. It does not know its data, so name them where it is judged:")
     print(f"  python -m reid.evaluate checkpoint={target} dataset=market")
     return 0
@@ -210,6 +211,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--height", type=_size, default=256, help="of the images, in pixels (default: 256)")
     parser.add_argument("--width", type=_size, default=128, help="of the images, in pixels (default: 128)")
+    parser.add_argument(
+        "--ema",
+        action="store_true",
+        help="of a file that holds trained weights and their moving average (state_dict_ema, model_ema), "
+        "take the average",
+    )
     parser.add_argument(
         "--trust",
         action="store_true",

@@ -72,7 +72,7 @@ def _named(source: str) -> tuple[str, dict[str, object]]:
     if path.suffix.lower() in (".csv", ".parquet"):
         return "table", {"file": str(path)}
     if os.path.isdir(path):  # False, too, for what is no path at all
-        market = all((path / folder).is_dir() for folder in FOLDERS)
+        market = all((path / folder).is_dir() for folder in FOLDERS[1:])  # it may have nobody to train on
         return "folder" if market else "folders", {"root": str(path)}
     if len(path.parts) > 1:
         raise ConfigError(f"there is no folder {source}")

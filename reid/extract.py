@@ -25,6 +25,7 @@ from reid.console import ConsoleProgress
 from reid.data import DatasetError
 from reid.data.crops import refuse_foreign_names
 from reid.data.layout import IMAGE_SUFFIXES
+from reid.data.walk import Found, walk
 from reid.dialects import CommandParser
 from reid.inference import TrainedModel, load_model, name_unreadable, newest_model, unreadable
 from reid.terminal import Terminal
@@ -58,22 +59,19 @@ def write_csv(file: Path, paths: list[str], features: Features, facts: Mapping[s
 WRITERS: dict[str, Writer] = {".parquet": write_parquet, ".npz": write_npz, ".csv": write_csv}
 
 
-def find_images(folder: Path) -> list[Path]:
-    """The image files at or below `folder`, hidden ones left out, in the order of their paths.
+def find_images(folder: Path) -> Found:
+    """The image files at or below `folder`, in linked folders too, and what is left out.
 
     Raises:
         DatasetError: no such folder, no image in it, or a name that is not UTF-8.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is no folder: give one that holds images, at any depth")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-    )
-    if not found:
-        raise DatasetError(f"no image below {folder}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
-    refuse_foreign_names(found)
+    found = walk(folder)
+    if not found.images:
+        rest = f". {found.describe()}" if found.left_out else ""
+        raise DatasetError(f"no image below {folder}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}{rest}")
+    refuse_foreign_names(found.images)
     return found
 
 
@@ -117,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Terminal(stderr=True, soft_wrap=True)
     progress = ConsoleProgress(errors)
     try:
-        images = find_images(options.folder)
+        found = find_images(options.folder)
+        images = found.images
         model = load_model(options.checkpoint or newest_model(), options.device)
         bad = unreadable(images, progress)
         if bad and (options.on_bad_image == "raise" or len(bad) == len(images)):
@@ -137,8 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     count, width = features.shape
     skipped = f", {len(bad)} images left out" if bad else ""
+    others = f". {found.describe()}" if found.left_out else ""
     print(
-        f"{output}: {count:,} features of {width} numbers ({model.space.describe()}){skipped}; {model.name}"
+        f"{output}: {count:,} features of {width} numbers ({model.space.describe()}){skipped}; "
+        f"{model.name}{others}"
     )
     return 0
 
@@ -147,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m reid.extract", description="Write the features of all images below a folder."
     )
-    parser.add_argument("folder", type=Path, help="images, at any depth")
+    parser.add_argument("folder", type=Path, help="images, at any depth, linked folders too")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="features.parquet, .npz or .csv"
     )

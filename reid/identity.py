@@ -11,7 +11,7 @@ from reid.dataset_config import without_places
 
 #: Keys that came after runs were made without them, and what those runs did.  A key that says so enters no
 #: hash, and is no difference to a config that lacks it: such a run is still found, resumed and taken.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"dataset.distractor": 0, "dataset.null": None, "backbone.ema": False}
 
 
 def config_hash(settings: TrainConfig) -> str:
@@ -27,6 +27,7 @@ def config_hash(settings: TrainConfig) -> str:
 #: What may change when a run is resumed: keys, and the groups that begin so.
 MAY_CHANGE = (
     "tracking.", "sweep.", "resume", "init_from", "device", "data.", "epochs", "dataset.", "backbone.weights",
+    "backbone.ema",
 )  # fmt: skip
 _SPLIT = ("split", "val_identities", "val_seed")
 
@@ -51,12 +52,13 @@ def resume_hash(settings: TrainConfig) -> str:
     told = asdict(settings)
     for key in ("tracking", "sweep", "resume", "init_from", "device", "data", "epochs", "dataset"):
         del told[key]
-    told["backbone"].pop("weights", None)
+    for key in ("weights", "ema"):
+        told["backbone"].pop(key, None)
     told["eval"] = {key: told["eval"][key] for key in _SPLIT}
     return _hash(told)
 
 
-def _without_added(config: dict[str, Any]) -> dict[str, Any]:
+def without_added(config: dict[str, Any]) -> dict[str, Any]:
     """`config` less the keys of `ADDED` that have the value given there, in the parts of a dataset too."""
     kept: dict[str, Any] = {}
     for key, value in config.items():
@@ -65,7 +67,7 @@ def _without_added(config: dict[str, Any]) -> dict[str, Any]:
             own = {name.removeprefix(prefix): old for name, old in ADDED.items() if name.startswith(prefix)}
             value = {name: item for name, item in value.items() if name not in own or item != own[name]}
             if "parts" in value:
-                value["parts"] = [_without_added({key: part})[key] for part in value["parts"]]
+                value["parts"] = [without_added({key: part})[key] for part in value["parts"]]
         elif key in ADDED and value == ADDED[key]:
             continue
         kept[key] = value
@@ -73,7 +75,7 @@ def _without_added(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hash(told: dict[str, Any]) -> str:
-    text = json.dumps(_without_added(told), sort_keys=True)
+    text = json.dumps(without_added(told), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -102,22 +102,21 @@ class TrainedModel:
         return distance_function(self.space.metric)(first.double(), other.double())
 
     def _pixels(self, named: Sequence[tuple[str, Path | Image.Image]]) -> Tensor:
-        def decode(entry: tuple[str, Path | Image.Image]) -> np.ndarray | PictureError:
+        def decode(source: Path | Image.Image) -> tuple[np.ndarray | None, str | None]:
             try:
-                return _picture(entry[1]).resized(self.height, self.width)
+                return _picture(source).resized(self.height, self.width), None
             except PictureError as error:
-                return error
+                return None, str(error)
 
-        with in_threads(decode, named) as decoded:
-            images = list(decoded)
+        with in_threads(decode, [source for _, source in named]) as found:
+            decoded = list(found)
         bad = {
-            name: str(image)
-            for (name, _), image in zip(named, images, strict=True)
-            if isinstance(image, PictureError)
+            name: reason for (name, _), (_, reason) in zip(named, decoded, strict=True) if reason is not None
         }
         if bad:
             raise DatasetError(name_unreadable(bad))
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        images = np.stack([image for image, _ in decoded if image is not None])
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def _picture(source: Path | Image.Image) -> Picture:

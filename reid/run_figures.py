@@ -23,6 +23,7 @@ from reid.figures import (
     save,
     training_curves,
 )
+from reid.people import is_person
 from reid.words import as_markdown
 
 #: Rows and columns of a picture of ranked lists.
@@ -130,7 +131,7 @@ def sheet_of(crops: tuple[Crop, ...], name: str, people: int = 6, a_cell: int = 
     cameras = sorted({crop.camid for crop in crops})
     seen: dict[int, dict[int, list[Path]]] = {}
     for crop in crops:
-        if crop.pid > 0:
+        if is_person(crop.pid):
             seen.setdefault(crop.pid, {}).setdefault(crop.camid, []).append(crop.path)
     shown = sorted(seen, key=lambda pid: (-len(seen[pid]), pid))[:people]
     cells = [[seen[pid].get(camera, [])[:a_cell] for camera in cameras] for pid in shown]

@@ -24,13 +24,14 @@ from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.describe import rebuild_model
 from reid.engine.embed import embed
 from reid.engine.judge import describe
-from reid.engine.prepare import fingerprint, open_judged_data, with_protocol_of
+from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
 from reid.engine.rundir import LAST
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.engine.threshold import chosen_threshold, feature_space, store_threshold
 from reid.evaluate import as_trained
 from reid.home import home
 from reid.job import Job
+from reid.people import is_person
 from reid.retrieval import (
     Embeddings,
     bootstrap,
@@ -71,6 +72,8 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
     judged = open_judged_data(dataset, image, settings.data, job.progress)
+    if evaluation.protocol == "ignore_camera":
+        warn_of_doubles(judged.query.crops, judged.gallery.crops)
     space = feature_space(evaluation, settings.precision)
     parts = [
         embed(
@@ -86,7 +89,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     measured = verify_counts(counts.thresholds, counts.genuine, counts.impostor, settings.target)
     sure = bootstrap(images, measured, space.metric, evaluation.protocol, settings.replicates, settings.seed)
     measured_on = data_name(spec)
-    people = int((images.pids.unique() > 0).sum())
+    people = int(is_person(images.pids.unique()).sum())
     data_fingerprint = fingerprint(judged.fingerprint)
     chosen = chosen_threshold(
         measured, sure, evaluation, measured_on, data_fingerprint, people, settings.precision
@@ -162,7 +165,7 @@ def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[
     Raises:
         ConfigError: the data are those of the training, and people of the training are to be measured.
     """
-    tested = [crop for crop in dataset.query + dataset.gallery if crop.pid > 0]
+    tested = [crop for crop in dataset.query + dataset.gallery if is_person(crop.pid)]
     people = {crop.pid for crop in tested}
     trained = meta["dataset"]
     if trained["name"] == "joint":
@@ -230,7 +233,7 @@ def hardest_by_batch(
     fewer people than `batch.identities` all of them are in each. Distractors are in none.  NaN where an
     anchor has no positive: its person has one image, or one was drawn K times.
     """
-    known = (images.pids > 0).nonzero().flatten()
+    known = is_person(images.pids).nonzero().flatten()
     people = images.select(known)
     identities = min(settings.batch.identities, len(people.pids.unique()))
     generator = torch.Generator().manual_seed(settings.seed)

@@ -7,6 +7,7 @@ nor its classes need be there; the tensors are then gathered from what torch's m
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reid.models.weights import WeightsError, named_tensors, read_tensors
+from reid.models.weights import Held, WeightsError, held_tensors, read_tensors
 
 #: All that a pickle may really call. `__builtin__` is what the pickles of old protocols call `builtins`.
 _HARMLESS = frozenset({
@@ -34,15 +35,17 @@ _HARMLESS = frozenset({
 })  # fmt: skip
 
 
-def read_trusted(path: Path) -> dict[str, Tensor]:
+def read_trusted(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], Held]:
     """The named tensors of a file that pickles more than tensors, through a process of its own.
+
+    Which were taken, and `ema`, are as in `read_weights`.
 
     Raises WeightsError when it cannot be read, or holds neither a network nor named tensors.
     """
     with TemporaryDirectory() as folder:
         gathered = Path(folder) / "tensors.safetensors"
         child = subprocess.run(
-            [sys.executable, "-m", "reid.unpickle", str(path.absolute()), str(gathered)],
+            [sys.executable, "-m", "reid.unpickle", str(path.absolute()), str(gathered), *(["ema"] * ema)],
             capture_output=True,
             text=True,
             check=False,
@@ -50,7 +53,7 @@ def read_trusted(path: Path) -> dict[str, Tensor]:
         if child.returncode != 0:
             said = child.stderr.strip().splitlines() or [f"the process ended with {child.returncode}"]
             raise WeightsError(f"{path} could not be read with --trust either: {said[-1]}")
-        return read_tensors(gathered)[0]
+        return read_tensors(gathered)[0], Held(*json.loads(child.stdout))
 
 
 class StandIn:
@@ -94,8 +97,12 @@ def _pickle_module() -> ModuleType:
 
 def gather(path: Path) -> dict[str, Tensor]:
     """The named tensors of the network that a file holds, bare or under `state_dict` or `model`."""
+    return _gather(path, ema=False)[0]
+
+
+def _gather(path: Path, ema: bool) -> tuple[dict[str, Tensor], Held]:
     content = torch.load(path, map_location="cpu", pickle_module=_pickle_module(), weights_only=False)
-    return named_tensors(_plain(content), path)
+    return held_tensors(_plain(content), path, ema)
 
 
 def _plain(content: object) -> object:
@@ -120,15 +127,19 @@ def _state(module: StandIn, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Gather the tensors of the first file into the second, of safetensors; exit code 1: that failed."""
-    source, target = sys.argv[1:] if arguments is None else arguments
+    """Gather the tensors of the first file into the second, of safetensors, and print which were taken.
+
+    Exit code 1: that failed.
+    """
+    source, target, *ema = sys.argv[1:] if arguments is None else arguments
     try:
-        tensors = gather(Path(source))
+        tensors, held = _gather(Path(source), bool(ema))
         # Copies, since safetensors refuses tensors that share memory.
         save_file({name: t.detach().clone().contiguous() for name, t in tensors.items()}, target)
     except Exception as error:  # damaged or hostile bytes: anything may come
         print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
         return 1
+    print(json.dumps(held))
     return 0
 
 

@@ -12,7 +12,7 @@ ROOT = Path(reid.__file__).parent
 ROWS = [
     {"locks", "trust"},
     {"checks", "home", "plain_warnings", "words"},
-    {"distance"},
+    {"distance", "people"},
     {"data", "models", "losses", "retrieval"},
     {"search_path"},
     {"config"},

@@ -139,6 +139,7 @@ OURS = {
     "freeze_bn",
     "resume",
     "init_from",
+    "backbone.ema",
     "eval.period",
     "eval.val_identities",
     "eval.val_seed",

@@ -20,7 +20,7 @@ from reid.data.crops import LeakError
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta, describe_data
 from reid.engine.prepare import open_judged_data, open_training_data, read_dataset
-from reid.inference import load_model
+from reid.inference import load_model, shape_problem
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -119,6 +119,7 @@ def test_a_model_sees_paths_and_pil_images_alike(trained: Path, drawn: Path) -> 
         image.convert("RGBA").save(paths[1], "PNG")
     features = model.embed(upright)
     assert torch.equal(model.embed(paths), features)
+    assert shape_problem(paths[0], model.height, model.width) is None
     assert torch.equal(model.embed([Image.open(path) for path in paths]), features)
     assert torch.equal(model.embed([paths[0], Image.open(paths[1])]), features[:2])
     with pytest.raises(DatasetError, match=r"images\[1\]: its pixels are floats"):

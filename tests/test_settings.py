@@ -348,7 +348,7 @@ def test_datasets_are_choices_with_changes() -> None:
             "domain": "night",
             "seed": 0,
         },
-        {"label": "site_a", "name": "folder", "root": "/crops"},
+        {"label": "site_a", "name": "folder", "root": "/crops", "distractor": 0},
     ]
 
 

@@ -493,6 +493,26 @@ def test_features_are_written_in_every_format(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_linked_folders_are_followed_and_what_is_left_out_is_counted_by_its_ending(
+    model: Path, folder: Path, crops: list[Path], tmp_path: Path, capsys: Capture
+) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    shutil.copy(crops[3], far)
+    (folder / "linked").symlink_to(far)
+    (far / "loop").symlink_to(folder)
+    (far / "photo.HEIC").write_bytes(b"")
+    output = tmp_path / "features.npz"
+    assert extract.main([str(folder), "-o", str(output), "--checkpoint", str(model)]) == 0
+    told = capsys.readouterr().out.strip()
+    assert told.endswith(". 4 left out: 1 .heic, 1 .txt, 1 hidden, 1 links that lead back")
+    assert read(output)[0][-1] == f"linked/{crops[3].name}"
+    for image in (folder / "gate").glob("[!.]*.jpg"):
+        image.unlink()
+    with pytest.raises(DatasetError, match=r"no image below .*2 left out: 1 \.txt, 1 hidden"):
+        extract.find_images(folder / "gate")
+
+
 def test_unreadable_images_are_all_named_or_left_out(
     model: Path, folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -63,13 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(report.named("failed")))
 
 
-def run(checks: Sequence[Named], context: Context, until: float) -> list[Result]:
-    """Each check, one after the other, within its limit and what is left until that `time.monotonic`."""
+def run(checks: Sequence[Named], context: Context, until: float, least: float = LEAST) -> list[Result]:
+    """Each check, one after the other, within its limit and what is left until that `time.monotonic`.
+
+    least: seconds below which one is not begun.
+    """
     results: list[Result] = []
     for one in checks:
         began = time.monotonic()
         limit = min(one.limit, until - began)
-        if limit < LEAST and limit < one.limit:
+        if limit < least and limit < one.limit:
             results.append(Result(one.name, "not run", 0.0, one.limit, "the budget was spent before it"))
             continue
         print(f"{one.name}: at most {limit:.0f} s", flush=True)

@@ -79,7 +79,7 @@ def trainings(context: Context, compiled: bool) -> Mapping[str, float | str]:
     for folder in sorted(path.parent for path in sweep.glob("*/status.json")):
         status = read_status(folder)
         words = dict(word.partition("=")[::2] for word in status["overrides"])
-        cell = f"{words['precision']}, resident {words['data.resident']}"
+        cell = f"{words['precision']}, resident {words['data.resident'].lower()}"
         history = pd.read_csv(folder / "history.csv")
         if status["status"] != "FINISHED" or not math.isfinite(history["train/loss"].iloc[-1]):
             raise Failed(f"{cell}: {status['status']}, {status.get('error')}; {folder}")
@@ -111,19 +111,21 @@ def trainings_eager(context: Context) -> Mapping[str, float | str]:
 def judged_like_a_cpu(context: Context) -> Mapping[str, float | str]:
     """A model trained here scores the same by `reid.evaluate` on the device and on the CPU, re-ranked too."""
     run = context.train("run")
-    scores: dict[str, dict[str, float]] = {}
+    scores: list[dict[str, float]] = []
     for device in (context.device, "cpu"):
-        folder = context.folder / f"on_{device.replace(':', '_')}"
+        folder = context.folder / f"judged_{len(scores)}"
         context.command(
             "reid.evaluate", f"checkpoint={run / 'model.pt'}", f"data.root={context.home / 'data'}",
             f"device={device}", "eval.rerank=true", f"hydra.run.dir={folder}",
         )  # fmt: skip
-        scores[device] = read_status(folder)["scores"]
+        scores.append(read_status(folder)["scores"])
     numbers: dict[str, float | str] = {}
-    for name, here in scores[context.device].items():
-        there = scores["cpu"][name]
+    for name, here in scores[0].items():
+        there = scores[1][name]
         numbers[name], numbers[f"{name} by the CPU"] = here, there
-        if abs(here - there) > SCORES:
+        # One query of a few may find its match one place later.
+        allowed = 1.5 / scores[1]["test/valid_queries"] if "rank-" in name else SCORES
+        if abs(here - there) > allowed:
             raise Failed(
                 f"{name} is {here:.4f} on {context.device} and {there:.4f} on the CPU: {SCORES} allowed"
             )

@@ -37,7 +37,7 @@ def compare(device: torch.device) -> dict[str, tuple[float, float]]:
             ]
             for place in (torch.device("cpu"), device)
         ]
-        plain, there = (evaluate(*pair) for pair in both)
+        plain, there = (evaluate(first, second) for first, second in both)
         found[f"{name}: mAP"] = abs(plain.mAP - there.mAP), allowed
         found[f"{name}: mINP"] = abs(plain.mINP - there.mINP), allowed
         one_query = 1.5 / SCALE.queries if dtype == torch.float32 else 0.0
@@ -46,7 +46,8 @@ def compare(device: torch.device) -> dict[str, tuple[float, float]]:
         # Float32 may take another neighbour among nearly equal ones, which moves few distances, and far.
         found[f"{name}: re-ranked distances"] = _mean_difference(*distances), allowed
         scores = [
-            evaluate(*pair, distance=distance).mAP for pair, distance in zip(both, distances, strict=True)
+            evaluate(first, second, distance=distance).mAP
+            for (first, second), distance in zip(both, distances, strict=True)
         ]
         found[f"{name}: re-ranked mAP"] = abs(scores[0] - scores[1]), allowed
         for distance in (euclidean, cosine):
@@ -56,9 +57,11 @@ def compare(device: torch.device) -> dict[str, tuple[float, float]]:
         # A pair that lies on an edge of the grid may be counted on either side of it.
         apart = abs(counts[0].genuine - counts[1].genuine).max() / counts[0].genuine[-1]
         found[f"{name}: genuine pairs at a threshold"] = float(apart), 1e-2
-        for loss in (RankedListLoss(), ClusteredRankedListLoss(), TripletLoss()):
+        losses: tuple[torch.nn.Module, ...] = (RankedListLoss(), ClusteredRankedListLoss(), TripletLoss())
+        for loss in losses:
             results = [
-                _loss(loss.to(place), pair[0]) for place, pair in zip(("cpu", device), both, strict=True)
+                _loss(loss.to(place), pair[0])
+                for place, pair in zip((torch.device("cpu"), device), both, strict=True)
             ]
             label = f"{name}: {type(loss).__name__}"
             found[label] = abs(results[0][0] - results[1][0]), allowed

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from reid.data import datasets
-from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, refuse_foreign_names, silent
+from reid.data.crops import (
+    Crop,
+    DatasetError,
+    Progress,
+    ReidDataset,
+    refuse_foreign_names,
+    silent,
+    untrained_distractors,
+)
 from reid.data.files import is_of_the_path, shortened
 from reid.data.sampler import IdentitySampler
 from reid.trust import TrustError, trusted_function
@@ -65,4 +73,4 @@ def load_dataset(name: str, root: str | Path, progress: Progress = silent, **opt
         raise DatasetError(f"{shortened(str(error.filename))}: {error.strerror}") from error
     splits = (dataset.train, dataset.val, dataset.query, dataset.gallery)
     refuse_foreign_names(crop.path for crops in splits for crop in crops)
-    return dataset
+    return untrained_distractors(dataset)

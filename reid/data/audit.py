@@ -1,17 +1,27 @@
 """What is wrong with a dataset: labels and bytes looked at together, before anything is trained on them."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from reid.data.crops import Crop, Progress, ReidDataset, silent
+from reid.data.doubles import find_doubles
 from reid.data.pictures import count_treatments, look
-from reid.data.splits import DISTRACTOR
 from reid.data.threads import in_threads
+from reid.people import is_person
 
 #: Height and width in pixels below which a crop shows too little of a person.
 TINY = (32, 16)
+
+#: Frames of a tracklet: 0001T0001F001, 0001_F0001_X1, frame_00012, track3_17.
+_FRAME = re.compile(
+    r"t\d+[_-]?f\d+|(?:^|[_-])f\d{3,}|(?:^|[_-])(?:frame|track|tracklet)[_-]?\d+", re.IGNORECASE
+)
+#: A tracklet's folder.
+_TRACKLET = re.compile(r"(?:track|tracklet)[_-]?\d+|t\d{3,}", re.IGNORECASE)
 
 #: Splits that must share nobody.
 PARTS = {"train": ("train",), "val": ("val",), "test": ("query", "gallery")}
@@ -39,14 +49,15 @@ class Finding:
 class Audit:
     """Counts by split, and the findings (none for a clean set).
 
-    `repeats` and `treatments` are worth knowing, no trouble: the latter count the pictures that were turned,
-    scaled or composited, see `reid.data.pictures`.
+    `repeats`, `distractors` and `treatments` are worth knowing, no trouble: the last count the pictures that
+    were turned, scaled or composited, see `reid.data.pictures`.
     """
 
     counts: dict[str, Counts]
     findings: tuple[Finding, ...]
     repeats: int
     treatments: dict[str, int]
+    distractors: int
 
 
 class Facts(NamedTuple):
@@ -105,11 +116,25 @@ def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress
             ),
         ),
         *unmatched_queries(dataset),
+        Finding(
+            "query_in_gallery", "queries whose own picture, the same bytes, is one of their matches",
+            tuple(
+                f"{query.path} = {match.path} ({person(query)})"
+                for query, match in find_doubles(dataset.query, dataset.gallery, dataset.cameras)
+            ),
+        ),
+        Finding(
+            "tracklet_frames",
+            "images named like frames of tracklets, without cameras: neighbouring frames find each other",
+            () if dataset.cameras else _frames(crops, dataset.root),
+        ),
     )  # fmt: skip
     repeats = sum(len(rows) - 1 for rows in same if len({crops[row].pid for row in rows}) == 1)
     counts = {split: count(some, dataset.cameras) for split, some in splits.items()}
     treatments = count_treatments(facts.treatments for facts in looks)
-    return Audit(counts, tuple(finding for finding in findings if finding.cases), repeats, treatments)
+    distractors = sum(not is_person(crop.pid) for crop in crops)
+    kept = tuple(finding for finding in findings if finding.cases)
+    return Audit(counts, kept, repeats, treatments, distractors)
 
 
 def splits_of(dataset: ReidDataset) -> dict[str, tuple[Crop, ...]]:
@@ -121,22 +146,27 @@ def splits_of(dataset: ReidDataset) -> dict[str, tuple[Crop, ...]]:
 
 
 def count(crops: Sequence[Crop], cameras: bool) -> Counts:
-    identities = {crop.pid for crop in crops} - {DISTRACTOR}
+    identities = {crop.pid for crop in crops if is_person(crop.pid)}
     return Counts(len(identities), len(crops), len({crop.camid for crop in crops}) if cameras else 0)
 
 
-def unmatched_queries(dataset: ReidDataset) -> tuple[Finding, Finding]:
-    """The queries that no gallery image answers: nobody there, or only by the query's own camera."""
+def unmatched_queries(dataset: ReidDataset) -> tuple[Finding, Finding, Finding]:
+    """The queries that no gallery image answers: distractors, nobody there, or only by the query's camera."""
     of_pid = Counter(crop.pid for crop in dataset.gallery)
     by_camera = Counter((crop.pid, crop.camid) for crop in dataset.gallery)
     person = _person(dataset)
-    absent, same_camera = [], []
+    distractors, absent, same_camera = [], [], []
     for crop in dataset.query:
-        if not of_pid[crop.pid]:
+        if not is_person(crop.pid):
+            distractors.append(str(crop.path))
+        elif not of_pid[crop.pid]:
             absent.append(f"{crop.path} ({person(crop)})")
         elif dataset.cameras and of_pid[crop.pid] == by_camera[crop.pid, crop.camid]:
             same_camera.append(f"{crop.path} ({person(crop)}, camid {crop.camid})")
     return (
+        Finding(
+            "query_distractor", "queries of pid 0, a distractor, whom nobody looks for", tuple(distractors)
+        ),
         Finding("query_absent", "queries whose identity is not in the gallery", tuple(absent)),
         Finding(
             "query_same_camera",
@@ -176,7 +206,7 @@ def _shared_people(dataset: ReidDataset, splits: dict[str, tuple[Crop, ...]]) ->
     parts_of: dict[int, Counter[str]] = defaultdict(Counter)
     for split, crops in splits.items():
         for crop in crops:
-            if crop.pid != DISTRACTOR:
+            if is_person(crop.pid):
                 parts_of[crop.pid][_part(split)] += 1
     return tuple(
         f"{dataset.names.get(pid, f'pid {pid}')}: "
@@ -184,6 +214,17 @@ def _shared_people(dataset: ReidDataset, splits: dict[str, tuple[Crop, ...]]) ->
         for pid, parts in sorted(parts_of.items())
         if len(parts) > 1
     )
+
+
+def _frames(crops: Sequence[Crop], root: Path) -> tuple[str, ...]:
+    """The images whose name, or that of a folder above them, speaks of a tracklet, if half of all do."""
+
+    def is_frame(path: Path) -> bool:
+        inside = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()
+        return bool(_FRAME.search(path.stem)) or any(_TRACKLET.fullmatch(name) for name in inside)
+
+    frames = tuple(str(crop.path) for crop in crops if is_frame(crop.path))
+    return frames if 2 * len(frames) >= len(crops) else ()
 
 
 def _part(split: str) -> str:

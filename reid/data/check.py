@@ -55,8 +55,11 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
         console.print(dataset.notice)
     if not dataset.query:
         console.print("no query: fit to train on as a part of dataset=joint, not to be judged on")
+    if not dataset.train:
+        console.print("nobody to train on: fit to be judged on by reid.evaluate and reid.threshold")
     for number, what in (
         (dataset.junk, "junk crops (pid -1), left out"),
+        (found.distractors, "images of distractors (pid 0), whom nobody looks for"),
         (dataset.strays, "files that are no crops, left out"),
         (found.repeats, "images that repeat another of the same identity byte by byte"),
     ):
@@ -80,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m reid.data.check",
         description="Count identities, images and cameras, and look for trouble: unreadable and tiny images, "
         "the same bytes under two identities, people or images shared by train and test, queries without a "
-        "match.  Exit code 0: nothing found; 1: trouble; 2: asked wrongly.",
+        "match or with their own picture in the gallery, frames of tracklets without cameras.  Exit code 0: "
+        "nothing found; 1: trouble; 2: asked wrongly.",
     )
     add_source(parser)
     parser.add_argument("--min-height", type=int, default=TINY[0], help="in pixels (default %(default)s)")

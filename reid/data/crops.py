@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
+
+from reid.people import is_person
 
 T = TypeVar("T")
 
@@ -47,6 +49,13 @@ class ReidDataset:
     names: Mapping[int, str] = field(default_factory=dict, compare=False)
 
 
+#: The way out for data that count people from 0.
+IF_A_PERSON = (
+    "If it is a person, set dataset.distractor=null (or to the id that distractors have; dataset=folder, "
+    "folders and table have this key), or count people from 1."
+)
+
+
 class DatasetError(ValueError):
     """The data are not there, or not what their name promises; the message says what to do."""
 
@@ -76,6 +85,26 @@ def refuse_foreign_names(paths: Iterable[Path]) -> None:
             f"{os.fsencode(foreign[0])!r}{others}: this name is not UTF-8, as tables, logs and the tracker "
             "are. Rename it; convmv does so for whole folders"
         )
+
+
+def untrained_distractors(dataset: ReidDataset) -> ReidDataset:
+    """`dataset` without the distractors that stand where people are trained on; the notice says how many."""
+    counts = {
+        split: sum(not is_person(crop.pid) for crop in crops)
+        for split, crops in (("train", dataset.train), ("val", dataset.val), ("query", dataset.query))
+    }
+    if not any(counts.values()):
+        return dataset
+    counted = ", ".join(f"{count:,} images in {split}" for split, count in counts.items() if count)
+    told = (
+        f"pid 0 stands for distractors, people whom nobody looks for: {counted} outside the gallery. They "
+        f"are not trained on, and as queries they find nobody. {IF_A_PERSON}"
+    )
+    train, val = (
+        tuple(crop for crop in crops if is_person(crop.pid)) for crops in (dataset.train, dataset.val)
+    )
+    notice = "\n".join(filter(None, (dataset.notice, told)))
+    return replace(dataset, train=train, val=val, notice=notice)
 
 
 def _is_utf8(name: str) -> bool:

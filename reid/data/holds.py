@@ -19,8 +19,8 @@ def map_and_hold(array: Path) -> np.ndarray:
     handle = os.open(array, os.O_RDONLY)
     try:
         if fcntl is not None:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_SH)
+            with suppress(OSError):  # a file system without locks; or it is pruned at this moment
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         pixels: np.ndarray = np.load(array, mmap_mode="r")
     except BaseException:
         os.close(handle)
@@ -32,7 +32,8 @@ def map_and_hold(array: Path) -> np.ndarray:
 @contextmanager
 def free(array: Path) -> Iterator[bool]:
     """Whether nobody maps the file; nobody can begin to before the block ends."""
-    handle = os.open(array, os.O_RDONLY)
+    # NFS gives an exclusive lock to who may write alone.
+    handle = os.open(array, os.O_RDWR if os.access(array, os.W_OK) else os.O_RDONLY)
     try:
         if fcntl is not None:
             try:

@@ -2,15 +2,25 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from reid.data.crops import Crop, DatasetError, LeakError, ReidDataset
+from reid.data.labels import People, numbered_people
+from reid.people import DISTRACTOR, JUNK, is_person
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
-#: pid, then camera: 0002_c1s1_000451_03.jpg (Market), 0001_c2_f0046182.jpg (Duke), 0001_c1_1.png (CUHK03-NP).
-MARKET_NAME = re.compile(r"^(-?\d+)_c(\d+)")
+#: pid, then camera: 0002_c1s1_000451_03.jpg (Market), 0001_c2_f0046182.jpg (Duke), 0001_c1_1.png (CUHK03-NP),
+#: 0001C1T0001F001.jpg and, of junk, 00-1C1T0001F001.jpg (MARS).
+MARKET_NAME = re.compile(r"^0*(-?\d+)(?:_|(?=[cC]\d+[tT]\d))[cC](\d+)")
+
+#: Folders that systems and unpackers leave among one's own; none holds an image that somebody meant.
+SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
+     "lost+found", "__pycache__"}
+)  # fmt: skip
 
 NO_DATA_NEEDED = "`make quickstart` needs no data: it draws its own pedestrians."
 
@@ -24,25 +34,30 @@ def read_market_layout(
     example: str = "0002_c1s1_000451_03.jpg",
     where_to_get: str = "",
     notice: str = "",
+    train_needed: bool = True,
+    distractor: int | str | None = DISTRACTOR,
 ) -> ReidDataset:
     """Read `root/{bounding_box_train,query,bounding_box_test}`, or the three `folders` named otherwise.
 
     Crops come sorted by file name.  Junk (pid -1) is counted and left out, as the published code does;
-    distractors (pid 0) stay.  Files that are no images, or hidden (`._0002_c1….jpg`), are counted as strays.
+    distractors, who bear the pid `distractor`, stay, as pid 0.  Files that are no images, or hidden
+    (`._0002_c1….jpg`), are counted as strays.  Without `train_needed` the first folder may be absent.
 
     Raises:
         DatasetError: a folder is missing, or an image's name does not start with pid and camera.
     """
     missing = [root / folder for folder in folders if not (root / folder).is_dir()]
-    if missing:
+    optional = [] if train_needed else [root / folders[0]]
+    if missing and missing != optional:
         layout = [f"{root / folder}/{example}" for folder in folders]
         raise DatasetError(missing_message(name, missing, layout, where_to_get))
-    strays = junk = 0
+    strays = junk = nested = 0
     splits: list[tuple[Crop, ...]] = []
     for folder in folders:
         crops: list[Crop] = []
-        images, others = images_in(root / folder)
+        images, others = images_in(root / folder) if root / folder not in missing else ([], 0)
         strays += others
+        nested += _images_below(root / folder) if others else 0
         for path in images:
             match = pattern.match(path.name)
             if match is None:
@@ -55,24 +70,58 @@ def read_market_layout(
                 raise DatasetError(
                     f"{path}: cameras count from 1 in this layout, not c{camera}. Rename the file."
                 )
-            if pid == -1:
+            if pid == JUNK:
                 junk += 1
             else:
                 crops.append(Crop(path, pid, camera - 1))
         splits.append(tuple(crops))
     train, query, gallery = splits
-    empty = [f for f, s in zip(folders, splits, strict=True) if not s]
+    empty = [f for f, s in zip(folders, splits, strict=True) if not s and root / f not in optional]
     if empty:
         raise DatasetError(f"{name}: no crops in {', '.join(str(root / f) for f in empty)}. {NO_DATA_NEEDED}")
-    dataset = ReidDataset(name, root, train, query, gallery, strays, junk, notice)
-    shared = {c.pid for c in train} & {c.pid for c in query}
+    if nested:
+        lost = (
+            f"{nested:,} images lie in folders below {', '.join(folders)} and are not read: in this layout "
+            "all lie directly in those. Move them up."
+        )
+        notice = "\n".join(filter(None, (notice, lost)))
+    dataset = _with_pids(ReidDataset(name, root, train, query, gallery, strays, junk, notice), distractor)
+    train, query = dataset.train, dataset.query
+    shared = {c.pid for c in train if is_person(c.pid)} & {c.pid for c in query}
     if shared:
+        first = dataset.names.get(min(shared), min(shared))
         raise LeakError(
             f"{name}: {len(shared)} identities are both in {folders[0]} and in {folders[1]} (for example "
-            f"{min(shared)}). The people who are tested must not be trained on: split them by identity.",
+            f"{first}). The people who are tested must not be trained on: split them by identity.",
             dataset,
         )
     return dataset
+
+
+def _with_pids(dataset: ReidDataset, distractor: int | str | None) -> ReidDataset:
+    """The dataset with the pids of its names, but for what no pid can be: a person 0, a huge number."""
+    rules = People.of(distractor, None)
+    splits = (dataset.train, dataset.query, dataset.gallery)
+    labels = {str(crop.pid) for crops in splits for crop in crops}
+    if rules.distractor == str(DISTRACTOR) and not any(int(label) >= 2**63 for label in labels):
+        return dataset
+    pids = numbered_people(labels, rules.distractor)
+    train, query, gallery = (
+        tuple(crop._replace(pid=pids[str(crop.pid)]) for crop in crops) for crops in splits
+    )
+    names = {pid: label for label, pid in pids.items() if pid > DISTRACTOR and label != str(pid)}
+    return replace(dataset, train=train, query=query, gallery=gallery, names=names)
+
+
+def _images_below(folder: Path) -> int:
+    """How many images lie one folder deeper."""
+    below = [path for path in folder.iterdir() if path.is_dir() and not is_system_folder(path.name)]
+    return sum(len(images_in(path)[0]) for path in below)
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder of that name is hidden, or holds what a system keeps for itself."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def images_in(folder: Path) -> tuple[list[Path], int]:

@@ -1,24 +1,26 @@
 """Own data: labelled images, from whatever names them, made into a dataset or refused by file and line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from reid.data.crops import Crop, DatasetError, LeakError, ReidDataset
-from reid.data.labels import WHOLE, numbered
-from reid.data.splits import DISTRACTOR, divide
+from reid.data.crops import IF_A_PERSON, Crop, DatasetError, LeakError, ReidDataset
+from reid.data.labels import People, numbered, numbered_people, spellings_of
+from reid.data.splits import divide
+from reid.people import DISTRACTOR, JUNK
 
 SPLITS = ("train", "val", "query", "gallery")
 
-#: As in Market-1501: crops of nobody, which are counted and left out.
-JUNK = -1
+#: How many merged ids a notice names.
+NAMED = 3
 
 
 class Entry(NamedTuple):
-    """One image as its source labels it: `camera` and `split` are "" where it says nothing of them.
+    """One image as its source labels it, by labels that are clean.
 
-    `order` sorts the images alike on every machine; `where` is what a message names: "crops.csv line 7".
+    `person` is "" for nobody; `camera` and `split` are "" where the source says nothing of them.  `order`
+    sorts the images alike on every machine; `where` is what a message names: "crops.csv line 7".
     """
 
     path: Path
@@ -30,14 +32,22 @@ class Entry(NamedTuple):
 
 
 def assemble(
-    name: str, root: Path, entries: Sequence[Entry], test_fraction: float, seed: int, strays: int = 0
+    name: str,
+    root: Path,
+    entries: Sequence[Entry],
+    test_fraction: float,
+    seed: int,
+    strays: int = 0,
+    rules: People = People(),  # noqa: B008 (frozen)
+    notice: str = "",
 ) -> ReidDataset:
     """The dataset of these images.
 
-    Persons and cameras keep whole numbers and get a number by sorted order where they have names; pid -1 is
-    junk, also among names, and 0 a distractor where all are numbers, as in Market-1501: it may stand in the
-    gallery alone, and `notice` says how many do.  Without cameras every camid is 0.  Without splits,
-    `test_fraction` of the people are tested on, drawn by `seed`, and `notice` says so.
+    Persons and cameras keep whole numbers and get a number by sorted order where they have names.  As in
+    Market-1501, pid -1 is junk and 0 a distractor, also among names, unless `rules` say otherwise: it may
+    stand in the gallery alone, and the notice says how many do.  Without cameras every camid is 0.  Without
+    splits, `test_fraction` of the people are tested on, drawn by `seed`, and the notice says so; it begins
+    with `notice`.
 
     Raises:
         DatasetError: nothing is there, or a label is wrong, missing on some images alone, or given twice.
@@ -46,45 +56,46 @@ def assemble(
     if not entries:
         raise DatasetError(f"{name}: there is no image in {root}.")
     _refuse_repeated(entries)
-    people = {entry.person for entry in entries}
-    junk = {person for person in people if (match := WHOLE.fullmatch(person)) and int(match[1]) == JUNK}
-    pids = {**numbered(people - junk, first=1), **dict.fromkeys(junk, JUNK)}
+    pids = numbered_people((entry.person for entry in entries), rules.distractor)
     cameras = _all_or_none(entries, "camera")
     camids = numbered((entry.camera for entry in entries), first=0) if cameras else {"": 0}
     for entry in entries:
-        if pids[entry.person] < JUNK:
-            raise DatasetError(
-                f"{entry.where}: pid {entry.person} is not allowed: expected 0 or more, or -1 for junk."
-            )
         if camids[entry.camera] < 0:
             raise DatasetError(f"{entry.where}: camid {entry.camera} is not allowed: expected 0 or more.")
-    kept = [entry for entry in sorted(entries, key=lambda entry: entry.order) if pids[entry.person] != JUNK]
+    shown = [entry for entry in sorted(entries, key=lambda entry: entry.order) if pids[entry.person] != JUNK]
+    kept = [entry for entry in shown if entry.person or entry.split in ("", "gallery")]
     crops = [Crop(entry.path, pids[entry.person], camids[entry.camera]) for entry in kept]
-    dataset = ReidDataset(
-        name, root, (), (), (), strays, len(entries) - len(kept), "", (), cameras,
-        {pid: label for label, pid in pids.items() if str(pid) != label},
-    )  # fmt: skip
+    names = {
+        pids[some[0]]: some[0]
+        for some in spellings_of(pids).values()
+        if pids[some[0]] > DISTRACTOR and some[0] != str(pids[some[0]])
+    }
+    notice = _lines(notice, _merged(pids), _idle(len(shown) - len(kept)))
+    junk = len(entries) - len(shown)
+    dataset = ReidDataset(name, root, (), (), (), strays, junk, notice, (), cameras, names)
     if not _all_or_none(entries, "split"):
-        return _divided(dataset, crops, test_fraction, seed)
+        return _divided(dataset, crops, test_fraction, seed, rules)
     of = {
         split: tuple(crop for crop, entry in zip(crops, kept, strict=True) if entry.split == split)
         for split in SPLITS
     }
     dataset = replace(
         dataset, train=of["train"], val=of["val"], query=of["query"], gallery=of["gallery"],
-        notice=_lines(_kept_for_choosing(of["val"]), _distractors(of["gallery"])),
+        notice=_lines(notice, _kept_for_choosing(of["val"]), _distractors(of["gallery"], rules)),
     )  # fmt: skip
     for entry in kept:
         if pids[entry.person] == DISTRACTOR and entry.split != "gallery":
             raise DatasetError(
-                f"{entry.where}: pid 0 is a distractor, whom nobody looks for, and stands in {entry.split}: "
-                "it may be in the gallery alone. If it is a person, count people from 1, or give them names."
+                f"{entry.where}: pid {entry.person} is a distractor, whom nobody looks for, and stands in "
+                f"{entry.split}: it may be in the gallery alone. {IF_A_PERSON}"
             )
     _refuse_shared(dataset)
     return dataset
 
 
-def _divided(dataset: ReidDataset, crops: list[Crop], test_fraction: float, seed: int) -> ReidDataset:
+def _divided(
+    dataset: ReidDataset, crops: list[Crop], test_fraction: float, seed: int, rules: People
+) -> ReidDataset:
     if not 0 < test_fraction < 1:
         raise DatasetError(f"dataset.test_fraction={test_fraction}: expected more than 0 and less than 1.")
     if seed < 0:
@@ -100,10 +111,11 @@ def _divided(dataset: ReidDataset, crops: list[Crop], test_fraction: float, seed
     return replace(
         dataset, train=parts.train, query=parts.query, gallery=parts.gallery,
         notice=_lines(
+            dataset.notice,
             f"{dataset.name} names no splits: {len(train)} people to train on and {len(tested)} others to "
             f"test on were drawn with dataset.seed={seed} and dataset.test_fraction={test_fraction}; "
             "python -m reid.data.split writes such a split down.",
-            _distractors(parts.gallery),
+            _distractors(parts.gallery, rules),
         ),
     )  # fmt: skip
 
@@ -115,13 +127,36 @@ def _kept_for_choosing(val: tuple[Crop, ...]) -> str:
     return f"{people} people of the val split are not trained on; eval.split=val judges on them."
 
 
-def _distractors(gallery: tuple[Crop, ...]) -> str:
+def _distractors(gallery: tuple[Crop, ...], rules: People) -> str:
     images = sum(crop.pid == DISTRACTOR for crop in gallery)
     if not images:
         return ""
+    ids = [] if rules.distractor is None else [f"pid {rules.distractor}"]
+    ids += ["a word of dataset.null"] if rules.null else []
     return (
-        f"pid 0 stands for distractors, people whom nobody looks for: {images:,} images, in the gallery "
-        "alone. If it is a person, count people from 1, or give them names."
+        f"{' or '.join(ids)} stands for distractors, people whom nobody looks for: {images:,} images, in the "
+        f"gallery alone. {IF_A_PERSON}"
+    )
+
+
+def _merged(pids: Mapping[str, int]) -> str:
+    """Which ids of people are spellings of one number."""
+    merged = [some for some in spellings_of(pids).values() if len(some) > 1 and pids[some[0]] > DISTRACTOR]
+    if not merged:
+        return ""
+    shown = "; ".join(" = ".join(some) for some in merged[:NAMED]) + ("; …" if len(merged) > NAMED else "")
+    return (
+        f"Ids that are spellings of one number are one person ({len(merged):,} people): {shown}. If they are "
+        "several, give them names."
+    )
+
+
+def _idle(images: int) -> str:
+    if not images:
+        return ""
+    return (
+        f"{images:,} images of nobody (dataset.null) are left out: they stand outside the gallery, the "
+        "one place where they are of use."
     )
 
 

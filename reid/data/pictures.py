@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from reid.data.crops import DatasetError, PictureError
+from reid.data.crops import PictureError
 from reid.data.files import FileState, read
 
 #: What shows through transparent pixels: ImageNet's mean colour, which is nothing to a network once it is
@@ -106,12 +106,11 @@ def open_picture(path: str | os.PathLike[str]) -> Picture:
     """The picture of one file.
 
     Raises:
-        DatasetError: there is none; the message names the file.
-        OSError: the disk or the server failed.
+        OSError: there is none; the message names the file.
     """
     found = look(Path(path))
     if found.picture is None:
-        raise DatasetError(f"{path}: {found.reason}")
+        raise OSError(f"{path}: {found.reason}")
     return found.picture
 
 
@@ -184,12 +183,12 @@ def _upright(image: Image.Image) -> Picture:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What brings the image upright by its EXIF block, None if it is so or says nothing."""
     block = image.info.get("exif")
-    text = image.info.get("Raw profile type exif")  # as ImageMagick writes it into a PNG
-    if block is None and text is None:
+    text = image.info.get("Raw profile type exif", "")  # as ImageMagick writes it into a PNG
+    if not block and not text:
         return None
     try:
         exif = Image.Exif()
-        exif.load(bytes.fromhex("".join(text.split("\n")[3:])) if block is None else block)
+        exif.load(block or bytes.fromhex("".join(text.split("\n")[3:])))
         return TURNS.get(exif.get(ORIENTATION, 1))
     except Exception:  # a broken block is no reason to lose a picture
         return None

@@ -8,10 +8,12 @@ from pathlib import Path
 from reid.checks import ConfigError
 from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.audit import count, splits_of
+from reid.data.labels import key, says_nothing
 from reid.data.splits import Division, divide
 from reid.data.tables import write_table
 from reid.data_source import SPELLINGS, add_source, open_source
 from reid.dialects import CommandParser
+from reid.people import DISTRACTOR, is_person
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{split:8}{counts.identities:6,} identities {counts.images:8,} images{cameras}")
     kind = f"relative to {options.out.absolute().parent}" if relative else "absolute"
     print(f"{options.out} holds them, with paths {kind}; seed {options.seed}")
-    print(f"use it as dataset=table dataset.file={options.out}")
+    print(f"use it as dataset=table dataset.file={options.out}{reading_keys(dataset)}")
     return 0
 
 
@@ -48,16 +50,35 @@ def write_split(out: Path, dataset: ReidDataset, parts: Division) -> bool:
     crops = [(split, crop) for split, some in vars(parts).items() for crop in some]
     relative = all(crop.path.absolute().is_relative_to(folder) for _, crop in crops)
 
+    distractor = _distractor(dataset)
+
     def row(split: str, crop: Crop) -> dict[str, object]:
         path = crop.path.absolute()
         shown = path.relative_to(folder) if relative else path
-        person = dataset.names.get(crop.pid, str(crop.pid))
+        person = dataset.names.get(crop.pid, str(crop.pid)) if is_person(crop.pid) else distractor
         camera = {"camid": crop.camid} if dataset.cameras else {}
         return {"path": shown.as_posix(), "pid": person, **camera, "split": split}
 
     columns = ("path", "pid", "camid", "split") if dataset.cameras else ("path", "pid", "split")
     write_table(out, (row(split, crop) for split, crop in crops), columns)
     return relative
+
+
+def reading_keys(dataset: ReidDataset) -> str:
+    """The keys by which a table of this dataset is read as it was written, with a blank before each."""
+    keys = []
+    if (distractor := _distractor(dataset)) != str(DISTRACTOR):
+        distractors = any(not is_person(crop.pid) for crop in dataset.gallery)
+        keys.append(f" dataset.distractor={distractor if distractors else 'null'}")
+    if any(says_nothing(name) for name in dataset.names.values()):
+        keys.append(" 'dataset.null=[]'")
+    return "".join(keys)
+
+
+def _distractor(dataset: ReidDataset) -> str:
+    """What distractors are called in a table: 0, unless that is a person's name."""
+    zero = str(DISTRACTOR)
+    return "distractor" if any(key(name) == zero for name in dataset.names.values()) else zero
 
 
 def _check(options: argparse.Namespace) -> None:

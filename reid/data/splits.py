@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reid.data.crops import Crop, DatasetError, ReidDataset
-
-#: The pid of people whom nobody looks for.
-DISTRACTOR = 0
+from reid.people import DISTRACTOR, is_person
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def validation_split(dataset: ReidDataset, identities: int, seed: int) -> ReidDa
     if dataset.val:
         query, gallery = _judged(_by_pid(dataset.val).values(), dataset.cameras)
         return replace(dataset, query=query, gallery=gallery, val=())
-    by_pid = _by_pid(dataset.train)
+    by_pid = _by_pid(crop for crop in dataset.train if is_person(crop.pid))
     fit = [pid for pid in sorted(by_pid) if _can_be_judged(by_pid[pid], dataset.cameras)]
     if identities > len(fit) or identities >= len(by_pid):
         seen = "seen by two cameras and more than once by one" if dataset.cameras else "seen more than once"

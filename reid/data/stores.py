@@ -12,9 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from reid.config import DataConfig, register
 from reid.data.hashes import SUFFIX, kept_digests
@@ -28,6 +25,8 @@ OURS = re.compile(r"([0-9a-f]{24}(?:-\d+x\d+)?)\.(npy|json|lock|files\.npz|(?:.+
 #: A file that is written without a lock is finished long before.
 ABANDONED_S = 3600
 DAY_S = 86_400
+#: Of a name, in the list; as much as tells stores apart.
+SHORT = 12
 
 
 @dataclass(frozen=True)
@@ -115,13 +114,21 @@ def remove(files: Sequence[Path], lock: Path | None = None) -> int | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: listed or pruned; 1: one that was named is in use, or the disk fails; 2: asked wrongly."""
-    options = _parser().parse_args(arguments)
+    """Exit code 0: listed or pruned; 1: a store is in use or could not be removed; 2: asked wrongly."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.action == "list" and (options.names or options.unused_days is not None):
+        parser.error("names and --unused-days say what to prune: python -m reid.data.stores prune …")
     folder = Path(options.store).expanduser() if options.store else _default_folder()
+    try:
+        return _list(options, folder) if options.action == "list" else _choose(options, folder)
+    except OSError as error:
+        print(f"reid.data.stores: {error}", file=sys.stderr)
+        return 1
+
+
+def _choose(options: argparse.Namespace, folder: Path) -> int:
     stores = list_stores(folder)
-    if options.action == "list":
-        _list(options, folder, stores)
-        return 0
     chosen = {store.name: store for store in stores if _is_old(store, options.unused_days)}
     for name in options.names:
         matches = [store for store in stores if store.name.startswith(name)]
@@ -162,8 +169,8 @@ def _prune(folder: Path, chosen: Sequence[StoredImages], named: Sequence[str]) -
     return 1 if refused else 0
 
 
-def _list(options: argparse.Namespace, folder: Path, stores: Sequence[StoredImages]) -> None:
-    leftovers = list_leftovers(folder)
+def _list(options: argparse.Namespace, folder: Path) -> int:
+    stores, leftovers = list_stores(folder), list_leftovers(folder)
     size = sum(file.stat().st_size for leftover in leftovers for file in leftover.files)
     if options.json:
         found = {
@@ -171,23 +178,23 @@ def _list(options: argparse.Namespace, folder: Path, stores: Sequence[StoredImag
             "leftovers": [{"why": left.why, "files": list(map(str, left.files))} for left in leftovers],
         }  # fmt: skip
         print(json.dumps(found, indent=2))
-        return
-    console = Console(soft_wrap=True, highlight=False)
-    table = Table(title=escape(f"image stores in {folder}"), title_justify="left", title_style="dim")
-    for name in ("name", "images", "pixels", "size", "last used"):
-        table.add_column(name, justify="right" if name in ("images", "size") else "left", no_wrap=True)
-    table.add_column("of", overflow="fold")
+        return 0
+    print(f"image stores in {folder}")
+    if stores:
+        print(_line("name", "images", "pixels", "size", "last used", "of"))
     for store in stores:
         used = datetime.fromtimestamp(store.used).strftime("%Y-%m-%d %H:%M")
         pixels = f"{store.height}x{store.width}"
-        of = escape(f"{store.what} in {store.data}")
-        table.add_row(store.name, f"{store.images:,}", pixels, _size(store.bytes), used, of)
-    console.print(table)
-    console.print(f"{len(stores)} stores, {_size(sum(store.bytes for store in stores))}")
+        of = f"{store.what} in {store.data}"
+        print(_line(store.name[:SHORT], f"{store.images:,}", pixels, _size(store.bytes), used, of))
+    print(f"{len(stores)} stores, {_size(sum(store.bytes for store in stores))}")
     if size:
-        console.print(
-            f"{_size(size)} more that no opening will use: python -m reid.data.stores prune removes it",
-        )
+        print(f"{_size(size)} more that no opening will use: python -m reid.data.stores prune removes it")
+    return 0
+
+
+def _line(name: str, images: str, pixels: str, size: str, used: str, of: str) -> str:
+    return f"{name:{SHORT}}  {images:>9}  {pixels:>9}  {size:>10}  {used:16}  {of}"
 
 
 def _describe(store: StoredImages) -> str:
@@ -205,10 +212,10 @@ def _is_old(store: StoredImages, days: float | None) -> bool:
 
 def _other_format(file: Path) -> str:
     try:
-        form = json.loads(file.read_text()).get("format", "of before")
+        form = json.loads(file.read_text()).get("format")
     except (OSError, ValueError, AttributeError):
         return "half a store"
-    return f"format {form}, and {FORMAT} is read" if form != FORMAT else "half a store"
+    return "half a store" if form == FORMAT else "of another format"
 
 
 def _ours(folder: Path, ending: str) -> Iterator[Path]:
@@ -237,8 +244,8 @@ def _parser() -> argparse.ArgumentParser:
         description="List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
         "no opening will use (stores of another format, what a killed process left), the stores that are "
         "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
-        "later is built again.  Exit code 0: done; 1: one that was named is in use, or the disk fails; 2: "
-        "asked wrongly.",
+        "later is built again.  Exit code 0: done; 1: a store that was named is in use, or could not be "
+        "removed; 2: asked wrongly.",
     )
     parser.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
     parser.add_argument(

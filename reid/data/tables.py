@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reid.data.crops import DatasetError
 from reid.data.files import path_problem
+from reid.data.labels import LabelError, People, clean, says_nothing
 from reid.data.own import SPLITS, Entry
 
 NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split")
@@ -19,17 +20,20 @@ ALIASES = {
     "split": {"set", "subset", "partition", "fold"},
 }
 
-Row = Mapping[str, str]
+#: The cells of a CSV are text, those of a Parquet file may be anything.
+Row = Mapping[str, object]
 
 
-def read_entries(file: Path, root: Path) -> list[Entry]:
+def read_entries(file: Path, root: Path, rules: People) -> list[Entry]:
     """The images that a CSV or Parquet table names, relative paths from `root` on; other columns are ignored.
+
+    Labels come clean; `rules` say which are nobody's.
 
     Raises:
         DatasetError: no such file, not such a table, or a row that is wrong, by its line.
     """
     rows = list(_rows(file))
-    entries = [_entry(row, where, root) for where, row in rows]
+    entries = [_entry(row, where, root, rules) for where, row in rows]
     if entries and not any(os.path.exists(entry.path) for entry in entries):
         raise DatasetError(
             f"{entries[0].where}: there is no {entries[0].path}, nor any other of the {len(entries)} images. "
@@ -89,7 +93,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
     _check_columns(file, table.column_names)
     columns = [name for name in (*NEEDED, *OPTIONAL) if name in table.column_names]
     for number, row in enumerate(table.select(columns).to_pylist(), start=1):
-        yield f"{file} row {number}", {key: "" if value is None else str(value) for key, value in row.items()}
+        yield f"{file} row {number}", row
 
 
 def _check_columns(file: Path, header: list[str]) -> None:
@@ -106,13 +110,19 @@ def _check_columns(file: Path, header: list[str]) -> None:
         )
 
 
-def _entry(row: Row, where: str, root: Path) -> Entry:
-    for column in NEEDED:
-        if not row[column]:
-            raise DatasetError(f"{where}: the {column} is empty.")
-    if problem := path_problem(row["path"]):
+def _entry(row: Row, where: str, root: Path, rules: People) -> Entry:
+    missing = row["path"] is None or row["path"] != row["path"]  # NaN is unequal to itself
+    path = "" if missing else str(row["path"])
+    if not path:
+        raise DatasetError(f"{where}: the path is empty.")
+    if problem := path_problem(path):
         raise DatasetError(f"{where}: {problem}.")
-    split = row.get("split", "")
+    try:
+        person = rules.read(row["pid"])
+        camera, split = clean(row.get("camid")), clean(row.get("split"))
+    except LabelError as error:
+        raise DatasetError(f"{where}: {error}.") from error
+    split = "" if says_nothing(split) else split
     if split and split not in SPLITS:
         raise DatasetError(f"{where}: split {split!r} is not allowed: expected one of {', '.join(SPLITS)}.")
-    return Entry(root / row["path"], row["pid"], row.get("camid", ""), split, row["path"], where)
+    return Entry(root / path, person, "" if says_nothing(camera) else camera, split, path, where)

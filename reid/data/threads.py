@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from reid.data.crops import Progress, silent
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager

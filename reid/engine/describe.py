@@ -31,7 +31,8 @@ def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False)
 def model_spec(settings: TrainConfig, num_classes: int) -> dict[str, Any]:
     """Everything that `rebuild_model` needs, as plain data."""
     return {
-        "backbone": {**settings.backbone, "weights": "none"},
+        "backbone": {key: value for key, value in settings.backbone.items() if key != "ema"}
+        | {"weights": "none"},
         "last_stride": settings.tricks.last_stride,
         "neck": "bnneck" if settings.tricks.bnneck else "none",
         "num_classes": num_classes,

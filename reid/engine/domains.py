@@ -11,6 +11,7 @@ from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.data.crops import Progress
 from reid.data.splits import validation_split
 from reid.engine.prepare import check_judgeable, with_protocol_of
+from reid.identity import without_added
 from reid.retrieval import EvaluationError
 
 
@@ -94,6 +95,7 @@ def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
         return any(same_domain(keys, part) for part in trained_on["parts"])
 
     def told(dataset: dict[str, Any]) -> dict[str, Any]:
-        return {**dataset, "root": Path(dataset["root"]).name if dataset.get("root") else None}
+        place = {"root": Path(dataset["root"]).name if dataset.get("root") else None}
+        return {**without_added({"dataset": dataset})["dataset"], **place}
 
     return told(keys) == told(trained_on)

@@ -12,6 +12,7 @@ from reid.engine.embed import embed
 from reid.engine.finite import DivergedError
 from reid.engine.runtime import free_bytes, work_bytes
 from reid.models import ReidModel
+from reid.people import DISTRACTOR
 from reid.retrieval import (
     Embeddings,
     EvaluationError,
@@ -125,7 +126,10 @@ def rank(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judgem
 
     def scores_by(distance: torch.Tensor | None) -> Scores:
         work = work_bytes(device, EVALUATE_BYTES)
-        return evaluate(query, gallery, distance=distance, protocol=settings.protocol, chunk_bytes=work)
+        return evaluate(
+            query, gallery, distance=distance, protocol=settings.protocol, chunk_bytes=work,
+            distractor=DISTRACTOR,
+        )  # fmt: skip
 
     scores = scores_by(None)
     if not settings.rerank:

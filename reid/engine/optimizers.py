@@ -1,13 +1,17 @@
 """The published parameter groups around any torch optimizer."""
 
 import inspect
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from reid.checks import ConfigError, trusted_target
-from reid.models import layer_depths
+from reid.models import layer_depths, undecayed
+
+log = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
 #: Types of device where torch's fused form has been there since 2.4, and is the faster one.
@@ -25,6 +29,7 @@ def build_optimizer(
     Parameters of the metric loss train as the model's weights do, unless it brings an optimizer for them.
     With `layer_decay` d, the parameters that lie k layers below the head of a transformer have the learning
     rate times d^k (BEiT, arXiv 2106.08254), and each k has groups of its own.
+    Of a network of timm the norms, biases and tokens do not decay, as timm has it (see `undecayed`).
     Each group keeps its `lr_factor`, so that `set_learning_rate` can move them together.
 
     Raises:
@@ -44,22 +49,26 @@ def build_optimizer(
     if fused or (fused is None and free and has_fused and device.type in _FUSED_BY_ITSELF):
         options["fused"] = True
     depths = {} if layer_decay is None else layer_depths(model.backbone)
-    members: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    kept = undecayed(model)
+    if kept and (decay or bias_decay):
+        log.info("norms, biases and tokens of a network of timm do not decay (%d parameters)", len(kept))
+    members: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             depth = depths.get(name.removeprefix("backbone."), 0)
-            members.setdefault((depth, name.endswith("bias")), []).append(parameter)
+            members.setdefault((depth, name.endswith("bias"), name in kept), []).append(parameter)
     if metric_loss is not None and not hasattr(metric_loss, "own_optimizer"):
-        members.setdefault((0, False), []).extend(metric_loss.parameters())
+        members.setdefault((0, False, False), []).extend(metric_loss.parameters())
     groups = []
-    for (depth, bias), parameters in sorted(members.items(), key=lambda member: member[0]):
+    for (depth, bias, without_decay), parameters in sorted(members.items(), key=lambda member: member[0]):
         factor = (bias_factor if bias else 1.0) * (1.0 if layer_decay is None else layer_decay**depth)
         groups.append(
             {
                 "params": parameters,
                 "lr": lr * factor,
-                "weight_decay": bias_decay if bias else decay,
+                "weight_decay": 0.0 if without_decay else bias_decay if bias else decay,
                 "lr_factor": factor,
+                "kind": (depth, bias),
             }
         )
     try:
@@ -75,6 +84,30 @@ def build_loss_optimizer(metric_loss: nn.Module | None) -> torch.optim.Optimizer
     bring = getattr(metric_loss, "own_optimizer", None)
     optimizer: torch.optim.Optimizer | None = bring() if bring is not None else None
     return optimizer
+
+
+def take_up(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], parameters: Iterable[nn.Parameter]
+) -> None:
+    """Load the state of an optimizer that was saved in training.
+
+    Of a network of timm, a run that began when everything decayed has one group where there are two now, one
+    of them without decay. It goes on with the groups that it began with.
+
+    parameters: all that may be trained, in the order of the model and then the loss.
+    """
+    groups = optimizer.param_groups
+    if [len(group["params"]) for group in state["param_groups"]] != [
+        len(group["params"]) for group in groups
+    ]:
+        place = {parameter: position for position, parameter in enumerate(parameters)}
+        kinds: dict[tuple[int, bool], list[nn.Parameter]] = {}
+        for group in groups:
+            kinds.setdefault(group["kind"], []).extend(group["params"])
+        # What else belongs to a group comes with the state.
+        groups[:] = [{"params": sorted(members, key=place.__getitem__)} for members in kinds.values()]
+        log.info("this run began with weight decay on all parameters of its network, and goes on so")
+    optimizer.load_state_dict(dict(state))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -11,7 +11,8 @@ import torch
 from reid.checks import ConfigError
 from reid.config import DataConfig, EvalConfig, ImageConfig, TrainConfig
 from reid.data import Crop, ReidDataset, load_dataset
-from reid.data.crops import Progress
+from reid.data.crops import DatasetError, Progress
+from reid.data.doubles import find_doubles
 from reid.data.splits import validation_split
 from reid.data.store import ImageStore, open_store
 from reid.retrieval import count_matches, require_matches
@@ -66,6 +67,12 @@ def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
     Raises:
         DatasetError, ConfigError: too few to hold out, or to train on.
     """
+    if not dataset.train:
+        raise DatasetError(
+            f"{dataset.name} in {dataset.root} has nobody to train on, only a query and a gallery: python -m "
+            "reid.evaluate and reid.threshold judge a trained model on it. To train, add people to it "
+            "(bounding_box_train/, train/, or rows of the split train)"
+        )
     if settings.eval.split == "val":
         dataset = validation_split(dataset, settings.eval.val_identities, settings.eval.val_seed)
     check_identities(settings.batch.identities, len({crop.pid for crop in dataset.train}), dataset.name)
@@ -129,7 +136,24 @@ def open_judged_data(
     if whole.bad and protocol is not None:
         matches = count_matches(*_ids(query.crops), *_ids(gallery.crops), protocol=protocol)
         require_matches(matches, protocol)
+    if protocol == "ignore_camera":
+        warn_of_doubles(query.crops, gallery.crops)
     return JudgedData(query, gallery, fingerprint(_labelled(query), _labelled(gallery)))
+
+
+def warn_of_doubles(query: Sequence[Crop], gallery: Sequence[Crop]) -> None:
+    """Say which queries lie in the gallery too, where no camera tells a picture from itself."""
+    doubles = find_doubles(query, gallery, cross_camera=False)
+    if doubles:
+        log.warning(
+            "%d of %d queries have their own picture, the same bytes, in the gallery (%s = %s): by "
+            "ignore_camera a picture is compared with itself, and the scores promise too much (rank-1 is 100 "
+            "where all have). Take these images out of the gallery, or name the cameras",
+            len(doubles),
+            len(query),
+            doubles[0].query.path,
+            doubles[0].gallery.path,
+        )
 
 
 def fingerprint(*parts: str) -> str:

@@ -21,6 +21,7 @@ from reid.engine.checkpoint import (
 from reid.engine.distributed import ALONE, World
 from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
+from reid.engine.optimizers import take_up
 from reid.engine.rundir import LAST
 from reid.identity import changed
 from reid.models import ReidModel
@@ -155,7 +156,8 @@ class Session:
         progress = checkpoint.meta["progress"]
         _require_epochs(path, progress["epoch"], checkpoint.training["totals"]["steps"], epochs)
         self.model.load_state_dict(dict(checkpoint.model))
-        self.optimizer.load_state_dict(checkpoint.training["optimizer"])
+        learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
+        take_up(self.optimizer, checkpoint.training["optimizer"], [*self.model.parameters(), *learnt_by_loss])
         if self.metric_loss is not None:
             self.metric_loss.load_state_dict(checkpoint.training.get("metric_loss", {}))
         if self.loss_optimizer is not None:

@@ -22,7 +22,7 @@ def pixels(picture: Picture) -> npt.NDArray[np.uint8]:
 
     Raises:
         ValueError: if an array is not (H, W, 3) uint8.
-        DatasetError: if a file cannot be read as an image; the message names it.
+        OSError: if a file cannot be read as an image; the message names it.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:

@@ -1,7 +1,7 @@
 """Networks: backbones by name, the BNNeck model around them, and their weight files."""
 
 from reid.models.build import backbone_function, backbone_names, build_backbone
-from reid.models.depth import layer_depths
+from reid.models.depth import layer_depths, undecayed
 from reid.models.ibn import SMALLEST_IBN_SIDE
 from reid.models.matching import WeightReport
 from reid.models.neck import ReidModel
@@ -26,4 +26,5 @@ __all__ = [
     "layer_depths",
     "load_weights",
     "set_last_stride",
+    "undecayed",
 ]

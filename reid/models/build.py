@@ -25,6 +25,7 @@ def build_backbone(
     weights: str = "none",
     stn: bool | None = None,
     library: str = "reid",
+    ema: bool | None = None,
     **options: object,
 ) -> Backbone:
     """Build the backbone of that name, (N, 3, H, W) -> (N, channels, h, w).
@@ -33,6 +34,7 @@ def build_backbone(
     weights: `none` (random), `imagenet` or the path of a weight file, as `load_weights` takes them.
     stn: a spatial transformer before the network, see `add_spatial_transformer`; None stands for False.
     library: whose name it is: `reid`, a function of `reid/models/backbones.py`, or `timm`.
+    ema: of a weight file that holds a moving average beside the trained weights, take that; None is False.
     options: of that network alone; None stands for its own default. Plain ResNets have `stem_relu`, timm's
         networks `pooling` and `image_size`.
 
@@ -56,7 +58,7 @@ def build_backbone(
     backbone = builder(last_stride=last_stride, **given)
     if stn:
         add_spatial_transformer(backbone)
-    load_weights(backbone, weights)
+    load_weights(backbone, weights, bool(ema))
     return backbone
 
 

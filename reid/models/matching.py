@@ -10,7 +10,8 @@ from torch import Tensor
 
 LEAST_FRACTION = 0.9
 
-_PREFIXES = ("module.", "backbone.", "base.")
+#: Of wrappers, of whole models, and of the encoder that contrastive learning keeps (MoCo's query encoder).
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "base.", "encoder_q.", "base_encoder.")
 _CLASSIFIERS = ("fc.", "last_linear.", "classifier.")
 _SPATIAL_TRANSFORMER = ("localization.", "fc_loc.")
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
@@ -84,8 +85,8 @@ def is_counted(name: str) -> bool:
 def backbone_tensors(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The stored tensors under the names of a bare backbone, and those of other parts.
 
-    Prefixes of wrappers (`module.`) and of whole models (`backbone.`, `base.`) are stripped; where some
-    names have such a prefix, those without belong to other parts, as classifiers do.
+    Prefixes of wrappers (`module.`, `_orig_mod.`) and of whole models (`backbone.`, `base.`, `encoder_q.`)
+    are stripped; where some names have such a prefix, those without belong to other parts, as classifiers do.
     """
     kept = {name: tensor for name, tensor in stored.items() if is_counted(name)}
     rest: dict[str, Tensor] = {}

@@ -119,7 +119,9 @@ def _build(name: str, last_stride: int, pooling: Pooling | None, size: tuple[int
     net.layout = layout
     if _convert_input(net):
         notes.append("images are brought from ImageNet's mean and deviation to those of its weights")
-    return as_backbone(net, name, net.num_features, hub_file(net), adapter(own_class), tuple(notes))
+    return as_backbone(
+        net, name, net.num_features, hub_file(net), adapter(own_class), tuple(notes), library="timm"
+    )
 
 
 def _create(name: str, size: tuple[int, int]) -> Any:

@@ -50,6 +50,7 @@ class Backbone(nn.Module):
 
     name: str
     channels: int
+    library: str
     imagenet: ImagenetFile | None
     adapt: Adapt | None
     notes: tuple[str, ...]
@@ -63,6 +64,7 @@ def as_backbone(
     imagenet: ImagenetFile | None = None,
     adapt: Adapt | None = None,
     notes: tuple[str, ...] = (),
+    library: str = "reid",
 ) -> Backbone:
     """Give a network whose forward returns a feature map the attributes of a backbone.
 
@@ -71,10 +73,12 @@ def as_backbone(
     imagenet: the file that `weights="imagenet"` loads; None when there is none.
     adapt: what a file's tensors go through first, where names or shapes depend on the input size.
     notes: what its user should know of how it was built; the weight report repeats them.
+    library: whose network it is, `reid` or `timm`, and so whose way of training it is followed.
     """
     backbone = cast(Backbone, net)
     backbone.name = name
     backbone.channels = channels
+    backbone.library = library
     backbone.imagenet = imagenet
     backbone.adapt = adapt
     backbone.notes = notes

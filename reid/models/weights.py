@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -23,6 +23,9 @@ from reid.models.trunk import Backbone, ImagenetFile
 
 _log = logging.getLogger(__name__)
 _NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
+#: What training programs keep a state dict under, and beside it its exponential moving average.
+_TRAINED = ("state_dict", "model", "student")
+_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "teacher")
 _ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -34,13 +37,16 @@ class UnsafeFileError(WeightsError):
     """Reading the file would run code that it names: it pickles more than tensors and plain values."""
 
 
-def load_weights(backbone: Backbone, weights: str) -> WeightReport:
+def load_weights(backbone: Backbone, weights: str, ema: bool = False) -> WeightReport:
     """Load weights into a backbone, in place, and report what matched; also kept as `.weight_report`.
 
     weights: `none` (leave it as it is), `imagenet` (the published file, downloaded once into torch's hub
         folder, its hash checked where one is published) or the path of a file: a state dict as saved by
         torch.save or safetensors, bare or under `state_dict` or `model`, of a backbone or of a model
-        that holds one under `backbone.` or `base.`, with or without `module.` and a classifier.
+        that holds one under `backbone.`, `base.` or `encoder_q.`, with or without `module.`, `_orig_mod.`
+        and a classifier.
+    ema: of a file that holds trained weights and their moving average (`state_dict_ema`, `model_ema`), take
+        the average. The report says which was taken.
 
     Raises WeightsError, in words that name the way out, when the file is missing, cannot be downloaded,
     holds more than tensors and plain values, or when less than 90 % of the backbone's tensors, or of the
@@ -56,11 +62,11 @@ def load_weights(backbone: Backbone, weights: str) -> WeightReport:
     else:
         path = Path(weights).expanduser().absolute()
         source = str(path)
-    stored, sha256 = read_tensors(path)
+    stored, sha256, held = read_weights(path, ema)
     if weights == "imagenet":
         _check_hash(path, sha256, _imagenet_file(backbone).sha256)
     given, rest = backbone_tensors(stored)
-    dropped, notes = tuple(rest), backbone.notes
+    dropped, notes = tuple(rest), (*held.notes("backbone.ema=true"), *backbone.notes)
     if backbone.adapt is not None:
         given, left_out, changes = backbone.adapt(backbone, given)
         dropped, notes = (*dropped, *left_out), (*changes, *notes)
@@ -86,18 +92,38 @@ def check_weights(weights: str) -> None:
         )
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read the named tensors of a weight file onto the CPU, and the SHA-256 of its bytes.
+class Held(NamedTuple):
+    """Of a file with an exponential moving average: which state dict was `taken`, which is `beside` it."""
 
-    Dicts under `state_dict` or `model`, or one under the other, are unwrapped. Nothing but tensors and
-    plain values is unpickled.
+    taken: str = ""
+    beside: str = ""
+
+    def notes(self, how: str) -> tuple[str, ...]:
+        """What a report says of it; `how` takes the average."""
+        if not self.taken:
+            return ()
+        other = f", not {self.beside}" if self.beside else ""
+        return (f"taken: {self.taken}{other}{f' ({how} takes that)' if self.beside in _EMA else ''}",)
+
+
+def read_weights(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], str, Held]:
+    """Read the named tensors of a weight file onto the CPU, the SHA-256 of its bytes, and which were taken.
+
+    Dicts under `state_dict` or `model`, or one under the other, are unwrapped; with `ema`, those under
+    `state_dict_ema` or `model_ema`. Nothing but tensors and plain values is unpickled.
 
     Raises WeightsError when there is no such file, or when it cannot be read so, or holds no named tensor.
     """
     check_weights(str(path))
     sha256 = file_sha256(path)
     with path.open("rb") as file:
-        return named_tensors(_parse(path, file), path), sha256
+        tensors, held = held_tensors(_parse(path, file), path, ema)
+    return tensors, sha256, held
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """`read_weights` of a file of one state dict: the tensors and the SHA-256."""
+    return read_weights(path)[:2]
 
 
 def file_sha256(path: Path) -> str:
@@ -106,12 +132,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, bare or under `state_dict` or `model`, or one under the other.
+def held_tensors(content: object, path: Path, ema: bool = False) -> tuple[dict[str, Tensor], Held]:
+    """The tensors of a state dict, bare or under `state_dict` or `model`, or one under the other; `ema`: the
+    moving average beside it.
 
     Raises WeightsError, naming the file, where there are none.
     """
-    content = _unwrap(_unwrap(content))
+    content, held = _unwrap(content, ema)
+    if ema and held.taken not in _EMA:
+        raise WeightsError(
+            f"{path} holds no moving average (EMA) of weights: looked for {', '.join(_EMA)}. Without "
+            "that wish the weights that are there are taken."
+        )
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}; expected a dict from names to tensors.")
     tensors = {k: value for k, value in content.items() if isinstance(k, str) and isinstance(value, Tensor)}
@@ -121,7 +153,7 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
             f"{path} holds no named tensor (it holds {keys}); expected a state dict, bare or under "
             f"`state_dict` or `model`."
         )
-    return tensors
+    return tensors, held
 
 
 def _parse(path: Path, file: BinaryIO) -> object:
@@ -143,12 +175,18 @@ def _parse(path: Path, file: BinaryIO) -> object:
         ) from None
 
 
-def _unwrap(content: object) -> object:
-    if isinstance(content, Mapping):
-        for key in ("state_dict", "model"):
-            if isinstance(content.get(key), Mapping):
-                return content[key]
-    return content
+def _unwrap(content: object, ema: bool, levels: int = 2) -> tuple[object, Held]:
+    """What lies under the keys of training programs, and which of several was taken."""
+    if levels == 0 or not isinstance(content, Mapping):
+        return content, Held()
+    trained, average = (
+        next((key for key in keys if isinstance(content.get(key), Mapping)), "") for keys in (_TRAINED, _EMA)
+    )
+    taken = average or trained if ema else trained or average
+    if not taken:
+        return content, Held()
+    inner, held = _unwrap(content[taken], ema, levels - 1)
+    return inner, Held(taken, trained if taken == average else average) if average else held
 
 
 def _imagenet_file(backbone: Backbone) -> ImagenetFile:

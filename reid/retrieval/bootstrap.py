@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from reid.people import is_person
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.pairs import bin_of, pair_blocks
 from reid.retrieval.verify import FAR_TARGETS, Floats, Verification, equal_error_rate, measurable
@@ -105,7 +106,7 @@ def bootstrap(
 def identities_of(pids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Identities counted from 0, (N,): each image of pid 0, a distractor, is an identity of its own."""
     own = -1 - np.arange(len(pids))
-    return np.unique(np.where(pids > 0, pids, own), return_inverse=True)[1]
+    return np.unique(np.where(is_person(pids), pids, own), return_inverse=True)[1]
 
 
 def spread_thresholds(verification: Verification) -> Floats:

@@ -63,14 +63,16 @@ def evaluate(
     distance: Tensor | None = None,
     protocol: str = "cross_camera",
     chunk_bytes: int = CHUNK_BYTES,
+    distractor: int | None = None,
 ) -> Scores:
     """Rank the gallery for each query and score the rankings as published.
 
     Features are used as they are: call `Embeddings.normalised` first for the published protocol.
     Under `cross_camera`, gallery images with the query's pid and camera are left out of its ranking;
     under `ignore_camera` none is, and query and gallery must share no image. Equal distances keep
-    gallery order. A query left with no match is skipped. Distractors (pid 0) stay in every ranking;
-    as in the published code a query of pid 0, which no benchmark has, would match them.
+    gallery order. A query left with no match is skipped. Distractors stay in every ranking; as in the
+    published code queries of pid 0, which no benchmark has, match them unless `distractor=0` says that they
+    are nobody.
 
     Average precision is the mean, over the matches, of the precision at each match's rank.
 
@@ -82,13 +84,14 @@ def evaluate(
             distances of the features, computed chunk by chunk.
         protocol: "cross_camera" or "ignore_camera".
         chunk_bytes: memory that this function aims to use beyond its inputs.
+        distractor: the pid of distractors, who match nobody; None: all pids are people.
 
     Raises:
         EvaluationError: no query has a match, or a distance is not finite.
         ValueError: unknown protocol, max_rank < 1, shapes or devices that do not fit.
     """
     _check_arguments(query, gallery, max_rank, distance)
-    counts = count_matches(query.pids, query.camids, gallery.pids, gallery.camids, protocol)
+    counts = count_matches(query.pids, query.camids, gallery.pids, gallery.camids, protocol, distractor)
     require_matches(counts, protocol)
 
     # Queries with a similar number of matches share a chunk: their lists are padded to the longest.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reid.distance import distance_function
+from reid.people import is_person
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import check_protocol
 
@@ -64,7 +65,7 @@ def pair_blocks(
         a, b = slice(first, first + rows), slice(first, count)
         later = position[None, b] > position[a, None]
         same = images.pids[a, None] == images.pids[None, b]
-        genuine = later & same & (images.pids[a, None] > 0)
+        genuine = later & same & is_person(images.pids[a, None])
         if protocol == "cross_camera":
             genuine &= images.camids[a, None] != images.camids[None, b]
         yield PairBlock(first, distance(images.features[a], images.features[b]), genuine, later & ~same)
@@ -107,7 +108,7 @@ def pair_totals(pids: Tensor, camids: Tensor, protocol: str) -> tuple[int, int]:
         ValueError: unknown protocol.
     """
     check_protocol(protocol)
-    known = pids > 0
+    known = is_person(pids)
     within = _pairs_within(pids[known, None])
     if protocol == "cross_camera":
         within -= _pairs_within(torch.stack([pids[known], camids[known]], dim=1))
@@ -123,7 +124,7 @@ def _pairs_within(labels: Tensor) -> int:
 def hardest_pairs(images: Embeddings, metric: str, batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The hardest positive and negative distance of each anchor of one P x K batch, (N,) each.
 
-    The largest distance to another image of its pid and the smallest to one of another pid, whatever the
+    The largest distance to another image of its person and the smallest to one of another pid, whatever the
     cameras: what batch-hard mining would pick (Hermans et al., arXiv 1703.07737, section 2). NaN where an
     anchor has none.
 
@@ -139,7 +140,7 @@ def hardest_pairs(images: Embeddings, metric: str, batch: Tensor | None = None) 
     images = images.select(batch)
     distance = distance_function(metric)(images.features, images.features)
     same = images.pids[:, None] == images.pids[None, :]
-    positive = same & (batch[:, None] != batch[None, :])
+    positive = same & (batch[:, None] != batch[None, :]) & is_person(images.pids[:, None])
     hardest_positive = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
     hardest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
     return (

@@ -3,7 +3,8 @@
 `cross_camera` is the protocol of Market-1501 (Zheng et al., ICCV 2015): gallery images of the
 query's pid and camera are junk and are left out of its ranking. `ignore_camera` leaves nothing
 out, for data with a single camera or without camera ids; query and gallery must then share no
-image, for an image would find itself.
+image, for an image would find itself. A distractor matches nobody: those who bear its pid are not one
+person.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from reid.people import DISTRACTOR
 
 PROTOCOLS = ("cross_camera", "ignore_camera")
 
@@ -29,12 +32,14 @@ class MatchCounts:
     """How many gallery images show the person of each query.
 
     Attributes:
-        total: (Q,) int64, gallery images of the query's pid.
+        total: (Q,) int64, gallery images of the query's person; 0 for a distractor.
         usable: (Q,) int64, those of them that the protocol keeps.
+        distractors: how many queries are distractors.
     """
 
     total: Tensor
     usable: Tensor
+    distractors: int = 0
 
 
 def check_protocol(protocol: str) -> None:
@@ -49,6 +54,7 @@ def count_matches(
     gallery_pids: Tensor,
     gallery_camids: Tensor,
     protocol: str = "cross_camera",
+    distractor: int | None = DISTRACTOR,
 ) -> MatchCounts:
     """Count the matches of each query from ids alone, before any feature exists.
 
@@ -56,18 +62,21 @@ def count_matches(
         query_pids, query_camids: (Q,) int64.
         gallery_pids, gallery_camids: (G,) int64.
         protocol: "cross_camera" or "ignore_camera".
+        distractor: the pid of distractors; None: all pids are people.
 
     Raises:
         ValueError: unknown protocol.
     """
     check_protocol(protocol)
     pids, pid = torch.unique(torch.cat([query_pids, gallery_pids]), return_inverse=True)
-    total = _occurrences(pid, len(query_pids), len(pids))
+    person = torch.ones_like(query_pids) if distractor is None else (query_pids != distractor).long()
+    distractors = len(person) - int(person.sum())
+    total = _occurrences(pid, len(query_pids), len(pids)) * person
     if protocol == "ignore_camera":
-        return MatchCounts(total, total)
+        return MatchCounts(total, total, distractors)
     camids, camid = torch.unique(torch.cat([query_camids, gallery_camids]), return_inverse=True)
     junk = _occurrences(pid * len(camids) + camid, len(query_pids), len(pids) * len(camids))
-    return MatchCounts(total, total - junk)
+    return MatchCounts(total, total - junk * person, distractors)
 
 
 def require_matches(counts: MatchCounts, protocol: str = "cross_camera") -> None:
@@ -77,12 +86,17 @@ def require_matches(counts: MatchCounts, protocol: str = "cross_camera") -> None
         raise EvaluationError("there is no query image; at least one is needed")
     if bool((counts.usable > 0).any()):
         return
-    absent = int((counts.total == 0).sum())
-    same_camera = queries - absent
+    absent = int((counts.total == 0).sum()) - counts.distractors
+    same_camera = queries - absent - counts.distractors
     reasons, remedies = [], []
     if absent:
         reasons.append(f"the pid of {absent} is not in the gallery at all")
         remedies.append("query and gallery must show the same people: check how the data was split")
+    if counts.distractors:
+        reasons.append(f"{counts.distractors} bear pid 0 and are distractors, whom nobody looks for")
+        remedies.append(
+            "if 0 is a person, set dataset.distractor=null for data of your own, or count people from 1"
+        )
     if same_camera:
         reasons.append(f"{same_camera} are matched only by images of their own camera, which are left out")
         remedies.append(

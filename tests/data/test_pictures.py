@@ -2,11 +2,13 @@
 
 import io
 import os
+import re
 import socket
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,9 +57,8 @@ def refusal(path: Path) -> str:
     (named,) = [line.strip() for line in str(caught.value).splitlines() if line.startswith("    ")]
     (finding,) = audit(one(path)).findings
     assert finding.cases == (named,)
-    with pytest.raises(DatasetError) as shown:
+    with pytest.raises(OSError, match=re.escape(named)):
         pixels(path)
-    assert str(shown.value) == named
     return named.removeprefix(f"{path}: ")
 
 
@@ -82,7 +83,7 @@ def exif(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_turns_a_picture_upright(tmp_path: Path, orientation: int, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     Image.fromarray(noise()).save(path, exif=exif(orientation), **options)
     plain = tmp_path / f"plain.{suffix}"  # JPEG does not give back what went in
     Image.fromarray(noise()).save(plain, **options)
@@ -161,7 +162,7 @@ def test_16_bit_grey_is_scaled_by_one_rule(tmp_path: Path, kind: str, by: int) -
     wide = Image.fromarray(grey.astype(np.uint16) * by)
     if kind == "big-endian.tif":
         wide = Image.frombytes("I;16B", wide.size, (grey.astype(">u2") * by).astype(">u2").tobytes())
-    wide.save(path, **({"irreversible": False} if kind == "jp2" else {}))
+    wide.save(path, irreversible=False)  # which JPEG 2000 alone knows
     assert np.array_equal(seen(path), np.repeat(grey[..., None], 3, axis=2))
     assert treatments(path) == {"scaled": 1}
 
@@ -229,7 +230,7 @@ def test_hidden_colours_stay_hidden(tmp_path: Path, mode: str) -> None:
             image.save(path, transparency=(hidden,) * 3 if mode == "RGB" else hidden)
         shown.append(seen(path))
         assert treatments(path).pop("composited") == 1
-    assert np.array_equal(*shown)
+    assert np.array_equal(shown[0], shown[1])
     assert (shown[0][:, :4] == GROUND).all()
     assert (shown[0][:, 4:] == 120).all()
 
@@ -250,7 +251,7 @@ def test_opaque_pictures_with_an_alpha_channel_are_as_they_were(tmp_path: Path) 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
 def test_the_first_frame_counts(tmp_path: Path, suffix: str) -> None:
     first, second = (Image.new("RGB", (8, 12), colour) for colour in ("red", "blue"))
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second], **options)
     assert (seen(tmp_path / f"a.{suffix}") == (255, 0, 0)).all()
 

@@ -174,7 +174,7 @@ def people() -> tuple[Embeddings, Embeddings]:
     generator = torch.Generator().manual_seed(0)
     pids = torch.arange(6).repeat(6)
     features = torch.randn(6, 8, generator=generator)[pids] + torch.randn(36, 8, generator=generator)
-    whole = Embeddings(features, pids, (torch.arange(36) // 6) % 3).normalised()
+    whole = Embeddings(features, pids + 1, (torch.arange(36) // 6) % 3).normalised()
     return whole.select(torch.arange(12)), whole.select(torch.arange(12, 36))
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from reid.checks import ConfigError
-from reid.engine.optimizers import build_optimizer, set_learning_rate
-from reid.models import BackboneError, ReidModel, build_backbone, layer_depths
+from reid.engine.optimizers import build_optimizer, set_learning_rate, take_up
+from reid.models import BackboneError, ReidModel, as_backbone, build_backbone, layer_depths, undecayed
 
 OPTIONS: dict[str, Any] = {
     "_target_": "torch.optim.AdamW",
@@ -32,10 +33,99 @@ def factors(model: ReidModel, optimizer: torch.optim.Optimizer) -> dict[str, flo
     return {names[p]: group["lr"] / 1e-3 for group in optimizer.param_groups for p in group["params"]}
 
 
-def test_without_layer_decay_there_are_the_published_groups(vit: ReidModel) -> None:
-    optimizer = build_optimizer(vit, OPTIONS)
+def test_without_layer_decay_there_are_the_published_groups() -> None:
+    optimizer = build_optimizer(ReidModel(build_backbone("resnet18"), num_classes=4), OPTIONS)
     assert [group["lr_factor"] for group in optimizer.param_groups] == [1.0, 2.0]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+
+
+def decays(model: ReidModel, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_of_a_network_of_timm_decays_what_timm_lets_decay(vit: ReidModel, layer_decay: float | None) -> None:
+    """With Adam's `bias_weight_decay` as well, which is of the published networks."""
+    options = {**OPTIONS, "layer_decay": layer_decay, "bias_weight_decay": 5e-4}
+    found = decays(vit, build_optimizer(vit, options))
+    backbone: Any = vit.backbone
+    theirs = param_groups_weight_decay(backbone, 0.05, no_weight_decay_list=backbone.no_weight_decay())
+    wanted = {parameter: group["weight_decay"] for group in theirs for parameter in group["params"]}
+    assert set(wanted.values()) == {0.0, 0.05}
+    for name, parameter in backbone.named_parameters():
+        assert found[f"backbone.{name}"] == wanted[parameter], name
+    for name in ("cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias"):
+        assert found[f"backbone.{name}"] == 0
+    assert (found["bottleneck.weight"], found["classifier.weight"]) == (0, 0.05)
+
+
+def test_tokens_that_timm_lists_by_a_pattern_do_not_decay() -> None:
+    backbone = as_backbone(
+        nn.ModuleDict({"pos_embed": nn.Linear(2, 2, bias=False)}), "own", 2, library="timm"
+    )
+    backbone.no_weight_decay = lambda: {"pos_embed.*"}  # type: ignore[assignment]
+    assert undecayed(ReidModel(backbone, num_classes=2)) == {
+        "backbone.pos_embed.weight", "bottleneck.weight", "bottleneck.bias"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("library", "groups"), [("reid", 2), ("timm", 3)])
+def test_only_networks_of_timm_are_trained_so(library: str, groups: int) -> None:
+    """timm's class without its name is one of the published networks: their SE nets are built by timm."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model = ReidModel(as_backbone(net, "own", 4, library=library), num_classes=2)
+    assert len(build_optimizer(model, OPTIONS).param_groups) == groups
+
+
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_a_run_that_began_when_all_decayed_goes_on_so(vit: ReidModel, layer_decay: float | None) -> None:
+    """Its state has one group for each depth and for weights and biases, and names parameters by number."""
+    options = {**OPTIONS, "layer_decay": layer_decay, "bias_weight_decay": 0.01}
+    proxies = nn.ParameterList([torch.ones(3, 2)])
+    parameters = [*vit.parameters(), *proxies]
+    depths = {} if layer_decay is None else layer_depths(vit.backbone)
+    kinds: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in vit.named_parameters():
+        if parameter.requires_grad:
+            kind = (depths.get(name.removeprefix("backbone."), 0), name.endswith("bias"))
+            kinds.setdefault(kind, []).append(parameter)
+    kinds[0, False].extend(proxies)
+    older = torch.optim.AdamW(
+        [
+            {"params": kinds[depth, bias], "weight_decay": 0.01 if bias else 0.05, "lr_factor": 0.5**depth}
+            for depth, bias in sorted(kinds)
+        ]
+    )
+    for number, parameter in enumerate(parameters):
+        parameter.grad = torch.full_like(parameter, 1.0 + number)
+    older.step()
+
+    newer = build_optimizer(vit, options, proxies)
+    assert len(newer.param_groups) > len(older.param_groups)
+    take_up(newer, older.state_dict(), parameters)
+    assert [group["weight_decay"] for group in newer.param_groups] == [
+        group["weight_decay"] for group in older.param_groups
+    ]
+    for group, same in zip(newer.param_groups, older.param_groups, strict=True):
+        assert all(a is b for a, b in zip(group["params"], same["params"], strict=True))
+    for parameter in parameters:
+        if parameter.requires_grad:
+            torch.testing.assert_close(newer.state[parameter]["exp_avg"], 0.1 * parameter.grad)
+    # Saved again and taken up again, it is still the same.
+    once_more = build_optimizer(vit, options, proxies)
+    take_up(once_more, newer.state_dict(), parameters)
+    assert torch.equal(once_more.state[parameters[0]]["exp_avg"], newer.state[parameters[0]]["exp_avg"])
+    set_learning_rate(once_more, 0.1)
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def test_a_state_of_today_is_taken_up_as_it_is(vit: ReidModel) -> None:
+    saved = build_optimizer(vit, {**OPTIONS, "layer_decay": 0.5})
+    other = build_optimizer(vit, {**OPTIONS, "layer_decay": 0.5})
+    take_up(other, saved.state_dict(), vit.parameters())
+    assert decays(vit, other) == decays(vit, saved)
 
 
 def test_each_layer_below_the_head_learns_slower_by_the_same_factor(vit: ReidModel) -> None:

@@ -25,7 +25,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 def test_a_gpu_has_its_number_and_torch_makes_it_current(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the driver's answers are replaced: torch's own code refuses a device without a number."""
-    made_current = []
+    made_current: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", made_current.append, raising=False)

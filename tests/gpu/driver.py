@@ -13,7 +13,7 @@ import json
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,11 +36,12 @@ made_current: list[int] = []
 def _start() -> None:
     """What the driver's start leaves behind in torch.cuda."""
     # One generator a card. On the CPU, since none can be made there.
-    torch.cuda.default_generators = tuple(torch.Generator() for _ in range(COUNT))
+    generators: Any = tuple(torch.Generator() for _ in range(COUNT))
+    torch.cuda.default_generators = generators
 
 
 #: Name in torch._C or torch.cuda -> what answers instead of the driver.
-DRIVER: dict[Any, Mapping[str, Callable[..., Any]]] = {
+DRIVER: dict[Any, Mapping[str, Any]] = {
     torch._C: {
         "_cuda_init": _start,
         "_cuda_getDeviceCount": lambda: COUNT,
@@ -65,7 +66,7 @@ DRIVER: dict[Any, Mapping[str, Callable[..., Any]]] = {
         "mem_get_info": lambda *_: (12 * GIB, 16 * GIB),
         "_cudart": SimpleNamespace(),
     },
-}  # type: ignore[dict-item]
+}
 
 
 class FirstAllocation(BaseException):

@@ -1,10 +1,10 @@
 """A training step and an embedding in a process of their own, on tensors that have a GPU and no values.
 
 `python -m tests.gpu.fake` prints what each check found, as JSON: {name: null or what was wrong}.  Nothing of
-torch is replaced for what runs on cuda:0.  A fake tensor goes through the rules of a GPU's: operations on two
-devices are refused, and so is whatever would read a value back or has a size that depends on one.  Without a
-GPU `torch.autocast` switches itself off, so that its state is set as it would set it.  Backward needs a device
-that is there: it runs on `meta`, where nothing is left of `torch.autocast`, which does not know it.
+torch is replaced for what runs on cuda:0.  A fake tensor goes through the rules of a GPU's: operations on
+two devices are refused, and so is whatever would read a value back or has a size that depends on one.
+Without a GPU `torch.autocast` switches itself off, so that its state is set as it would set it.  Backward
+needs a device that is there: it runs on `meta`, where `torch.autocast`, which does not know it, does nothing.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ from reid.engine.objective import Objective, build_metric_loss
 from reid.models import ReidModel, build_backbone
 
 #: The losses of conf/loss, by name.
-OPTIONS: dict[str, dict[str, Any]] = {
-    file.stem: OmegaConf.to_container(
-        OmegaConf.create({"seed": 0, "loss": OmegaConf.load(file)}), resolve=True
-    )["loss"]
+OPTIONS: dict[str, Any] = {
+    file.stem: OmegaConf.create({"seed": 0, "loss": OmegaConf.load(file)})
     for file in sorted((config_folder() / "loss").glob("*.yaml"))
 }
+OPTIONS = {name: OmegaConf.to_container(one.loss, resolve=True) for name, one in OPTIONS.items()}
 #: Losses of pytorch-metric-learning that ask how many pairs there are, and make the host wait for it.
 WAIT = {"arcface", "circle", "cosface", "multi_similarity", "ranked_paper", "supcon"}
 GPU, META = torch.device("cuda", 0), torch.device("meta")

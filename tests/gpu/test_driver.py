@@ -1,7 +1,7 @@
 """Every command on a pretended GPU, up to the first tensor that would lie there: see driver.py.
 
-What lies behind that is shown by test_step.py and test_values.py as far as a CPU can, and by
-`make gpu-check` where there is a GPU; experiments/gpu_check/README.md lists what only that shows.
+What lies behind that is shown by test_step.py and test_values.py as far as a CPU can, and by `make gpu-check`
+where there is a GPU; experiments/gpu_check/README.md lists what only that shows.
 """
 
 import json

@@ -23,7 +23,7 @@ def test_counts_equal_a_double_loop() -> None:
     q_pid, q_cam, g_pid, g_cam = (torch.randint(0, 6, (40,), generator=generator) for _ in range(4))
     counts = count_matches(q_pid, q_cam, g_pid, g_cam)
     for i in range(40):
-        same = [j for j in range(40) if g_pid[j] == q_pid[i]]
+        same = [j for j in range(40) if g_pid[j] == q_pid[i] != 0]
         assert counts.total[i] == len(same)
         assert counts.usable[i] == sum(bool(g_cam[j] != q_cam[i]) for j in same)
 

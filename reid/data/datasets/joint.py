@@ -6,7 +6,7 @@ from typing import Any
 
 from reid.data import load_dataset
 from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, silent
-from reid.data.splits import DISTRACTOR
+from reid.people import is_person
 
 
 def load(
@@ -67,13 +67,12 @@ def _kept_apart(parts: list[ReidDataset]) -> list[ReidDataset]:
     apart: list[ReidDataset] = []
     people = cameras = 0
     for part in parts:
-        train, val, query = (
-            tuple(Crop(crop.path, crop.pid + people, crop.camid + cameras) for crop in crops)
-            for crops in (part.train, part.val, part.query)
-        )
-        gallery = tuple(
-            Crop(crop.path, crop.pid + people if crop.pid != DISTRACTOR else DISTRACTOR, crop.camid + cameras)
-            for crop in part.gallery
+        train, val, query, gallery = (
+            tuple(
+                Crop(crop.path, crop.pid + people if is_person(crop.pid) else crop.pid, crop.camid + cameras)
+                for crop in crops
+            )
+            for crops in (part.train, part.val, part.query, part.gallery)
         )
         names = {pid + people: name for pid, name in part.names.items()}
         apart.append(replace(part, train=train, val=val, query=query, gallery=gallery, names=names))
