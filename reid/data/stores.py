@@ -140,11 +140,7 @@ def _choose(options: argparse.Namespace, folder: Path) -> int:
             )
             return 2
         chosen[matches[0].name] = matches[0]
-    try:
-        return _prune(folder, list(chosen.values()), options.names)
-    except OSError as error:  # such as a disk without locks
-        print(f"reid.data.stores: {error}", file=sys.stderr)
-        return 1
+    return _prune(folder, list(chosen.values()), options.names)
 
 
 def _prune(folder: Path, chosen: Sequence[StoredImages], named: Sequence[str]) -> int:
