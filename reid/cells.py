@@ -96,8 +96,9 @@ def expand(command: str, words: Sequence[str]) -> list[Cell]:
 def plan(command: str, typed: Sequence[str]) -> Plan:
     """Compose and check every job before the first one starts: a slip costs seconds and leaves no trace.
 
-    What is typed for Hydra itself (`--cfg`, `--config-dir`, sweeps that only a plugin can expand,
-    `${hydra:…}`, which is known once a job runs) is left to Hydra.
+    command: the name of its primary config.
+    What is typed for Hydra itself (`--cfg`, sweeps that only a plugin can expand, `${hydra:…}`, which is
+    known once a job runs) is left to Hydra.
 
     Raises:
         ConfigError, HydraException: the first job that is wrong.

@@ -10,7 +10,10 @@ from dataclasses import field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
-#: The `_target_` of a group may name nothing outside these: a config is data, instantiating is running code.
+from reid.trust import HINT, TrustError, is_trusted, trusted_function
+
+#: The `_target_` of a group may name nothing outside these and the packages that the user trusts: a config
+#: is data, instantiating is running code.
 TRUSTED = {
     "loss": ("reid.losses.", "pytorch_metric_learning.losses."),
     "optimizer": ("torch.optim.",),
@@ -168,9 +171,14 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
         ConfigError: it does not, or there is no such thing.
     """
     if not str(path).startswith(TRUSTED[group]):
+        try:
+            if is_trusted(str(path)):
+                return trusted_function(str(path), f"{group}._target_={path}")
+        except TrustError as error:
+            raise ConfigError(str(error)) from error
         raise ConfigError(
             f"{group}._target_={path} is refused: this one may come from "
-            f"{', '.join(t + '*' for t in TRUSTED[group])} alone."
+            f"{', '.join(t + '*' for t in TRUSTED[group])} alone. {HINT}"
         )
     module, _, name = path.rpartition(".")
     try:

@@ -21,9 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reid.cells import SWEEP_DIR, plan, sweep_arguments
 from reid.checks import ConfigError
-from reid.compose_errors import explain
+from reid.compose_errors import explain, known_keys
 from reid.config import config_folder, register
 from reid.data import DatasetError
+from reid.dialects import refuse_dashes
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
 from reid.engine.finite import DivergedError
@@ -37,9 +38,11 @@ from reid.engine.sweep_file import read_sweep
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.ranks import check_launch, rank_arguments, run_folder
+from reid.resolved import Primary, primary_config
 from reid.retrieval import EvaluationError
 from reid.terminal import Terminal, complaint
 from reid.tracking import Status, TrackingError, refuse_password
+from reid.trust import VARIABLE as TRUST
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +91,10 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     world = join()
+    primary, trusted = Primary(command, sys.argv[1:]), os.environ.get(TRUST)
     failures: list[Exception] = []
     failed_in_sweep: list[Exception] = []
 
-    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=command)
     def app(config: DictConfig) -> None:
         register()  # the worker of a launcher is a process of its own
         flush_denormals()  # here already, since it holds for threads that are started later
@@ -100,7 +103,9 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         retries = OmegaConf.select(config, "sweep.retry", default=0) if in_sweep and not fail_fast else 0
         for left in range(retries, -1, -1):
             try:
-                return _run_job(config, story, world)
+                if os.environ.get(TRUST) != trusted:  # hydra.job.env_set
+                    raise ConfigError(f"{TRUST} is set by a config: only the environment says whom to trust")
+                return _run_job(config, story, world, primary.overrides)
             except Exception as error:
                 if not in_sweep:
                     # Hydra prints the whole command line again before an exception; so it does not see it.
@@ -123,15 +128,19 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         for word in sys.argv[1:]:  # before Hydra writes it down
             key, _, value = word.lstrip("+").partition("=")
             refuse_password(value.strip("'\"") if key == "tracking.uri" else None)
+        primary = primary_config(command, sys.argv[1:])
+        refuse_dashes(primary.words, lambda: known_keys(command))
+        sys.argv[1:] = primary.words
         if world.first:
             check_launch(command, sys.argv[1:], world, together)
-            ahead = plan(command, sys.argv[1:])
+            ahead = plan(primary.name, sys.argv[1:])
             retry = ahead.retry
             sys.argv += sweep_arguments(ahead, sys.argv[1:])
         sys.argv += rank_arguments(world.first_says(run_folder(sys.argv[1:])), world)
+        main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary.name)
         # A rank that waits for the others in C would not come to a handler.
         with contextlib.nullcontext() if world.size > 1 else StopSignals(first=_stop_workers):
-            app()
+            main(app)()
         if failures:
             raise failures[0]
         world.leave()
@@ -164,12 +173,14 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     sys.exit(1 if failed else 0)
 
 
-def _run_job(config: DictConfig, story: Callable[[Job], Mapping[str, float]], world: World) -> None:
+def _run_job(
+    config: DictConfig, story: Callable[[Job], Mapping[str, float]], world: World, earlier: list[str]
+) -> None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
-    overrides = list(hydra_config.overrides.task)
+    overrides = [*earlier, *hydra_config.overrides.task]
     refuse_password(OmegaConf.select(config, "tracking.uri"))
     if _stopped:
         raise _stopped[0]

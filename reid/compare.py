@@ -20,6 +20,7 @@ from rich.text import Text
 
 from reid.checks import ConfigError
 from reid.data import DatasetError
+from reid.dialects import CommandParser
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.threshold import StoredThreshold, ThresholdError
 from reid.figures import Pair, compared_pairs, save
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.compare", description="Tell whether images show the same person or another."
     )
     parser.add_argument("images", nargs="+", type=Path, help="two or more crops of one person each")

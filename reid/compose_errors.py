@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reid.checks import nearest, unknown_key
 from reid.config import OWN_KEYS, config_folder
+from reid.search_path import further_choices
+from reid.trust import trusted_choices
 
 #: What OmegaConf says of a value of the wrong type, and what it had expected.
 _EXPECTED = {
@@ -61,7 +63,7 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
     if isinstance(error, ConfigCompositionException):
         for said in _UNKNOWN:
             if unknown := re.search(said, text):
-                key, known = unknown[1], _known_keys(command, overrides)
+                key, known = unknown[1], known_keys(command, overrides)
                 message = unknown_key(key, known, command)
                 open_group = key.partition(".")[0] in known and key.partition(".")[0] in OWN_KEYS
                 if open_group and "." in key and "Did you mean" not in message:
@@ -76,15 +78,19 @@ def _choices(missing: str, beside: Sequence[str]) -> tuple[str, str, list[str]]:
     Hydra counts folders inside a group (experiment/paper) as groups, and tells what lies `beside` the file.
     """
     group, _, choice = missing.partition("/")
-    folder = config_folder() / group
-    files = sorted(folder.rglob("*.yaml"))
-    if choice and files:
-        return group, choice, [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    folders = [place / group for place in (config_folder(), *further_choices, *trusted_choices())]
+    options = {
+        file.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for file in folder.rglob("*.yaml")
+    }
+    if choice and options:
+        return group, choice, sorted(options)
     group, _, choice = missing.rpartition("/")
     return group, choice, sorted(option for option in beside if not option.endswith("schema"))
 
 
-def _known_keys(command: str, overrides: list[str]) -> list[str]:
+def known_keys(command: str, overrides: Sequence[str] = ()) -> list[str]:
     """The dotted keys of the command's config, with the group choices that were typed where they exist."""
     folder = config_folder()
     choices = [

@@ -7,7 +7,7 @@ the function of that name.  `reid.checks` compares them with its signature.
 
 import math
 import re
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
 from reid.checks import above, at_least, between, one_of
 from reid.home import home
 from reid.plain_warnings import show_plainly
+from reid.search_path import FurtherChoices
 
 #: What MLflow calls a run.
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -108,7 +110,7 @@ class SweepConfig:
         0, 1
     )  # times that a failed cell is tried again at once, and a killed worker replaced
     take: str = one_of("same_code", "any_code", "none")  # finished cells that are not run again
-    name: str | None = None  # of its folder in experiments/<tracking.experiment>/results
+    name: str | None = None  # of the folder of its report
 
 
 #: Keys of the open groups that the suite itself uses.
@@ -244,6 +246,7 @@ class ThresholdConfig:
 def register() -> None:
     """Make the schemas and resolvers known to Hydra, and warnings readable; safe to call again."""
     show_plainly()
+    Plugins.instance().register(FurtherChoices)
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
@@ -255,7 +258,9 @@ def register() -> None:
 
 def dataset_choices() -> list[str]:
     """The choices of the group `dataset`."""
-    return sorted(file.stem for file in (config_folder() / "dataset").glob("*.yaml"))
+    register()
+    with _composing():
+        return sorted(GlobalHydra.instance().config_loader().get_group_options("dataset"))
 
 
 def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -264,9 +269,7 @@ def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dic
     A key without a value is left out.
     """
     register()
-    # A command that runs has its folders open already; a library call and a test have not.
-    running = GlobalHydra.instance().is_initialized()
-    with nullcontext() if running else initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with _composing():
         config = compose("evaluate", overrides=[f"dataset={choice}"])
     config.data.root = data_root
     for key, value in changes.items():
@@ -276,6 +279,13 @@ def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dic
         del config.dataset[key]
     composed: Any = OmegaConf.to_container(config.dataset, resolve=True)
     return {str(key): value for key, value in composed.items()}
+
+
+def _composing() -> AbstractContextManager[object]:
+    """A command that runs has its folders open already; a library call and a test have not."""
+    if GlobalHydra.instance().is_initialized():
+        return nullcontext()
+    return initialize_config_dir(str(config_folder()), version_base="1.3")
 
 
 def config_folder() -> Path:

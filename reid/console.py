@@ -70,6 +70,13 @@ def epoch_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
     return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"
 
 
+def tracked_as(run_id: str | None, uri: str, folder: Path) -> str:
+    """Where the run of `folder` is in the store, or how it comes there."""
+    if run_id is None:
+        return f"not in {uri} yet (the warning above says why): python -m reid.sync {folder} sends it later"
+    return f"tracked as run {run_id} in {uri}"
+
+
 def score_line(epoch: int, scores: Scores, split: str) -> Text:
     """What an epoch is told by that was judged."""
     rest = f"  rank-1 {percent(scores.rank(1))} on {split}" + ("  (before training)" if epoch == 0 else "")
@@ -96,10 +103,7 @@ def say_where(
         console.print(f"{what}: {path}", highlight=False, soft_wrap=True)
     store = default_store(home(), settings.tracking.uri)
     uri = store.public_uri
-    told = f"tracked as run {run_id} in {uri}"
-    if run_id is None:
-        told = f"not in {uri} yet, which does not answer: python -m reid.sync {folder} sends it later"
-    console.print(told, highlight=False, soft_wrap=True)
+    console.print(tracked_as(run_id, uri, folder), highlight=False, soft_wrap=True)
     hint = UI_HINT if store == default_store(home()) else f"python -m reid.ui --uri {uri}"
     where = uri if store.is_server else hint
     console.print(f"compare runs in the MLflow UI: {where}", highlight=False, soft_wrap=True)

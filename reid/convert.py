@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from reid.config import EvalConfig, ImageConfig
+from reid.dialects import CommandParser
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.engine.describe import preprocessing
 from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone
@@ -186,7 +187,7 @@ def _size(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.convert",
         description="Make a checkpoint of this suite from a trained one of Ranked_Person_ReID or "
         "reid-strong-baseline. Tensors are kept as they are; nothing is trained or downloaded.",

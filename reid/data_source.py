@@ -14,6 +14,13 @@ from reid.data.crops import LeakError, Progress, silent
 from reid.data.layout import FOLDERS
 from reid.dataset_config import check_dataset, dataset_choice
 
+#: How keys of the group `dataset` are typed to the data commands, where they are no options there.
+SPELLINGS = {
+    "dataset": "{value}",
+    "dataset.": "--option {key}={value}",
+    "data.root": "--root {value}/<folder of the set>, or set REID_DATA={value}",
+}
+
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The arguments that say which dataset is meant."""

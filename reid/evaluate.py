@@ -15,7 +15,7 @@ from reid import run_figures
 from reid.checkpoints import find_checkpoint, trained_dataset
 from reid.command import launch
 from reid.config import EvalConfig, EvaluateConfig, ImageConfig
-from reid.console import score_table
+from reid.console import score_table, tracked_as
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.describe import how_far, rebuild_model
 from reid.engine.domains import read_domain, read_domains
@@ -23,10 +23,11 @@ from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_va
 from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
 from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, set_up_backend
+from reid.home import home
 from reid.job import NAME_LENGTH, Job
 from reid.retrieval import Scores
 from reid.settings import evaluate_settings
-from reid.tracking import hide_home
+from reid.tracking import default_store, hide_home
 
 
 def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
@@ -120,7 +121,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
     told = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
     job.console.print(score_table(rows, told))
-    told = f"scores.json and figures/ are in {job.folder}; tracked as run {tracker.run_id}"
+    uri = default_store(home(), settings.tracking.uri).public_uri
+    told = f"scores.json and figures/ are in {job.folder}; {tracked_as(tracker.run_id, uri, job.folder)}"
     job.console.print(told, highlight=False, soft_wrap=True)
     return values
 

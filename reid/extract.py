@@ -26,6 +26,7 @@ from reid.data import DatasetError
 from reid.data.crops import refuse_foreign_names
 from reid.data.layout import IMAGE_SUFFIXES
 from reid.data.walk import Found, walk
+from reid.dialects import CommandParser
 from reid.inference import TrainedModel, load_model, name_unreadable, newest_model, unreadable
 from reid.terminal import Terminal
 
@@ -144,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.extract", description="Write the features of all images below a folder."
     )
     parser.add_argument("folder", type=Path, help="images, at any depth, linked folders too")

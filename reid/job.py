@@ -251,6 +251,8 @@ def job_name(config: DictConfig, overrides: list[str], choices: dict[str, str | 
         return ", ".join(f"{key}={values[key]}" for key in swept)
     if given:
         return str(given)
+    if "dataset" not in choices:  # a resolved config: its choices are those of the run that it is of
+        choices = {"experiment": values.pop("experiment", None), **_named(config)}
     if choices.get("experiment"):
         parts = [str(choices["experiment"])]
     else:
@@ -258,3 +260,10 @@ def job_name(config: DictConfig, overrides: list[str], choices: dict[str, str | 
     typed = [f"{key}={value}" for key, value in values.items() if "." in key or key in ("epochs", "seed")]
     shown = [word for word in typed if "/" not in word and not word.startswith(("data.", "tracking."))]
     return shorten(" ".join([*parts, *shown]), NAME_LENGTH, placeholder=" …")
+
+
+def _named(config: DictConfig) -> dict[str, str]:
+    """What stands in the place of choices in a config that has none."""
+    keys = {"dataset": "dataset.name", "backbone": "backbone.name", "loss": "loss._target_"}
+    values = {group: OmegaConf.select(config, key) for group, key in keys.items()}
+    return {group: str(value).rpartition(".")[2] for group, value in values.items() if value}

@@ -15,11 +15,13 @@ from pathlib import Path
 import pandas as pd
 
 from reid.config import RUN_ID
+from reid.dialects import CommandParser
 from reid.engine import report
 from reid.engine.queries import QUERIES
 from reid.engine.sweep import job_statuses
 from reid.engine.swept import SweptRun, runs_of_jobs, runs_of_records, settings_of, varying
 from reid.home import home
+from reid.locks import NoLocksError
 from reid.tracking import (
     JOURNAL,
     Store,
@@ -91,14 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TrackingError, ValueError) as error:
         print(f"reid.report: {error}", file=sys.stderr)
         return 2
+    except NoLocksError as error:
+        print(f"reid.report: {error}", file=sys.stderr)
+        return 1
     try:
         place = report.results_folder(first.experiment, name)
         written = report.put(made, place, ",".join(sweep.run_id or str(sweep.folder) for sweep in sweeps))
     except OSError as error:
         print(f"reid.report: the report could not be written: {error}", file=sys.stderr)
         return 1
-    print(made.markdown())
-    print(f"written: {', '.join(path.name for path in written)} in {place}")
+    print(report.said(made, written, place))
     # One report of several sweeps belongs to none of them.
     told = _put_on_run(first, written, made.description(first.run_id)) if len(sweeps) == 1 else True
     return 0 if told and all(run.status == "FINISHED" for run in made.runs) else 1
@@ -200,10 +204,11 @@ def _put_on_run(sweep: Sweep, files: Sequence[Path], markdown: str) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.report",
         description="Make the report of a sweep again: table, figure, and whether the best setting is more "
-        "than noise. It goes to experiments/<experiment>/results/<name> and to the parent run.",
+        "than noise. It goes to the parent run and to outputs/reports/<experiment>/<name>, of a study in "
+        "experiments/ to its results/<name>.",
         epilog="example: python -m reid.report runs=multirun/2026-01-31_12-00-00-000000",
     )
     parser.add_argument(

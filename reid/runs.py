@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from reid.dialects import CommandParser
 from reid.home import home
 from reid.run_deletion import delete
 from reid.run_details import details, show_details
@@ -186,11 +187,11 @@ def _filters(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.runs",
         description="The tracked runs, sweeps with their jobs. A run is named by (the beginning of) its id.",
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = CommandParser(add_help=False)
     common.add_argument(
         "--uri", help="the store (default: MLFLOW_TRACKING_URI, else mlflow.db of the project)"
     )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from reid.dialects import CommandParser
 from reid.home import home
 from reid.tracking import JOURNAL, LateDelivery, Store, TrackingError, default_store, send_late, store_of
 
@@ -59,7 +60,7 @@ def _sync(folder: Path, store: Store | None, again: bool, dead: set[Store]) -> b
         if store in dead:
             raise TrackingError(f"{store.public_uri} does not answer")
         late = send_late(folder, store, again)
-    except TrackingError as error:
+    except (TrackingError, OSError) as error:
         print(f"{folder}: not sent: {error}")
         return False
     delivery = late.delivery
@@ -82,7 +83,7 @@ def _outcome(late: LateDelivery) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.sync",
         description="Send what a tracking store has not got yet of the runs on disk.",
     )

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from reid.dialects import CommandParser
 from reid.home import home
 from reid.tracking import TrackingError, default_store, prepare_views, ui_command
 
@@ -35,7 +36,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="reid.ui", description=__doc__)
+    parser = CommandParser(prog="reid.ui", description=__doc__)
     parser.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: %(default)s)")
     parser.add_argument(
         "--uri", help="the store (default: MLFLOW_TRACKING_URI, else mlflow.db of the project)"

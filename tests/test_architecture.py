@@ -10,9 +10,11 @@ import reid
 ROOT = Path(reid.__file__).parent
 #: Rooms of one row do not import each other; a room imports rows below its own only.
 ROWS = [
+    {"locks", "trust"},
     {"checks", "home", "plain_warnings", "words"},
     {"distance", "people"},
     {"data", "models", "losses", "retrieval"},
+    {"search_path"},
     {"config"},
     {"dataset_config"},
     {"tracking", "figures", "settings", "identity"},
@@ -70,8 +72,8 @@ def test_every_folder_has_its_row() -> None:
     assert {file.parent.name for file in ROOT.glob("*/__init__.py")} <= set(ROW_OF)
 
 
-def test_checks_imports_nothing_of_the_suite() -> None:
-    assert suite_rooms(ROOT / "checks.py") == set()
+def test_checks_imports_nothing_of_the_suite_but_what_is_trusted() -> None:
+    assert suite_rooms(ROOT / "checks.py") <= {"trust"}
 
 
 def test_mlflow_is_known_to_tracking_alone() -> None:
@@ -83,7 +85,7 @@ def test_hydra_is_known_to_commands_config_and_the_sweep_callback_alone() -> Non
         file
         for file in importers("hydra")
         if ROW_OF.get(room(ROOT / file), COMMANDS) != COMMANDS
-        and file not in (Path("config.py"), Path("engine/sweep.py"))
+        and file not in (Path("config.py"), Path("search_path.py"), Path("engine/sweep.py"))
     }
     assert not others
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from choices import own_crops, write_package
 from conftest import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -20,12 +21,13 @@ pytestmark = pytest.mark.slow
 #: What pip writes into console scripts: three in one process, since the imports take seconds. A source tree
 #: that is installed for editing is put out of reach.
 CONSOLE_SCRIPTS = """
-import importlib, sys
+import importlib, os, sys
 from pathlib import Path
 sys.path[:] = [place for place in sys.path if not Path(place, "pyproject.toml").exists()]
 
 def run(name, *words):
     sys.argv = [f"reid-{name}", *words]
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # a command sets it for its own process
     try:
         importlib.import_module(f"reid.{name}").main()
     except SystemExit as ended:
@@ -39,6 +41,14 @@ run("train", "--cfg", "job", "seed=7")
 print("# written", [path.name for path in Path.cwd().iterdir()])
 run("train", *tiny, "epochs=1", "hydra.run.dir=trained")
 run("evaluate", "checkpoint=trained", "device=cpu", "hydra.run.dir=judged")
+# A package of the user's beside it: its own loss, backbone and dataset.
+own = [word for word in tiny if not word.startswith(("dataset", "backbone"))]
+own += ["dataset=own", "backbone=own", "loss=own", "epochs=1", "hydra.run.dir=own"]
+run("train", *own)
+os.environ["REID_TRUST"] = "mypackage"
+run("train", *own)
+del os.environ["REID_TRUST"]
+run("evaluate", "checkpoint=own", "device=cpu")
 """
 
 
@@ -91,20 +101,25 @@ def test_the_wheel_declares_the_commands(wheel: zipfile.ZipFile) -> None:
         assert f"def {function}(" in file.read_text()
 
 
-def test_the_commands_of_the_wheel_run_from_any_directory(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+def test_the_commands_of_the_wheel_run_from_any_directory(
+    wheel: zipfile.ZipFile, tiny_data: Path, tmp_path: Path
+) -> None:
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     wheel.extractall(site)
-    run = python("-c", CONSOLE_SCRIPTS, *TINY, cwd=elsewhere, PYTHONPATH=str(site), OMP_NUM_THREADS="1")
+    write_package(tmp_path / "theirs")
+    own_crops(tiny_data, elsewhere / "data" / "mine")
+    path = f"{site}{os.pathsep}{tmp_path / 'theirs'}"
+    run = python("-c", CONSOLE_SCRIPTS, *TINY, cwd=elsewhere, PYTHONPATH=path, OMP_NUM_THREADS="1")
     assert run.returncode == 0, run.stderr
     assert f"# conf {site}/reid/conf" in run.stdout
     assert f"# home {elsewhere}" in run.stdout
     assert "name: resnet50" in run.stdout
     assert "seed: 7" in run.stdout
-    assert "# exit train 0\n# written []" in run.stdout
+    assert "# exit train 0\n# written ['data']" in run.stdout
 
     # The data are drawn, the run is trained and judged, and everything lies in the working directory.
-    assert run.stdout.count("# exit train 0") == 2, run.stdout + run.stderr
+    assert run.stdout.count("# exit train 0") == 3, run.stdout + run.stderr
     assert "# exit evaluate 0" in run.stdout, run.stdout + run.stderr
     assert "the MLflow UI: reid-ui" in run.stdout  # there is no Makefile
     assert {path.name for path in elsewhere.iterdir()} >= {"data", "trained", "judged", "mlflow.db"}
@@ -113,4 +128,12 @@ def test_the_commands_of_the_wheel_run_from_any_directory(wheel: zipfile.ZipFile
     assert trained["status"] == "FINISHED"
     assert judged["scores"] == trained["scores"]
     with sqlite3.connect(elsewhere / "mlflow.db") as store:
-        assert store.execute("select status from runs").fetchall() == [("FINISHED",), ("FINISHED",)]
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)] * 3
+
+    # What it may run of the user's own code, the environment says.
+    assert "# exit train 2" in run.stdout
+    assert "=own is no choice" in run.stderr
+    theirs = json.loads((elsewhere / "own" / "status.json").read_text())
+    assert theirs["status"] == "FINISHED"
+    assert "# exit evaluate 2" in run.stdout
+    assert "dataset.name=mypackage.crops lies in no package that is trusted" in run.stderr

@@ -375,7 +375,7 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     status, children = children_of(home, "sweep of loss.alpha")
     assert status == "FINISHED"
     assert children == [(f"loss.alpha={alpha}", "FINISHED") for alpha in ("1.0", "1.2", "1.4")]
-    results = home / "experiments" / "reid" / "results" / "loss.alpha"
+    results = home / "outputs" / "reports" / "reid" / "loss.alpha"
     for place in (folder, results):
         table = pd.read_csv(place / "cells.csv")
         assert table["loss.alpha"].tolist() == [1.0, 1.2, 1.4]
@@ -389,6 +389,11 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     sentence, picture, rest = description.split("\n\n", 2)
     assert "](get-artifact?path=figure.png&run_uuid=" in picture
     assert f"{sentence}\n\n![reid: loss.alpha](figure.png)\n\n{rest}" in page
+
+    # The terminal ends with it, as `reid.report` prints it, and with where it lies.
+    assert done.stdout.endswith(
+        f"\n{sentence}\n\n{rest}\nwritten: report.md, cells.csv, figure.png in {results}\n"
+    )
 
     # Made again without the sweep's folder, from the store alone, it says the same.
     ((parent,),) = database(home, "select run_uuid from runs where name = 'sweep of loss.alpha'")
@@ -464,7 +469,8 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert bad.name in done.stdout + done.stderr
     assert "withdrawn" in done.stdout
     assert (
-        f"not in http://127.0.0.1:9 yet, which does not answer: python -m reid.sync {folder}" in done.stdout
+        f"not in http://127.0.0.1:9 yet (the warning above says why): python -m reid.sync {folder}"
+        in done.stdout
     )
     scores = json.loads((folder / "status.json").read_text())["scores"]
     assert set(scores) >= {"val/mAP", "val/rank-1"}

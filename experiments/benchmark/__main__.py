@@ -18,6 +18,7 @@ from experiments.benchmark.limits import Limits, measure_limits
 from experiments.benchmark.machine import describe
 from experiments.benchmark.outcome import Outcome
 from experiments.benchmark.show import markdown_table, picture, terminal_table
+from reid.dialects import CommandParser
 from reid.engine.runtime import set_up_backend
 from reid.figures import save
 from reid.terminal import Terminal
@@ -97,7 +98,7 @@ def _write_table(known: dict[str, str], folder: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:16}{told}" for name, told in names().items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m experiments.benchmark",
         description=(__doc__ or "").partition("\n")[0],
         epilog=f"benchmarks:\n{listed}\n  all             every one of them\n"

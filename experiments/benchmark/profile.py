@@ -5,7 +5,6 @@ Writes profile_train_step.png and profile_evaluate.png: the operators of torch b
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from experiments.benchmark.benchmarks.train_step import (
 )
 from experiments.benchmark.features import draw, market, size
 from experiments.benchmark.trainee import Trainee
+from reid.dialects import CommandParser
 from reid.figures import save
 from reid.figures.style import BLUE, INK, MUTED, SMALL, headline, new_figure, styled
 from reid.retrieval import evaluate
@@ -35,7 +35,7 @@ STEPS = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: both pictures are there."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m experiments.benchmark.profile", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--backbone", default="resnet50", help="the network (default: %(default)s)")

@@ -22,6 +22,7 @@ from experiments.faults.server import Server
 from experiments.faults.sweep import CampaignError, Sweep
 from experiments.faults.verdict import Numbers, Verdict, judge, numbers_of
 from reid.data import load_dataset
+from reid.dialects import CommandParser
 from reid.tracking import default_store
 
 RESULTS = Path(__file__).parent / "results" / "campaign.csv"
@@ -185,7 +186,7 @@ def _write(rows: Sequence[Row], path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.faults", description=__doc__)
+    parser = CommandParser(prog="python -m experiments.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=1, help="rounds of each fault (default: 1)")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the moments at which they strike (default: 0)"

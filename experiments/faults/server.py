@@ -9,6 +9,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from reid.tracking import sqlite_uri
+
 
 class Server:
     """An MLflow server on a sqlite store in `folder`."""
@@ -28,7 +30,7 @@ class Server:
     @property
     def database(self) -> str:
         """The URI of what the server keeps, to be read without it."""
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
+        return sqlite_uri(self.folder / "mlflow.db")
 
     def start(self) -> None:
         """Returns when it answers; raises RuntimeError where it does not within two minutes."""

@@ -22,6 +22,7 @@ from experiments.gpu_check.checks import CHECKS, Named
 from experiments.gpu_check.context import LEAST, Context, Failed, OutOfTime
 from experiments.gpu_check.report import Report, Result
 from reid.checks import ConfigError
+from reid.dialects import CommandParser
 from reid.engine.runtime import choose_device
 from reid.home import source_root
 from reid.tracking import environment
@@ -143,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         f"  {one.name:20}{one.limit:4.0f} s  {(one.check.__doc__ or '').partition(chr(10))[0]}"
         for one in CHECKS
     )
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m experiments.gpu_check",
         description="Check on a GPU what no CPU can show, and write one report.",
         epilog=f"checks, each with its limit:\n{listed}",

@@ -25,6 +25,7 @@ from reid.checks import ConfigError
 from reid.compose_errors import explain
 from reid.config import register
 from reid.console import ConsoleProgress
+from reid.dialects import CommandParser
 from reid.engine.runtime import choose_device
 from reid.figures import save
 from reid.home import home
@@ -167,7 +168,7 @@ def _command(options: argparse.Namespace) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; exit codes: 0 done, 1 something is missing or failed, 2 asked wrongly."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.reproduce_table", description=__doc__)
+    parser = CommandParser(prog="python -m experiments.reproduce_table", description=__doc__)
     parser.add_argument("--profile", choices=PROFILES, default="full", help="smoke: minutes, no data needed")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, … of each cell (default: 1)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")

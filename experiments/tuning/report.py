@@ -111,7 +111,8 @@ def close_parent(search: Search, parent: Tracker, test_scores: Mapping[str, floa
         told = sentence(search, test_scores)
         parent.text(table.to_csv(index=False), "trials.csv")
         _draw(search, parent, table)
-        parent.description(f"{as_markdown(told)}\n\n{markdown(search, table)}")
+        shown = markdown(search, table)
+        parent.description(f"{as_markdown(told)}\n\n{shown}")
         best = best_trial(search)
         if best is not None and best.value is not None:
             parent.metrics({f"best/{SCORE}": best.value}, len(table))
@@ -121,7 +122,7 @@ def close_parent(search: Search, parent: Tracker, test_scores: Mapping[str, floa
             parent.metrics(winner, len(table))
     finally:
         parent.finish(status)
-    return f"{told}\ntable and figures: {search.folder}"
+    return f"{told}\n\n{shown}\n\ntable and figures: {search.folder}"
 
 
 def _draw(search: Search, parent: Tracker, table: pd.DataFrame) -> None:

@@ -19,7 +19,7 @@ from reid.identity import config_hash, flat
 from reid.job import Job
 from reid.search_space import is_whole, training, tune_settings
 from reid.settings import train_settings
-from reid.tracking import Store, TrackingError, default_store
+from reid.tracking import Store, TrackingError, default_store, sqlite_uri
 
 #: The only score that a study looks at.
 SCORE = "val/mAP"
@@ -153,7 +153,7 @@ def pruner_of(settings: TuneConfig) -> optuna.pruners.BasePruner:
 
 def database_of(store: Store) -> str:
     """Where the study is kept: in MLflow's own database, or where only a server sees that in `optuna.db`."""
-    return store.uri if store.uri.startswith(SHARED) else f"sqlite:///{home() / 'optuna.db'}"
+    return store.uri if store.uri.startswith(SHARED) else sqlite_uri(home() / "optuna.db")
 
 
 def open_storage(store: Store, uri: str, create: bool) -> optuna.storages.RDBStorage:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from experiments.tuning.study import SCORE, Search
@@ -20,6 +19,7 @@ from reid.checks import ConfigError
 from reid.command import ASKED_WRONGLY, run_framed
 from reid.engine.rundir import LAST
 from reid.job import Job
+from reid.locks import FileLock, Timeout
 from reid.train import train
 
 log = logging.getLogger(__name__)

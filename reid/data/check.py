@@ -15,7 +15,8 @@ from reid.data import DatasetError, ReidDataset
 from reid.data.audit import TINY, Audit, audit
 from reid.data.crops import silent
 from reid.data.pictures import describe_treatments
-from reid.data_source import add_source, open_source
+from reid.data_source import SPELLINGS, add_source, open_source
+from reid.dialects import CommandParser
 from reid.terminal import Table, Terminal
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = silent if options.json else ConsoleProgress(console)
     try:
         dataset = open_source(options, progress)
-    except (ConfigError, DatasetError) as error:
+    except (ConfigError, DatasetError, OSError) as error:
         print(f"reid.data.check: {error}", file=sys.stderr)
         return 2
     found = audit(dataset, (options.min_height, options.min_width), progress)
@@ -77,7 +78,8 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
+        also=SPELLINGS,
         prog="python -m reid.data.check",
         description="Count identities, images and cameras, and look for trouble: unreadable and tiny images, "
         "the same bytes under two identities, people or images shared by train and test, queries without a "

@@ -11,7 +11,8 @@ from reid.data.audit import count, splits_of
 from reid.data.labels import key, says_nothing
 from reid.data.splits import Division, divide
 from reid.data.tables import write_table
-from reid.data_source import add_source, open_source
+from reid.data_source import SPELLINGS, add_source, open_source
+from reid.dialects import CommandParser
 from reid.people import DISTRACTOR, is_person
 
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dataset = open_source(options)
         crops = [crop for some in splits_of(dataset).values() for crop in some]
         parts = divide(crops, dataset.cameras, options.seed, options.train, options.val, options.query)
-    except (ConfigError, DatasetError) as error:
+    except (ConfigError, DatasetError, OSError) as error:
         print(f"reid.data.split: {error}", file=sys.stderr)
         return 2
     try:
@@ -93,7 +94,8 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
+        also=SPELLINGS,
         prog="python -m reid.data.split",
         description="Divide people, each with all images, into train, val and test (query and gallery), and "
         "write the CSV that dataset=table reads.  Splits that the source has are not kept.  Only people whom "

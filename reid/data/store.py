@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from reid.data.crops import Crop, DatasetError, Progress, silent
 from reid.data.hashes import FileHashes
@@ -28,6 +27,7 @@ from reid.data.holds import map_and_hold
 from reid.data.pictures import Look, count_treatments, look
 from reid.data.store_facts import FORMAT, UNREADABLE, read_facts, store_key
 from reid.data.threads import in_threads
+from reid.locks import FileLock, NoLocksError
 
 #: How many bad files a message names.
 NAMED = 50
@@ -105,6 +105,8 @@ def open_store(
                 with FileLock(folder / f"{name}.lock"):
                     key = _find(hashes, height, width, folder, progress)  # another may have built it
                     key = key or _build(hashes, height, width, folder, name, progress, what)
+            except NoLocksError:
+                raise
             except OSError as error:
                 needed = len(crops) * height * width * 3 / 2**20
                 raise OSError(

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from reid.config import DataConfig, register
 from reid.data.hashes import SUFFIX, kept_digests
 from reid.data.holds import free
 from reid.data.store_facts import FORMAT, read_facts, store_key
+from reid.dialects import CommandParser
+from reid.locks import FileLock, Timeout
 
 #: What the suite writes into a folder of stores; no other file is ever deleted.
 OURS = re.compile(r"([0-9a-f]{24}(?:-\d+x\d+)?)\.(npy|json|lock|files\.npz|(?:.+\.)?partial)")
@@ -234,7 +235,7 @@ def _default_folder() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reid.data.stores",
         description="List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
         "no opening will use (stores of another format, what a killed process left), the stores that are "

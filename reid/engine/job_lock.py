@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from reid.locks import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 

@@ -151,22 +151,24 @@ def write(
     keys: Sequence[str],
     split: str,
     name: str | None = None,
-) -> None:
+) -> str:
     """Put the report of the sweep in `folder` on its parent run, into that folder and into the results.
 
-    name: of the folder in `experiments/<experiment>/results`; the swept keys by default.  Whatever goes wrong
-    is warned of, since the runs themselves are done.
+    name: of the folder of the results; the swept keys by default.  Returns what to say of it on the terminal.
+    Whatever goes wrong is warned of, since the runs themselves are done.
     """
+    told = ""
     try:
         if not jobs:
-            return
+            return told
         experiment, name = str(Journal(folder).creation["experiment"]), name or default_name(keys)
         report = build(runs_of_jobs(folder, jobs, keys), keys, split, f"{experiment}: {name}")
         parent.tags({NAME_TAG: name})
         parent.description(report.description(parent.run_id))
-        for path in put(report, folder, parent.run_id or folder.name):
+        written = put(report, folder, parent.run_id or folder.name)
+        for path in written:
             parent.artifact(path)
-        publish(folder, experiment, name)
+        told = said(report, written, publish(folder, experiment, name))
         best = report.settings[0].mean(report.score)
         if not math.isnan(best):
             parent.metrics({f"best/{report.score}": best}, 0)
@@ -175,6 +177,12 @@ def write(
         log.warning(
             "the sweep's report is not complete (%s); later: python -m reid.report runs=%s", error, folder
         )
+    return told
+
+
+def said(report: Report, written: Sequence[Path], place: Path) -> str:
+    """A report as the terminal shows it, and where it lies."""
+    return f"{report.markdown()}\nwritten: {', '.join(path.name for path in written)} in {place}"
 
 
 def put(report: Report, folder: Path, again: str) -> list[Path]:
@@ -208,8 +216,16 @@ def publish(folder: Path, experiment: str, name: str) -> Path:
 
 
 def results_folder(experiment: str, name: str) -> Path:
-    """Where the results of a study lie: `experiments/<experiment>/results/<name>` at home."""
-    return home() / "experiments" / as_folder(experiment) / "results" / as_folder(name)
+    """Where the report of a sweep lies: of a study in `experiments/<experiment>/results/<name>` at home, of
+    any other experiment in `outputs/reports/<experiment>/<name>`, which git leaves alone.
+
+    A report that older versions put beside the studies stays where it is.
+    """
+    study = home() / "experiments" / as_folder(experiment)
+    beside = study / "results" / as_folder(name)
+    if (study / "README.md").is_file() or beside.is_dir():
+        return beside
+    return home() / "outputs" / "reports" / as_folder(experiment) / as_folder(name)
 
 
 def as_folder(name: str) -> str:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+
+from reid.locks import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 

@@ -98,7 +98,9 @@ class SweepCallback(Callback):
         if statuses & {"KILLED", "RUNNING"}:  # a worker that outlives its launcher is still at its cell
             status = "KILLED"
         try:
-            report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
+            told = report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
+            if told:
+                print(f"\n{told}", flush=True)
         finally:
             try:
                 parent.finish(status)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import get_type_hints
 
 from reid.models import backbones
 from reid.models.spatial import add_spatial_transformer
 from reid.models.trunk import Backbone, BackboneError
 from reid.models.weights import load_weights
+from reid.trust import TrustError, trusted_function
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -71,7 +73,8 @@ def _builders() -> dict[str, Callable[..., Backbone]]:
 
 
 def backbone_function(name: str, library: str = "reid") -> Callable[..., Backbone]:
-    """The function that builds this backbone: of `reid/models/backbones.py`, or of timm's network.
+    """The function that builds this backbone: of `reid/models/backbones.py`, of timm, or, named by its
+    dotted path and annotated `-> Backbone`, of a package that the user trusts.
 
     Raises BackboneError for an unknown name or library.
     """
@@ -81,6 +84,8 @@ def backbone_function(name: str, library: str = "reid") -> Callable[..., Backbon
         return timm_builder(name)
     if library != "reid":
         raise BackboneError(f"backbone.library={library} is not allowed: expected reid or timm.")
+    if "." in name:
+        return _outside(name)
     builders = _builders()
     if name not in builders:
         near = get_close_matches(name, builders, n=1)
@@ -90,6 +95,17 @@ def backbone_function(name: str, library: str = "reid") -> Callable[..., Backbon
             f"backbone=timm backbone.name=…"
         )
     return builders[name]
+
+
+def _outside(path: str) -> Callable[..., Backbone]:
+    try:
+        function = trusted_function(path, f"backbone.name={path}")
+    except TrustError as error:
+        raise BackboneError(str(error)) from error
+    # A checkpoint may name it too: of a trusted package, no function is called that is not meant for this.
+    if not inspect.isfunction(function) or get_type_hints(function).get("return") is not Backbone:
+        raise BackboneError(f"backbone.name={path} is no function that is annotated to return a Backbone.")
+    return function
 
 
 def _options(builder: Callable[..., Backbone]) -> set[str]:

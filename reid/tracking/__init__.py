@@ -27,6 +27,7 @@ from reid.tracking.silent import SilentTracker
 from reid.tracking.store import Store, default_store, refuse_password, ui_command
 from reid.tracking.tracker import Status, Tracker, open_parent
 from reid.tracking.ui_view import View, figure_markdown, prepare_views
+from reid.tracking.uris import sqlite_uri
 
 __all__ = [
     "JOURNAL",
@@ -65,6 +66,7 @@ __all__ = [
     "run_address",
     "run_folders",
     "send_late",
+    "sqlite_uri",
     "store_of",
     "ui_command",
     "under_way",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.store import Store
 
 
@@ -16,8 +16,7 @@ def attach(store: Store, run_id: str, path: Path, folder: str) -> None:
     try:
         store.client.log_artifact(run_id, str(path), folder)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrackingError(f"{path.name} could not be added to run {run_id}: {reason}") from error
+        raise TrackingError(f"{path.name} could not be added to run {run_id}: {reason(error)}") from error
 
 
 def run_address(store: Store, run_id: str, port: int = 5000) -> str | None:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, is_deleted, reason
 from reid.tracking.journal import Journal, Operation, Sent
 from reid.tracking.store import Store
 
@@ -94,7 +94,7 @@ def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> De
                     except Exception as error:
                         if not upload:
                             raise
-                        delivery.error = error
+                        delivery.error = _clear(error)
                         continue
                 delivery.sent += 1
                 if delivery.error is None:
@@ -105,7 +105,7 @@ def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> De
             if offset != sent.offset:
                 journal.save_sent(Sent(sent.uri, sent.run_id, offset))
     except Exception as error:  # databases, file systems and networks all have their own
-        delivery.error = error
+        delivery.error = _clear(error)
         pending = pending or list(journal.read())
     delivery.left = len(pending) - delivery.sent
     return delivery
@@ -156,8 +156,12 @@ def _is_refusal(error: Exception) -> bool:
         return True
     code = getattr(error, "error_code", None)
     # Said of a run that somebody deleted in the UI; it can be restored there.
-    deleted = "must be in the 'active' state" in str(error)
-    return code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") and not deleted
+    return code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") and not is_deleted(error)
+
+
+def _clear(error: Exception) -> Exception:
+    """The same, in our words where MLflow's say neither what happened nor what to do."""
+    return TrackingError(reason(error)) if is_deleted(error) else error
 
 
 def _parent_tags(store: Store, journal: Journal, creation: Operation, experiment_id: str) -> dict[str, str]:

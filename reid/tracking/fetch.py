@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.records import RunRecord
 from reid.tracking.store import Store
 
@@ -51,5 +51,4 @@ def describe(store: Store, run_id: str, markdown: str) -> None:
 
 
 def _failed(what: str, error: Exception) -> TrackingError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return TrackingError(f"{what}: {reason}")
+    return TrackingError(f"{what}: {reason(error)}")

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from reid.locks import FileLock, Timeout
 from reid.tracking.errors import TrackingError
 
 JOURNAL = "journal.jsonl"

@@ -11,6 +11,7 @@ from reid.tracking.deliver import Delivery, deliver
 from reid.tracking.errors import TrackingError
 from reid.tracking.journal import Journal, status_change
 from reid.tracking.store import Store, default_store
+from reid.tracking.uris import sqlite_uri
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def store_of(folder: Path) -> Store:
     Raises TrackingError where there is no run, or its store's password has to be given again.
     """
     creation, sent = Journal(folder).creation, Journal(folder).sent()
-    uri, root = creation["store"], creation["artifact_root"]
+    root = creation["artifact_root"]
+    uri = _quoted(creation["store"], root)
     if sent and sent.uri != uri:
         store = default_store(folder, sent.uri)
     else:
@@ -60,6 +62,13 @@ def store_of(folder: Path) -> Store:
     if complete.public_uri != uri:
         raise TrackingError(f"{uri} needs its password: give the whole URI by --uri or MLFLOW_TRACKING_URI")
     return complete
+
+
+def _quoted(uri: str, root: str | None) -> str:
+    """The URI of a journal's store. Older versions wrote the path of a sqlite file as it was: one that
+    has its artifacts beside it when it is read so is meant so."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    return sqlite_uri(path) if root and path.parent == Path(root).parent else uri
 
 
 def _close_dead(journal: Journal) -> bool:

@@ -17,6 +17,8 @@ from reid.tracking.names import cut
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "mlflow", "hydra-core")
 _MAX_DIFF = 1_000_000
+#: What was typed, but is taken out of `sys.argv` before Hydra reads it.
+unseen_by_hydra: list[str] = []
 #: Untracked files of code that are kept whole: how many, and up to how many bytes.
 _MAX_FILES, _MAX_FILE = 50, 100_000
 
@@ -106,7 +108,7 @@ def _command(source_root: Path | None) -> str:
     if source_root and program.suffix == ".py" and program.resolve().is_relative_to(source_root):
         # `python -m reid.train` shows up here as the path of its file.
         name = ".".join(program.resolve().relative_to(source_root).with_suffix("").parts)
-    return shlex.join([name.removesuffix(".__main__"), *sys.argv[1:]])
+    return shlex.join([name.removesuffix(".__main__"), *unseen_by_hydra, *sys.argv[1:]])
 
 
 def _version(library: str) -> str:

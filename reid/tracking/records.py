@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.tracking.deliver import PARENT_RUN, RUN_KEY
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.journal import JOURNAL, Journal
 from reid.tracking.store import Store
 
@@ -198,5 +198,4 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _unreadable(store: Store, what: str, error: Exception) -> TrackingError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return TrackingError(f"cannot read {what} from {store.public_uri}: {reason}")
+    return TrackingError(f"cannot read {what} from {store.public_uri}: {reason(error)}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.records import RunRecord
 from reid.tracking.store import Store
+from reid.tracking.uris import local_folder
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ def delete_runs(store: Store, runs: Sequence[RunRecord]) -> Removal:
             _remove(store, str(run.run_id))
             done += 1
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrackingError(
-            f"{store.public_uri} did not delete run {runs[done].run_id} ({done} before it are gone): {reason}"
+            f"{store.public_uri} did not delete run {runs[done].run_id} ({done} before it are gone): "
+            f"{reason(error)}"
         ) from error
     return Removal(done, freed, _left_at_server(store) if store.is_server else "")
 
 
 def artifact_bytes(store: Store, run: RunRecord) -> int:
     """What the artifacts of a run take; 0 where the store cannot tell."""
-    folder = _local_folder(run)
+    folder = local_folder(run.artifacts)
     if folder is not None:
         return folder_bytes(folder)
     if run.run_id is None or not run.artifacts.startswith("mlflow-artifacts:"):
@@ -57,12 +58,6 @@ def artifact_bytes(store: Store, run: RunRecord) -> int:
 def folder_bytes(folder: Path) -> int:
     """The size of the files at or below a folder; 0 where there is none."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
-
-
-def _local_folder(run: RunRecord) -> Path | None:
-    """The artifact folder of a run where this machine has it."""
-    parts = urlparse(run.artifacts)
-    return Path(unquote(parts.path)) if run.artifacts and parts.scheme in ("", "file") else None
 
 
 def _listed_sizes(store: Store, run_id: str, folder: str | None) -> Iterable[int]:
@@ -77,11 +72,15 @@ def _clear_artifacts(store: Store, run: RunRecord) -> bool:
     """Remove the artifacts of a run, those at a server where it serves them itself; whether that was so."""
     if store.is_server and not run.artifacts.startswith("mlflow-artifacts:"):
         return False
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    folder = local_folder(run.artifacts)
+    if folder is None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    get_artifact_repository(run.artifacts, tracking_uri=store.uri).delete_artifacts()
-    folder = _local_folder(run)
-    if folder is not None and folder.parent.name == run.run_id and folder.parent.is_dir():
+        get_artifact_repository(run.artifacts, tracking_uri=store.uri).delete_artifacts()
+        return True
+    if folder.is_dir():  # MLflow would unquote its path twice
+        shutil.rmtree(folder)
+    if folder.parent.name == run.run_id and folder.parent.is_dir():
         folder.parent.rmdir()  # made for this run; an error says what else somebody put there
     return True
 

@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from reid.tracking.errors import TrackingError
+from reid.locks import FileLock
+from reid.tracking.errors import TrackingError, how_to_restore
+from reid.tracking.uris import folder_uri, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 # Read by MLflow at each request. A value that the user has set stays.
 _ENVIRONMENT = {
@@ -29,6 +30,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
+#: The folder of artifacts beside a sqlite file.
+ARTIFACTS = "mlartifacts"
 # Creating the tables of a fresh database takes seconds, on a busy machine tens of them.
 _FIRST_USE_TIMEOUT_S = 180.0
 
@@ -37,7 +40,7 @@ _FIRST_USE_TIMEOUT_S = 180.0
 class Store:
     """An MLflow tracking store.
 
-    uri: `sqlite:////absolute/mlflow.db`, another SQLAlchemy URI, or `http(s)://server:port`.
+    uri: `sqlite:////absolute/mlflow.db` (see `sqlite_uri`), another SQLAlchemy URI, or `http(s)://server:port`.
     artifact_root: absolute folder for the artifacts of experiments created here; None for a server, which
     has its own. Without it MLflow would put them into the working directory.
     """
@@ -57,7 +60,8 @@ class Store:
     @property
     def is_unwritten(self) -> bool:
         """Whether this is a sqlite file that is not there yet: reading should not create it."""
-        return self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists()
+        database = sqlite_file(self.uri)
+        return database is not None and not database.exists()
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -84,13 +88,14 @@ class Store:
         """Create the store's tables and the experiment where they are missing; return the experiment's id.
 
         Any number of processes may call it together (MLflow's own first use is a race: hydraflow#245,
-        mlflow#12259). Raises what MLflow raises when the store cannot be reached.
+        mlflow#12259). Raises what MLflow raises when the store cannot be reached, TrackingError where that
+        experiment was deleted.
         """
         client = self.client
         found = client.get_experiment_by_name(experiment)
         if found is not None:
-            return str(found.experiment_id)
-        location = None if self.artifact_root is None else self.artifact_root.as_uri()
+            return _active(found)
+        location = None if self.artifact_root is None else folder_uri(self.artifact_root)
         with self._first_use():
             try:
                 return str(client.create_experiment(experiment, artifact_location=location))
@@ -99,7 +104,7 @@ class Store:
                 found = client.get_experiment_by_name(experiment)
                 if found is None:
                     raise
-        return str(found.experiment_id)
+        return _active(found)
 
     def _make_database(self) -> None:
         """Make a fresh sqlite file beside its place and move it there: a kill leaves none, or a whole one.
@@ -108,13 +113,13 @@ class Store:
         """
         from mlflow import MlflowClient
 
-        database = Path(self.uri.removeprefix("sqlite:///"))
-        if not self.uri.startswith("sqlite:///") or database.exists():
+        database = sqlite_file(self.uri)
+        if database is None or database.exists():
             return
         partial = database.with_name(f"{database.name}.partial")
         for left_over in (partial, partial.with_name(f"{partial.name}-journal")):
             left_over.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_uri(partial)).search_experiments(max_results=1)
         partial.replace(database)
 
     def _first_use(self) -> AbstractContextManager[object]:
@@ -125,6 +130,16 @@ class Store:
         return FileLock(folder / "mlflow.db.lock", timeout=_FIRST_USE_TIMEOUT_S)
 
 
+def _active(experiment: Experiment) -> str:
+    """The id of an experiment. Raises TrackingError where somebody deleted it: it takes no run."""
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"the experiment {experiment.name!r} was deleted in MLflow. Name another one by "
+            f"tracking.experiment=…. {how_to_restore('experiment', experiment.experiment_id)}"
+        )
+    return str(experiment.experiment_id)
+
+
 def default_store(home: Path, uri: str | None = None) -> Store:
     """The store to use: `uri` where given, else `MLFLOW_TRACKING_URI`, else `mlflow.db` under `home`.
 
@@ -132,14 +147,14 @@ def default_store(home: Path, uri: str | None = None) -> Store:
     `home`). Raises TrackingError for a URI that MLflow cannot serve or that depends on the working directory.
     """
     home = home.resolve()
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(home / "mlflow.db")
     if uri.startswith(("http://", "https://")):
         return Store(uri.rstrip("/"))
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///")).absolute()
-        return Store(f"sqlite:///{database}", database.parent / "mlartifacts")
+    database = sqlite_file(uri)
+    if database is not None:
+        return Store(sqlite_uri(database), database.parent / ARTIFACTS)
     if re.match(r"(postgresql|mysql|mssql)(\+\w+)?://", uri):
-        return Store(uri, home / "mlartifacts")
+        return Store(uri, home / ARTIFACTS)
     raise TrackingError(
         f"tracking store {uri!r} is not supported. Expected http://host:port, sqlite:////absolute/mlflow.db, "
         "or a postgresql, mysql or mssql URI (MLflow no longer serves plain folders). For the project's own "
@@ -171,7 +186,7 @@ def ui_command(store: Store, port: int = 5000) -> list[str]:
         raise TrackingError(f"{store.public_uri} is a server: open that address in a browser")
     options = {
         "--backend-store-uri": store.uri,
-        "--default-artifact-root": store.artifact_root.as_uri(),
+        "--default-artifact-root": folder_uri(store.artifact_root),
         "--host": "127.0.0.1",
         "--port": str(port),
         "--workers": "1",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.records import RunRecord, all_runs
 from reid.tracking.store import Store
 
@@ -76,8 +76,9 @@ def prepare_views(store: Store) -> list[View]:
             query = f"viewStateShareKey={VIEW_KEY}&workflowType=machine_learning"
             views.append(View(name, f"/#/experiments/{experiment.experiment_id}/runs?{query}"))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrackingError(f"the views of {store.public_uri} could not be prepared: {reason}") from error
+        raise TrackingError(
+            f"the views of {store.public_uri} could not be prepared: {reason(error)}"
+        ) from error
     return views
 
 

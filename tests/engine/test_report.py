@@ -27,6 +27,8 @@ PIDS = np.arange(PEOPLE).repeat(EACH)
 #: What makes people hard is the same for every setting.
 HARDNESS = np.linspace(-0.3, 0.3, PEOPLE)[PIDS]
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def queries(place: Path, score: float, seed: int, split: str = "val") -> float:
     """Write scores by query around `score`; return their mean."""
@@ -286,12 +288,28 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         report.write(parent, folder, jobs, keys, "val", "alpha")
         parent.finish("FAILED")
         place = results_folder("study", "alpha")
-        assert place == home / "experiments" / "study" / "results" / "alpha"
+        assert place == home / "outputs" / "reports" / "study" / "alpha"
         files = {name: (place / name).read_bytes() for name in ("report.md", "cells.csv", "figure.png")}
         assert parent.run_id is not None
         yield Ended(
             home, folder, parent.run_id, files, " ".join(record.getMessage() for record in heard.buffer)
         )
+
+
+def test_only_the_studies_of_the_project_hold_their_reports(
+    own_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else lies where git does not look; what an older version put beside the studies is gone on with."""
+    assert results_folder("reid", "loss.alpha") == tmp_path / "outputs" / "reports" / "reid" / "loss.alpha"
+    older = tmp_path / "experiments" / "reid" / "results" / "loss.alpha"
+    older.mkdir(parents=True)
+    assert results_folder("reid", "loss.alpha") == older
+    assert results_folder("reid", "seed") == tmp_path / "outputs" / "reports" / "reid" / "seed"
+    monkeypatch.setenv("REID_HOME", str(ROOT))
+    assert (
+        results_folder("ablate_tricks", "new") == ROOT / "experiments" / "ablate_tricks" / "results" / "new"
+    )
+    assert results_folder("../tuning", "new") == ROOT / "outputs" / "reports" / "tuning" / "new"
 
 
 def test_the_results_hold_every_run(ended: Ended) -> None:

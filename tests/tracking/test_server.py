@@ -45,6 +45,20 @@ def post(server: Server, path: str, question: dict[str, Any]) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
+def test_an_experiment_deleted_at_a_server_is_told(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = server.store.prepare("given up")
+    server.store.client.delete_experiment(experiment)
+    with Tracker.start(server.store, "given up", tmp_path / "run", "one") as run:
+        run.metrics({"market/mAP": 0.5}, step=1)
+    assert run.run_id is None
+    assert "the experiment 'given up' was deleted in MLflow" in caplog.text
+    server.store.client.restore_experiment(experiment)
+    assert sync.main([str(tmp_path)]) == 0
+    assert [each.name for each in list_runs(server.store, "given up")] == ["one"]
+
+
 def points(store: Store, run_id: str | None, name: str) -> list[tuple[int, float]]:
     assert run_id is not None
     return sorted((point.step, point.value) for point in store.client.get_metric_history(run_id, name))

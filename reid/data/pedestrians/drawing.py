@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from filelock import FileLock
 from PIL import Image
 
 from reid.data.crops import DatasetError, Progress, silent
 from reid.data.pedestrians.plan import DRAWING, DomainName, PresetName, Shot, plan
 from reid.data.pedestrians.render import Studio
+from reid.locks import FileLock
 
 LABEL = "synthetic.json"
 _FEW = 400  # crops that one process draws sooner than others start
