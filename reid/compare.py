@@ -21,6 +21,7 @@ from rich.text import Text
 from reid.checks import ConfigError
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
+from reid.engine.runtime import choose_device, set_up_backend
 from reid.engine.threshold import StoredThreshold, ThresholdError
 from reid.figures import Pair, compared_pairs, save
 from reid.inference import (
@@ -164,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bad = unreadable(images)
         if bad:
             raise DatasetError(name_unreadable(bad))
+        set_up_backend(choose_device(options.device))
         model = load_model(
             options.checkpoint or newest_model(),
             options.device,

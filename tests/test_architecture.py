@@ -10,7 +10,7 @@ import reid
 ROOT = Path(reid.__file__).parent
 #: Rooms of one row do not import each other; a room imports rows below its own only.
 ROWS = [
-    {"checks", "home", "plain_warnings", "words"},
+    {"checks", "home", "limits", "plain_warnings", "words"},
     {"distance", "people"},
     {"data", "models", "losses", "retrieval"},
     {"config"},

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from reid.limits import cores
+
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
@@ -24,8 +26,7 @@ def slots_folder() -> Path:
 
 def places() -> int:
     """How many jobs fit this machine at a time: one a GPU, without GPUs one a core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.cuda.device_count() or cores
+    return torch.cuda.device_count() or cores()
 
 
 def gpus() -> list[str]:
