@@ -158,7 +158,7 @@ def unit_euclidean(features: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """a @ b.t() of (N, D) and (M, D) in full, and its gradient too, which is computed outside of any block."""
+    """a @ b.t() of (N, D) and (M, D) in full; its gradient too, which is computed outside of any block."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:

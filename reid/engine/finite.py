@@ -68,7 +68,7 @@ class FiniteGuard:
     def watch_scaled(
         self, step: int, indices: torch.Tensor, loss: torch.Tensor, scale: torch.Tensor | None
     ) -> None:
-        """The same in fp16, where `scale` is that of the gradient; None in a step that is only accumulated."""
+        """The same in fp16; `scale` is that of the gradient, None in a step that only accumulates it."""
         finite = torch.isfinite(loss.detach())
         usable = torch.ones_like(finite) if scale is None else scale >= SMALLEST_SCALE
         self._add(step, indices, torch.stack([finite, usable]))
@@ -117,4 +117,4 @@ class FiniteGuard:
         if self._overflowing >= PATIENCE:
             raise NonFiniteError(step, indices, f"the loss was not finite for {PATIENCE} steps in a row, up")
         if not usable:
-            raise NonFiniteError(step, indices, "the gradient overflowed float16 however little it was scaled")
+            raise NonFiniteError(step, indices, "the gradient overflowed at every scale")

@@ -146,8 +146,8 @@ def set_up_backend(
     torch.cuda.set_device(device)
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
-            f"precision=bf16: {device} ({torch.cuda.get_device_name(device)}) has no units for it and would be "
-            "slower than in float32. Set precision=fp16"
+            f"precision=bf16: {device} ({torch.cuda.get_device_name(device)}) has no units for it and would "
+            "be slower than in float32. Set precision=fp16"
         )
     if deterministic:
         _require_repeats(device, compile)
@@ -168,7 +168,7 @@ def _require_repeats(device: torch.device, compile: bool) -> None:
     if configured is None and torch.cuda.memory_stats(device).get("allocation.all.allocated", 0):
         raise ConfigError(
             f"deterministic=true: something computed on {device} in this process before, and from then on "
-            f"cuBLAS keeps to its own order. Start the command anew with {_CUBLAS}={_CUBLAS_REPEATS[0]} before it"
+            f"cuBLAS keeps to its own order. Write {_CUBLAS}={_CUBLAS_REPEATS[0]} before the command"
         )
     if configured not in (None, *_CUBLAS_REPEATS):
         raise ConfigError(
@@ -186,7 +186,8 @@ def restored_switches() -> Iterator[None]:
     Raises:
         ConfigError: under `deterministic`, an operation that has no form that repeats.
     """
-    mode, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    mode = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     try:
         yield
@@ -195,8 +196,8 @@ def restored_switches() -> Iterator[None]:
         if not refused:
             raise
         raise ConfigError(
-            f"deterministic=true: {operation} has no form on this device that gives the same numbers each time. "
-            "Set deterministic=false, or leave out the part of the network or loss that computes it"
+            f"deterministic=true: {operation} has no form here that gives the same numbers each time. Set "
+            "deterministic=false, or leave out the part of the network or loss that computes it"
         ) from error
     finally:
         torch.use_deterministic_algorithms(mode, warn_only=warns)

@@ -22,7 +22,7 @@ from reid.engine.checkpoint import (
 from reid.engine.distributed import ALONE, World
 from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
-from reid.engine.optimizers import take_up
+from reid.engine.optimizers import load_optimizer, take_up
 from reid.engine.rundir import LAST
 from reid.identity import changed
 from reid.models import ReidModel
@@ -165,7 +165,7 @@ class Session:
         if self.metric_loss is not None:
             self.metric_loss.load_state_dict(checkpoint.training.get("metric_loss", {}))
         if self.loss_optimizer is not None:
-            self.loss_optimizer.load_state_dict(checkpoint.training["loss_optimizer"])
+            load_optimizer(self.loss_optimizer, checkpoint.training["loss_optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(checkpoint.training["scaler"])
         rngs = [checkpoint.training["rng"], *checkpoint.training.get("rng_of_others", [])]

@@ -66,7 +66,7 @@ class TripletCenterLoss(nn.Module):
         return triplet + self.center_weight * drawn + (followed - followed.detach()), active
 
     def own_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of the centres, where they lie; fused on a GPU, which then waits for nothing in fp16."""
+        """The optimizer of the centres; on a GPU the fused one, since fp16 makes the host wait for others."""
         return torch.optim.SGD([self.centers], lr=self.center_lr, fused=self.centers.is_cuda or None)
 
 

@@ -39,6 +39,7 @@ class Properties:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Properties]:
     """A GPU of which only the driver's answers are pretended; torch's switches are put back."""
     properties = Properties(major=8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", lambda _: None, raising=False)
@@ -128,11 +129,11 @@ def test_a_deterministic_job_ends_with_its_switches(pretended: Properties) -> No
 
 def test_what_has_no_deterministic_form_is_refused_in_words(pretended: Properties) -> None:
     """put_ has none on a CPU either, so that the message is torch's own."""
-    with pytest.raises(ConfigError, match="^deterministic=true: put_ has no form"), restored_switches():
+    with pytest.raises(ConfigError, match=r"^deterministic=true: put_ has no form"), restored_switches():
         set_up_backend(GPU, deterministic=True)
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert switches() == (False, False, False)
-    with pytest.raises(RuntimeError, match="^another mistake$"), restored_switches():
+    with pytest.raises(RuntimeError, match=r"^another mistake$"), restored_switches():
         raise RuntimeError("another mistake")
 
 
@@ -142,7 +143,7 @@ def test_what_cannot_repeat_on_a_gpu_is_refused(
     with pytest.raises(ConfigError, match="deterministic=true with compile=true"):
         set_up_backend(GPU, compile=True, deterministic=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
-    with pytest.raises(ConfigError, match="CUBLAS_WORKSPACE_CONFIG=:0:0 .* expected :4096:8 or :16:8"):
+    with pytest.raises(ConfigError, match=r"CUBLAS_WORKSPACE_CONFIG=:0:0 .* expected :4096:8 or :16:8"):
         set_up_backend(GPU, deterministic=True)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: {"allocation.all.allocated": 1})
