@@ -128,7 +128,7 @@ def prepared_ahead(
     """
     results: queue.Queue[tuple[T | None, BaseException | None, torch.cuda.Event | None]] = queue.Queue(depth)
     stopped = threading.Event()
-    stream = _stream(device) if device.type == "cuda" else None
+    stream = side_stream(device) if device.type == "cuda" else None
 
     def put(item: tuple[T | None, BaseException | None, torch.cuda.Event | None]) -> bool:
         while not stopped.is_set():
@@ -172,7 +172,7 @@ def prepared_ahead(
 
 
 @cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
+def side_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream that prepares batches on a GPU: one for each, since torch keeps freed memory by stream and
     gives it to no other."""
     return torch.cuda.Stream(device)

@@ -111,7 +111,7 @@ def take_up(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take up the state of another optimizer of its kind; whether it is fused goes by where it computes now."""
+    """Take up the state of another of its kind; whether it is fused goes by where it computes now."""
     groups = [dict(group) for group in state["param_groups"]]
     for group, own in zip(groups, optimizer.param_groups, strict=False):  # torch says where they differ
         group |= {"fused": own["fused"]} if "fused" in own else {}

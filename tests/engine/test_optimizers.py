@@ -201,8 +201,7 @@ def test_an_optimizer_without_a_fused_form_goes_without_and_refuses_to_be_asked(
 def test_a_state_of_another_device_keeps_the_form_of_this_one() -> None:
     """The centres' optimizer is fused on a GPU alone, and fp16 needs to know which it is."""
     weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
-    on_cpu, on_gpu = (torch.optim.SGD([w], lr=0.5, fused=f) for w, f in zip(weights, (None, True), strict=True))
-    state = {**on_cpu.state_dict(), "param_groups": [{**on_cpu.state_dict()["param_groups"][0], "lr": 0.25}]}
-    load_optimizer(on_gpu, state)
+    on_cpu, on_gpu = torch.optim.SGD(weights[:1], lr=0.25), torch.optim.SGD(weights[1:], lr=0.5, fused=True)
+    load_optimizer(on_gpu, on_cpu.state_dict())
     assert on_gpu.param_groups[0]["fused"] is True
     assert on_gpu.param_groups[0]["lr"] == 0.25
