@@ -18,6 +18,7 @@ from reid.engine.runtime import (
     compiled,
     free_bytes,
     keep_resident,
+    library_call,
     require_compiler,
     restored_switches,
     set_up_backend,
@@ -104,6 +105,25 @@ def test_products_are_rounded_to_tf32_where_that_is_asked_for_alone(
     set_up_backend(GPU, precision)
     rounded = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     assert rounded == 2 * (precision == "tf32",)
+
+
+def test_a_library_call_rounds_nothing_and_leaves_no_trace(
+    pretended: Properties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = [0]
+
+    def exchange(number: int) -> int:
+        current.append(number)
+        return current[-2]
+
+    monkeypatch.setattr(torch.cuda, "_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", exchange)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    with library_call(torch.device("cuda", 1)):
+        assert current[-1] == 1
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+    assert current[-1] == 0
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, True)
 
 
 def test_a_gpu_without_bf16_is_told_of_fp16(pretended: Properties) -> None:
