@@ -59,7 +59,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             tops = [mounted / names, mounted / controller]
         else:
             continue
-        for top in tops:
+        for top in dict.fromkeys(tops):
             below = Path(path.lstrip("/"))
             yield from (top / part for part in (below, *below.parents) if (top / part).is_dir())
 

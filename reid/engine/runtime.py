@@ -64,9 +64,11 @@ def free_bytes(device: torch.device) -> int:
 def work_bytes(device: torch.device, usual: int) -> int:
     """What a step of an evaluation aims to take at once: `usual`, or on a GPU a part of what is free there.
 
-    Large steps keep a GPU busy. Re-ranking holds four such pieces: an eighth of the free memory in all.
+    Large steps keep a GPU busy. Re-ranking holds four such pieces: an eighth of the free memory in all. What
+    is free differs from run to run, and with the size of a product its rounding: a run that has to repeat
+    takes what is usual.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
         return usual
     return max(SMALLEST_WORK, min(LARGEST_WORK, free_bytes(device) // 32))
 

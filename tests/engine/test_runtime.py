@@ -147,6 +147,11 @@ def test_a_deterministic_job_ends_with_its_switches(pretended: Properties) -> No
     assert switches() == (False, False, True)
 
 
+def test_the_steps_of_a_deterministic_evaluation_do_not_go_by_what_is_free(pretended: Properties) -> None:
+    set_up_backend(GPU, deterministic=True)
+    assert work_bytes(GPU, 1234) == 1234
+
+
 def test_what_has_no_deterministic_form_is_refused_in_words(pretended: Properties) -> None:
     """put_ has none on a CPU either, so that the message is torch's own."""
     with pytest.raises(ConfigError, match=r"^deterministic=true: put_ has no form"), restored_switches():
