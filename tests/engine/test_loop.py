@@ -162,7 +162,8 @@ def test_the_recorded_norm_is_what_the_optimizer_moves_by(model: ReidModel, grou
     optimizer, norms = build_optimizer(other, ADAM), []
     other.train()
     for number, batch in enumerate(batches(4), start=1):
-        (OBJECTIVE(*other(batch.images), batch.labels)["loss"] / group).backward()
+        features, logits = other(batch.images)
+        (OBJECTIVE(features, logits, batch.labels)["loss"] / group).backward()
         if number % group == 0:
             gradients = [p.grad.double().flatten() for p in other.parameters() if p.grad is not None]
             norms.append(float(torch.linalg.vector_norm(torch.cat(gradients))))
