@@ -30,7 +30,7 @@ from reid.engine.distributed import ALONE, LostRankError, World, join
 from reid.engine.finite import DivergedError
 from reid.engine.job_lock import LOCK, alone, stop_jobs
 from reid.engine.orphan import at_work
-from reid.engine.runtime import flush_denormals
+from reid.engine.runtime import restored_switches, set_up_process
 from reid.engine.slots import SHARED_LAUNCHERS, gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
 from reid.engine.sweep import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
@@ -97,7 +97,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
 
     def app(config: DictConfig) -> None:
         register()  # the worker of a launcher is a process of its own
-        flush_denormals()  # here already, since it holds for threads that are started later
+        set_up_process()  # here already, since it holds for threads that are started later
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         fail_fast = OmegaConf.select(config, "sweep.fail_fast", default=False)
         retries = OmegaConf.select(config, "sweep.retry", default=0) if in_sweep and not fail_fast else 0
@@ -221,7 +221,8 @@ def _stop_workers() -> None:
 def run_framed(job: Job, story: Callable[[Job], Mapping[str, float]]) -> None:
     """Run `story`; whatever happens, status.json and the tracked run tell what became of the job."""
     try:
-        job.status.scores = dict(story(job))
+        with restored_switches():
+            job.status.scores = dict(story(job))
         job.status.status = "FINISHED"
     except Stopped:
         job.status.status = "KILLED"

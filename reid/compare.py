@@ -22,6 +22,7 @@ from reid.checks import ConfigError
 from reid.data import DatasetError
 from reid.dialects import CommandParser
 from reid.engine.checkpoint import CheckpointError
+from reid.engine.runtime import choose_device, set_up_backend
 from reid.engine.threshold import StoredThreshold, ThresholdError
 from reid.figures import Pair, compared_pairs, save
 from reid.inference import (
@@ -165,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bad = unreadable(images)
         if bad:
             raise DatasetError(name_unreadable(bad))
+        set_up_backend(choose_device(options.device))
         model = load_model(
             options.checkpoint or newest_model(),
             options.device,

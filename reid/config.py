@@ -159,7 +159,8 @@ class TrainConfig:
     epochs: int = at_least(1, 120)
     seed: int = at_least(0, 0)
     device: str = "auto"  # auto | cpu | cuda | cuda:N
-    precision: str = one_of("float32", "tf32", "bf16")
+    precision: str = one_of("float32", "tf32", "bf16", "fp16")
+    deterministic: bool = False  # a GPU gives the same numbers each time, or the run is refused
     channels_last: bool = True
     compile: bool = False  # the network by torch.compile: minutes at the start for a faster step
     clip_norm: float | None = None
@@ -218,7 +219,7 @@ class EvaluateConfig:
     checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id
     dataset: dict[str, Any] | None = None  # the one that it was trained on
     device: str = "auto"
-    precision: str = one_of("float32", "tf32", "bf16")
+    precision: str = one_of("float32", "tf32", "bf16", "fp16")
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -237,7 +238,7 @@ class ThresholdConfig:
     batches: int = at_least(1, 100)  # of the figure of hardest pairs
     batch: BatchConfig = field(default_factory=BatchConfig)
     device: str = "auto"
-    precision: str = one_of("float32", "tf32", "bf16")
+    precision: str = one_of("float32", "tf32", "bf16", "fp16")
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

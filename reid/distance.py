@@ -1,13 +1,14 @@
 """Pairwise distances between embeddings: the one place where they are computed.
 
-Everything here runs in float32 at least, also inside an autocast region: squared distances of
-unit vectors are differences of numbers near 2, and bfloat16 keeps only two or three digits of
-them. float64 input stays float64.
+Everything here runs in float32 at least, also inside an autocast region and whatever torch may round
+products of float32 to: squared distances of unit vectors are differences of numbers near 2, and bfloat16
+keeps only two or three digits of them, TensorFloat-32 three. float64 input stays float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,47 @@ SMALLEST_DISTANCE = SMALLEST_SQUARED_DISTANCE**0.5
 SMALLEST_NORM = 1e-12
 #: Numbers whose squares lie in memory together; few enough for a cache.
 SQUARED_AT_ONCE = 2**19
+
+#: What GPUs and CPUs round the factors of a product to: since torch 2.9 a switch for each.
+_SWITCHES: tuple[Any, ...] = tuple(
+    switch
+    for switch in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    if hasattr(switch, "fp32_precision")
+)
+_FULL = ("none", "ieee")
+
+
+def rounds_products() -> bool:
+    """Whether torch may round the factors of float32 products, as `precision=tf32` lets a GPU do."""
+    if not _SWITCHES:
+        return torch.get_float32_matmul_precision() != "highest"
+    return any(switch.fp32_precision not in _FULL for switch in _SWITCHES)
+
+
+@contextmanager
+def full_products() -> Iterator[None]:
+    """A block whose float32 products are computed from all digits of their factors, whatever is set outside.
+
+    The switches are the process's, not the thread's; a backward pass is not in the block.
+    """
+    if not rounds_products():
+        yield
+        return
+    kept = [switch.fp32_precision for switch in _SWITCHES]
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # somebody has set the switches alone, and torch will not say
+        before = None
+    # Both, since torch refuses to compute where the old setting and the switches contradict each other.
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if before is not None:
+            torch.set_float32_matmul_precision(before)
+        for switch, precision in zip(_SWITCHES, kept, strict=True):
+            if switch.fp32_precision != precision:
+                switch.fp32_precision = precision
 
 
 def normalise(features: Tensor) -> Tensor:
@@ -75,7 +117,10 @@ def squared_euclidean_less_own(
         a, b = _at_least_float32(a), _at_least_float32(b)
         if b_squared_norms is None:
             b_squared_norms = squared_norms(b)
-        return torch.addmm(b_squared_norms, a, b.t(), alpha=-2, out=out)
+        if out is None and rounds_products() and (a.requires_grad or b.requires_grad):
+            return b_squared_norms - 2 * _Product.apply(a, b)
+        with full_products():
+            return torch.addmm(b_squared_norms, a, b.t(), alpha=-2, out=out)
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
@@ -112,12 +157,30 @@ def unit_euclidean(features: Tensor) -> Tensor:
         return _UnitEuclidean.apply(_at_least_float32(features))
 
 
+class _Product(torch.autograd.Function):
+    """a @ b.t() of (N, D) and (M, D) in full; its gradient too, which is computed outside of any block."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        with full_products():
+            return a @ b.t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        with torch.autocast(device_type=a.device.type, enabled=False), full_products():
+            return gradient @ b, gradient.t() @ a
+
+
 class _UnitEuclidean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=SMALLEST_NORM)
         unit = features / length
-        product = unit @ unit.t()
+        with full_products():
+            product = unit @ unit.t()
         squares = product.diagonal().clone()
         distance = product.mul_(-2).add_(squares).add_(squares[:, None])
         distance.clamp_(min=SMALLEST_SQUARED_DISTANCE).sqrt_().fill_diagonal_(SMALLEST_DISTANCE)
@@ -128,7 +191,7 @@ class _UnitEuclidean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         length, unit, distance = ctx.saved_tensors
-        with torch.autocast(device_type=unit.device.type, enabled=False):
+        with torch.autocast(device_type=unit.device.type, enabled=False), full_products():
             # The squared distance moves unit_i by 2 (unit_i - unit_j), of which normalisation passes on
             # what is orthogonal to unit_i.
             slope = (gradient / distance).masked_fill_(distance <= SMALLEST_DISTANCE, 0)
@@ -148,7 +211,10 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
         (N, M), float32 or the float64 of the input, in [0, 2].
     """
     with torch.autocast(device_type=a.device.type, enabled=False):
-        return (1 - normalise(a) @ normalise(b).t()).clamp_(0, 2)
+        a, b = normalise(a), normalise(b)
+        if rounds_products():
+            return (1 - _Product.apply(a, b)).clamp_(0, 2)
+        return (1 - a @ b.t()).clamp_(0, 2)
 
 
 def distance_function(metric: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -27,6 +27,7 @@ from reid.data.crops import refuse_foreign_names
 from reid.data.layout import IMAGE_SUFFIXES
 from reid.data.walk import Found, walk
 from reid.dialects import CommandParser
+from reid.engine.runtime import choose_device, set_up_backend
 from reid.inference import TrainedModel, load_model, name_unreadable, newest_model, unreadable
 from reid.terminal import Terminal
 
@@ -117,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = find_images(options.folder)
         images = found.images
+        set_up_backend(choose_device(options.device))
         model = load_model(options.checkpoint or newest_model(), options.device)
         bad = unreadable(images, progress)
         if bad and (options.on_bad_image == "raise" or len(bad) == len(images)):

@@ -11,7 +11,9 @@ from reid.dataset_config import without_places
 
 #: Keys that came after runs were made without them, and what those runs did.  A key that says so enters no
 #: hash, and is no difference to a config that lacks it: such a run is still found, resumed and taken.
-ADDED: dict[str, Any] = {"dataset.distractor": 0, "dataset.null": None, "backbone.ema": False}
+ADDED: dict[str, Any] = {
+    "dataset.distractor": 0, "dataset.null": None, "backbone.ema": False, "deterministic": False,
+}  # fmt: skip
 
 
 def config_hash(settings: TrainConfig) -> str:

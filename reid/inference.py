@@ -30,7 +30,7 @@ from reid.data.threads import in_threads
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.describe import rebuild_model
-from reid.engine.runtime import choose_device, set_up_backend
+from reid.engine.runtime import choose_device, library_call
 from reid.engine.threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
 from reid.home import home
 from reid.models import ReidModel
@@ -86,14 +86,15 @@ class TrainedModel:
         def prepare(step: int) -> Tensor:
             return normalise_pixels(to_device(self._pixels(steps[step]), self.device))
 
-        parts = [torch.empty(0, self.model.backbone.channels)]
+        parts = [torch.empty(0, self.model.backbone.channels, device="cpu")]
         batches = prepared_ahead(prepare, range(len(steps)), self.device)
-        for pixels in progress(batches, len(steps), "embedding batches of images"):
-            features = self.model(pixels).float()
-            if self.space.flip:
-                features = (features + self.model(pixels.flip(3)).float()) / 2
-            features = features.cpu()
-            parts.append(normalise(features) if self.space.feature_norm else features)
+        with library_call(self.device):
+            for pixels in progress(batches, len(steps), "embedding batches of images"):
+                features = self.model(pixels).float()
+                if self.space.flip:
+                    features = (features + self.model(pixels.flip(3)).float()) / 2
+                features = features.cpu()
+                parts.append(normalise(features) if self.space.feature_norm else features)
         return torch.cat(parts)
 
     def distances(self, first: Tensor, second: Tensor | None = None) -> Tensor:
@@ -138,7 +139,8 @@ def load_model(
 ) -> TrainedModel:
     """The model of a checkpoint: a file, a run's folder or an MLflow run id.
 
-    What is not given of the last three is as the checkpoint was evaluated.
+    What is not given of the last three is as the checkpoint was evaluated. Nothing is changed of the process:
+    no switch or seed of torch, nor which GPU is current.
 
     Raises:
         CheckpointError, TrackingError: there is none, or it cannot be read.
@@ -148,12 +150,12 @@ def load_model(
     path = find_checkpoint(str(checkpoint))
     loaded = load_checkpoint(path)
     chosen = choose_device(device)
-    set_up_backend(chosen)
     asked = {"metric": metric, "feature_norm": feature_norm, "neck_feature": neck_feature}
     given = {key: value for key, value in asked.items() if value is not None}
     space = feature_space({**loaded.meta["eval"], **given})
     distance_function(space.metric)
-    model = rebuild_model(loaded).to(chosen)
+    with torch.random.fork_rng(devices=[]):  # the weights that it begins with are drawn
+        model = rebuild_model(loaded).to(chosen)
     model.to(memory_format=torch.channels_last)
     model.eval()
     model.eval_feature = space.neck_feature

@@ -38,6 +38,7 @@ from reid.engine.prepare import (
 )
 from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, compiled, keep_resident, seed_everything, set_up_backend
+from reid.engine.scaling import gradient_scaler
 from reid.engine.schedule import scheduled_rate
 from reid.engine.session import Session
 from reid.engine.shared_neck import share_neck
@@ -63,7 +64,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
             found = find_checkpoint(settings.init_from, settings.tracking.uri, "init_from")
             start = open_start(found, settings)
     device = choose_device(world.device(settings.device))
-    set_up_backend(device, settings.precision, settings.compile)
+    set_up_backend(device, settings.precision, settings.compile, settings.deterministic)
     seed_everything(settings.seed)
 
     asked = settings
@@ -79,7 +80,6 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
             share_neck(model.bottleneck, world)
         metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
         optimizer = build_optimizer(model, settings.optimizer, metric_loss, device)
-        loss_optimizer = build_loss_optimizer(metric_loss)
         id_weight, metric_weight = settings.loss["id_weight"], settings.loss["metric_weight"]
         objective = Objective(id_weight, metric_weight, settings.tricks.label_smoothing, metric_loss)
         together = f" by {world.size} processes" if world.size > 1 else ""
@@ -101,11 +101,13 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     model.to(device)
     if metric_loss is not None:
         metric_loss.to(device)
+    loss_optimizer = build_loss_optimizer(metric_loss)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
 
     meta = checkpoint_meta(asked, data, model) | {"begun": begun}
     session = Session(job.folder, model, optimizer, device, meta, metric_loss, loss_optimizer, world)
+    session.scaler = gradient_scaler(device, settings.precision)
     if job.resuming:
         with world.first_ahead():
             begun = session.resume(settings.epochs)
@@ -240,14 +242,10 @@ def _epochs(
                     job.progress(steps, len(plan) - totals.steps, f"epoch {epoch}/{settings.epochs}"),
                     totals,
                     job.stop,
-                    device=device,
-                    precision=settings.precision,
-                    channels_last=settings.channels_last,
-                    clip_norm=settings.clip_norm,
-                    accumulate=settings.accumulate,
-                    loss_optimizer=session.loss_optimizer,
-                    world=world,
-                )
+                    device=device, precision=settings.precision, channels_last=settings.channels_last,
+                    clip_norm=settings.clip_norm, accumulate=settings.accumulate,
+                    loss_optimizer=session.loss_optimizer, scaler=session.scaler, world=world,
+                )  # fmt: skip
             except Stopped as stopped:
                 # Between two steps everything is consistent, but gradients half accumulated would be lost.
                 if stopped.clean and settings.accumulate == 1:

@@ -11,7 +11,7 @@ ROOT = Path(reid.__file__).parent
 #: Rooms of one row do not import each other; a room imports rows below its own only.
 ROWS = [
     {"locks", "trust"},
-    {"checks", "home", "plain_warnings", "words"},
+    {"checks", "home", "limits", "plain_warnings", "words"},
     {"distance", "people"},
     {"data", "models", "losses", "retrieval"},
     {"search_path"},

@@ -56,7 +56,7 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "experiment=market_resnet50", ["experiment=market_resnet50 is", "'paper/market_resnet50'?"]),
     ("train", "hydra/launcher=slurm", ["hydra/launcher=slurm is no choice", "basic"]),
     ("train", "loss=null", ["loss=null"]),
-    ("train", "precision=fp16", ["precision=fp16", "float32, tf32, bf16"]),
+    ("train", "precision=fp8", ["precision=fp8", "float32, tf32, bf16, fp16"]),
     ("train", "dataset.name=markt", ["no dataset 'markt'", "Did you mean 'market'?"]),
     ("train", "backbone.name=resnet51", ["backbone.name=resnet51", "Did you mean resnet50?"]),
     # types

@@ -135,6 +135,7 @@ OURS = {
     "channels_last",
     "optimizer.fused",
     "compile",
+    "deterministic",
     "sync_bn",
     "freeze_bn",
     "resume",

@@ -33,7 +33,7 @@ CHOICE_KEYS = {
     "eval.metric": ("euclidean", "cosine"),
     "eval.neck_feature": ("after", "before"),
     "loss.neck_feature": ("after", "before"),
-    "precision": ("float32", "tf32", "bf16"),
+    "precision": ("float32", "tf32", "bf16", "fp16"),
 }
 
 

@@ -15,6 +15,7 @@ from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import build_optimizer
 from reid.engine.runtime import autocast, set_up_backend
+from reid.engine.scaling import gradient_scaler
 from reid.engine.stop import StopSignals
 from reid.losses import RankedListLoss
 from reid.models import ReidModel, build_backbone
@@ -66,6 +67,7 @@ class Trainee:
             train_epoch(
                 self.forward, self.optimizer, objective, batches, totals, stop,
                 device=self.device, precision=self.precision,
+                scaler=gradient_scaler(self.device, self.precision),
             )  # fmt: skip
         return totals
 

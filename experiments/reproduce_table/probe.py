@@ -14,6 +14,7 @@ from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective, build_metric_loss
 from reid.engine.optimizers import build_optimizer, set_learning_rate
 from reid.engine.runtime import autocast, set_up_backend
+from reid.engine.scaling import gradient_scaler
 from reid.engine.stop import StopSignals
 from reid.models import ReidModel
 
@@ -74,6 +75,7 @@ def _train(model: ReidModel, settings: TrainConfig, batch: Batch, device: torch.
             train_epoch(
                 model, optimizer, objective, [batch] * count, EpochTotals(), stop, device=device,
                 precision=settings.precision, channels_last=settings.channels_last,
+                scaler=gradient_scaler(device, settings.precision),
             )  # fmt: skip
         return _since(began, device)
 

@@ -9,6 +9,7 @@ import torch
 
 from experiments.tuning.study import Search
 from reid.job import Job
+from reid.limits import cores
 
 #: Set for a worker.
 WORKER = "REID_STUDY_WORKER"
@@ -40,8 +41,7 @@ def run_workers(search: Search, job: Job) -> None:
 
 def _environment(number: int, jobs: int) -> dict[str, str]:
     """Its share of the cores, and where there are several GPUs one of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = {WORKER: str(number), "OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    own = {WORKER: str(number), "OMP_NUM_THREADS": str(max(1, cores() // jobs))}
     root = str(Path(__file__).resolve().parents[2])
     own["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     if torch.cuda.device_count() > 1:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -127,7 +128,7 @@ def prepared_ahead(
     """
     results: queue.Queue[tuple[T | None, BaseException | None, torch.cuda.Event | None]] = queue.Queue(depth)
     stopped = threading.Event()
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    stream = side_stream(device) if device.type == "cuda" else None
 
     def put(item: tuple[T | None, BaseException | None, torch.cuda.Event | None]) -> bool:
         while not stopped.is_set():
@@ -168,6 +169,13 @@ def prepared_ahead(
     finally:
         stopped.set()
         worker.join()
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that prepares batches on a GPU: one for each, since torch keeps freed memory by stream and
+    gives it to no other."""
+    return torch.cuda.Stream(device)
 
 
 def _keep_to_one_core() -> None:

@@ -1,12 +1,12 @@
 """Work on many files by all the cores that this process may use."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 from reid.data.crops import Progress, silent
+from reid.limits import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,8 +26,3 @@ def in_threads(
         except BaseException:  # Ctrl-C too: do not make it wait for all images still to come
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,8 +21,9 @@ class Checkpoint:
     """`model` is a state dict; `meta` plain JSON data (see `reid.train`); `training` what a resume needs.
 
     `training` holds the state dicts `optimizer`, `metric_loss` and `loss_optimizer` (empty where the loss
-    learns nothing or brings no optimizer), `rng` (of torch; `rng_of_others`, of further ranks) and `totals`
-    (of an epoch cut short); it is empty in a file that holds the model alone.
+    learns nothing or brings no optimizer), `scaler` (of a run in fp16 alone), `rng` (of torch;
+    `rng_of_others`, of further ranks) and `totals` (of an epoch cut short); it is empty in a file that holds
+    the model alone.
     """
 
     model: Mapping[str, torch.Tensor]

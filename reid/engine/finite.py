@@ -6,9 +6,13 @@ import torch
 from torch import nn
 
 from reid.engine.distributed import ALONE, World
+from reid.engine.scaling import SMALLEST_SCALE
 
 #: Steps after which processes in step read a flag: a GPU is rarely as far behind its host.
 LAG = 8
+
+#: Steps in a row without a finite loss after which a run in fp16 has diverged.
+PATIENCE = 20
 
 
 class DivergedError(RuntimeError):
@@ -18,8 +22,10 @@ class DivergedError(RuntimeError):
 class NonFiniteError(DivergedError):
     """The loss or the gradient of a step became NaN or infinite; `.indices` are the images of its batch."""
 
-    def __init__(self, step: int, indices: torch.Tensor) -> None:
-        super().__init__(f"the loss or its gradient became NaN or infinite at step {step}")
+    def __init__(
+        self, step: int, indices: torch.Tensor, what: str = "the loss or its gradient became NaN or infinite"
+    ) -> None:
+        super().__init__(f"{what} at step {step}")
         self.step = step
         self.indices = indices
 
@@ -45,20 +51,34 @@ class FiniteGuard:
 
     in_step: read it a fixed number of steps later instead, so that all processes that train together, which
     have the same gradient, stop after the same step.
+
+    In fp16 a gradient that overflows is no trouble, since its scale is halved then.  What no scale cures is:
+    a loss that is not finite for `PATIENCE` steps in a row, and a scale below `SMALLEST_SCALE`.
     """
 
     def __init__(self, in_step: bool = False) -> None:
         self._in_step = in_step
         self._pending: deque[tuple[int, torch.Tensor, torch.Tensor, torch.cuda.Event | None]] = deque()
+        self._overflowing = 0  # steps in a row, in fp16
 
     def watch(self, step: int, indices: torch.Tensor, loss: torch.Tensor, norm: torch.Tensor) -> None:
         """Raises NonFiniteError for this step or for one before it."""
-        flag = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        self._add(step, indices, torch.isfinite(loss.detach()) & torch.isfinite(norm))
+
+    def watch_scaled(
+        self, step: int, indices: torch.Tensor, loss: torch.Tensor, scale: torch.Tensor | None
+    ) -> None:
+        """The same in fp16; `scale` is that of the gradient, None in a step that only accumulates it."""
+        finite = torch.isfinite(loss.detach())
+        usable = torch.ones_like(finite) if scale is None else scale >= SMALLEST_SCALE
+        self._add(step, indices, torch.stack([finite, usable]))
+
+    def _add(self, step: int, indices: torch.Tensor, flag: torch.Tensor) -> None:
         arrived = None
         if flag.is_cuda:
+            stream = torch.cuda.current_stream(flag.device)
             flag = torch.empty(flag.shape, dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
+            arrived = stream.record_event()
         self._pending.append((step, indices, flag, arrived))
         while self._pending and self._due():
             self._check()
@@ -88,5 +108,13 @@ class FiniteGuard:
 
     def _check(self) -> None:
         step, indices, flag, _ = self._pending.popleft()
-        if not flag:
-            raise NonFiniteError(step, indices)
+        if flag.ndim == 0:
+            if not flag:
+                raise NonFiniteError(step, indices)
+            return
+        finite, usable = flag.tolist()
+        self._overflowing = 0 if finite else self._overflowing + 1
+        if self._overflowing >= PATIENCE:
+            raise NonFiniteError(step, indices, f"the loss was not finite for {PATIENCE} steps in a row, up")
+        if not usable:
+            raise NonFiniteError(step, indices, "the gradient overflowed at every scale")

@@ -110,6 +110,14 @@ def take_up(
     optimizer.load_state_dict(dict(state))
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up the state of another of its kind; whether it is fused goes by where it computes now."""
+    groups = [dict(group) for group in state["param_groups"]]
+    for group, own in zip(groups, optimizer.param_groups, strict=False):  # torch says where they differ
+        group |= {"fused": own["fused"]} if "fused" in own else {}
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set every group to `lr` times its own factor."""
     for group in optimizer.param_groups:

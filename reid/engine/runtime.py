@@ -2,23 +2,32 @@
 
 import contextlib
 import ctypes
+import os
 import random
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
+from reid import limits
 from reid.checks import ConfigError
+from reid.distance import full_products
 
 #: Bounds of what a step of an evaluation takes on a GPU.
 SMALLEST_WORK, LARGEST_WORK = 16 * 2**20, 2**30
 
 # The numbers that glibc's malloc.h gives to mallopt's parameters.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+#: What autocast computes in; the other precisions are float32.
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# With one of these, cuBLAS sums in the same order each time (its manual, "Results Reproducibility").
+_CUBLAS, _CUBLAS_REPEATS = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
 
 def choose_device(name: str) -> torch.device:
@@ -49,15 +58,17 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
-    return int(psutil.virtual_memory().available)
+    return limits.free_memory()
 
 
 def work_bytes(device: torch.device, usual: int) -> int:
     """What a step of an evaluation aims to take at once: `usual`, or on a GPU a part of what is free there.
 
-    Large steps keep a GPU busy. Re-ranking holds four such pieces: an eighth of the free memory in all.
+    Large steps keep a GPU busy. Re-ranking holds four such pieces: an eighth of the free memory in all. What
+    is free differs from run to run, and with the size of a product its rounding: a run that has to repeat
+    takes what is usual.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
         return usual
     return max(SMALLEST_WORK, min(LARGEST_WORK, free_bytes(device) // 32))
 
@@ -95,33 +106,137 @@ def compiled(network: nn.Module) -> nn.Module:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The forward pass in bf16 where it is asked for, plain float32 otherwise."""
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+    """The forward pass in bf16 or fp16 where that is asked for, plain float32 otherwise."""
+    if precision in _AUTOCAST:
+        return torch.autocast(device.type, dtype=_AUTOCAST[precision])
     return contextlib.nullcontext()
 
 
-def set_up_backend(device: torch.device, precision: str = "float32", compile: bool = False) -> None:
-    """Let cuDNN time its algorithms, since image sizes never change within a run; on a CPU, keep memory.
+def set_up_process() -> None:
+    """What a command does to its own process, and no library call does to its caller's: numbers too small to
+    matter are zero, and there are no more threads than cores that it may use.
 
     Call it before the first tensor is computed with, for what `flush_denormals` says.
+    """
+    flush_denormals()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > limits.cores():
+        torch.set_num_threads(limits.cores())
+
+
+def set_up_backend(
+    device: torch.device, precision: str = "float32", compile: bool = False, deterministic: bool = False
+) -> None:
+    """Let cuDNN time its algorithms, since image sizes never change within a run; on a CPU, keep memory.
+
+    For a process that is a command's own: it changes all of it, `set_up_process` included.
 
     TensorFloat-32, which torch would use in convolutions, is a choice of its own: under `float32` nothing is
-    computed so, and neither is under `bf16` what autocast leaves in float32, distances above all.
+    computed so, and neither is under `bf16` and `fp16` what autocast leaves in float32.
+
+    deterministic: the same numbers each time on a GPU too; a CPU gives them anyhow.  `restored_switches` ends
+    it, and says in words what has no such form.
 
     Raises:
-        ConfigError: `compile`, on a CPU without a compiler.
+        ConfigError: what the device, or a computation that repeats, cannot do.
     """
     if compile:
         require_compiler(device)
-    flush_denormals()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    else:
+    set_up_process()
+    if device.type != "cuda":
         _keep_freed_memory()
+        return
+    torch.cuda.set_device(device)
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError(
+            f"precision=bf16: {device} ({torch.cuda.get_device_name(device)}) has no units for it and would "
+            "be slower than in float32. Set precision=fp16"
+        )
+    if deterministic:
+        _require_repeats(device, compile)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+
+def _require_repeats(device: torch.device, compile: bool) -> None:
+    if compile:
+        raise ConfigError(
+            "deterministic=true with compile=true: torch.compile chooses kernels by timing them, so the next "
+            "run may round otherwise. Set one of them to false"
+        )
+    configured = os.environ.get(_CUBLAS)
+    if configured is None and torch.cuda.memory_stats(device).get("allocation.all.allocated", 0):
+        raise ConfigError(
+            f"deterministic=true: something computed on {device} in this process before, and from then on "
+            f"cuBLAS keeps to its own order. Write {_CUBLAS}={_CUBLAS_REPEATS[0]} before the command"
+        )
+    if configured not in (None, *_CUBLAS_REPEATS):
+        raise ConfigError(
+            f"deterministic=true with {_CUBLAS}={configured} in the environment is not possible: expected "
+            f"{' or '.join(_CUBLAS_REPEATS)}, or leave it unset"
+        )
+    # It stays set after the job: cuBLAS reads it once, when the first product is computed.
+    os.environ.setdefault(_CUBLAS, _CUBLAS_REPEATS[0])
+
+
+@contextlib.contextmanager
+def restored_switches() -> Iterator[None]:
+    """A job whose `deterministic` ends with it: the jobs of a sweep share their process.
+
+    Raises:
+        ConfigError: under `deterministic`, an operation that has no form that repeats.
+    """
+    mode = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        yield
+    except RuntimeError as error:
+        operation, refused, _ = str(error).partition(" does not have a deterministic implementation")
+        if not refused:
+            raise
+        raise ConfigError(
+            f"deterministic=true: {operation} has no form here that gives the same numbers each time. Set "
+            "deterministic=false, or leave out the part of the network or loss that computes it"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(mode, warn_only=warns)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+
+
+@contextlib.contextmanager
+def library_call(device: torch.device) -> Iterator[None]:
+    """A block that computes on `device` in float32 as a command does, in a process that is somebody else's:
+    whatever it sets is as it was when it ends."""
+    with torch.autocast(device.type, enabled=False), full_products():
+        if device.type != "cuda":
+            yield
+            return
+        with torch.cuda.device(device), _full_convolutions():
+            yield
+
+
+@contextlib.contextmanager
+def _full_convolutions() -> Iterator[None]:
+    """A block in which cuDNN rounds nothing to TensorFloat-32, as torch lets it do by itself."""
+    cudnn = torch.backends.cudnn
+    switches = [switch for name in ("conv", "rnn") if (switch := getattr(cudnn, name, None)) is not None]
+    kept = [switch.fp32_precision for switch in switches]  # since torch 2.9
+    try:
+        before = cudnn.allow_tf32
+    except RuntimeError:  # somebody has set the switches alone, and torch will not say
+        before = None
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if before is not None:
+            cudnn.allow_tf32 = before
+        for switch, precision in zip(switches, kept, strict=True):
+            if switch.fp32_precision != precision:
+                switch.fp32_precision = precision
 
 
 def flush_denormals() -> None:

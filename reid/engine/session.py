@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from reid.data.store import ImageStore
 from reid.engine.checkpoint import (
@@ -21,7 +22,7 @@ from reid.engine.checkpoint import (
 from reid.engine.distributed import ALONE, World
 from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
-from reid.engine.optimizers import take_up
+from reid.engine.optimizers import load_optimizer, take_up
 from reid.engine.rundir import LAST
 from reid.identity import changed
 from reid.models import ReidModel
@@ -55,6 +56,7 @@ class Session:
         self.meta = meta
         self.metric_loss = metric_loss
         self.loss_optimizer = loss_optimizer
+        self.scaler: GradScaler | None = None  # of a run in fp16
         self.world = world
         self.epoch = 0
         self.judged = False
@@ -100,6 +102,8 @@ class Session:
             "metric_loss": self.metric_loss.state_dict() if self.metric_loss is not None else {},
             "loss_optimizer": self.loss_optimizer.state_dict() if self.loss_optimizer is not None else {},
         }
+        if self.scaler is not None:
+            training["scaler"] = self.scaler.state_dict()
         if rng_of_others:
             training["rng_of_others"] = rng_of_others
         checkpoint = Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, training)
@@ -161,7 +165,9 @@ class Session:
         if self.metric_loss is not None:
             self.metric_loss.load_state_dict(checkpoint.training.get("metric_loss", {}))
         if self.loss_optimizer is not None:
-            self.loss_optimizer.load_state_dict(checkpoint.training["loss_optimizer"])
+            load_optimizer(self.loss_optimizer, checkpoint.training["loss_optimizer"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(checkpoint.training["scaler"])
         rngs = [checkpoint.training["rng"], *checkpoint.training.get("rng_of_others", [])]
         if self.world.rank < len(rngs):  # a run may go on with more ranks than it had
             restore_rng(rngs[self.world.rank], self.device)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from reid.limits import cores
 from reid.locks import FileLock, Timeout
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,7 @@ def slots_folder() -> Path:
 
 def places() -> int:
     """How many jobs fit this machine at a time: one a GPU, without GPUs one a core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return torch.cuda.device_count() or cores
+    return torch.cuda.device_count() or cores()
 
 
 def gpus() -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reid.distance import full_products
+
 
 @torch.no_grad()
 def kmeans(squared_distances: Tensor, draws: Tensor, iterations: int = 15) -> Tensor:
@@ -31,7 +33,7 @@ def kmeans(squared_distances: Tensor, draws: Tensor, iterations: int = 15) -> Te
         (N,) integers in [0, clusters). Where there are fewer distinct points than clusters, some of the
         clusters are empty.
     """
-    with torch.autocast(squared_distances.device.type, enabled=False):
+    with torch.autocast(squared_distances.device.type, enabled=False), full_products():
         distances = squared_distances.clamp(min=0)
         # A mean is a column of weights over the points; a seed weighs one point.
         means = torch.eye(len(distances), dtype=distances.dtype, device=distances.device)[

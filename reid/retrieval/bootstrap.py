@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from reid.distance import full_products
 from reid.people import is_person
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.pairs import bin_of, pair_blocks
@@ -152,10 +153,11 @@ def replicate_counts(counts: GroupCounts, drawn: Tensor) -> tuple[Floats, Floats
     """Accepted genuine and impostor pairs, (B, T) each, where group g was drawn `drawn[b, g]` times."""
     # Whole numbers below 2**24 times small ones: float32 is exact enough for a percentile, and fast.
     weights = drawn.float()
-    genuine = weights @ counts.genuine.float().t()
-    between = [
-        ((weights @ part.float()) * weights).sum(dim=1, dtype=torch.float64) for part in counts.impostor
-    ]
+    with full_products():
+        genuine = weights @ counts.genuine.float().t()
+        between = [
+            ((weights @ part.float()) * weights).sum(dim=1, dtype=torch.float64) for part in counts.impostor
+        ]
     impostor = torch.stack(between, dim=1).cumsum(1)
     return genuine.double().cpu().numpy(), impostor.cpu().numpy()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from reid.limits import cores
 from reid.tracking.names import cut
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "mlflow", "hydra-core")
@@ -46,7 +47,7 @@ def environment(source_root: Path | None) -> Provenance:
         "reid.host": socket.gethostname(),
         "reid.os": platform.platform(terse=True),
         "reid.cpu": _cpu_model(),
-        "reid.cpu_count": str(_cpu_count()),
+        "reid.cpu_count": str(cores()),
         "reid.memory_gb": f"{_memory_bytes() / 1e9:.1f}",
         "reid.gpu": ", ".join(_gpus()) or "none",
         # The UI has columns for these.
@@ -125,11 +126,6 @@ def _cpu_model() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def _cpu_count() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_bytes() -> int:

@@ -15,6 +15,7 @@ from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import build_optimizer
 from reid.engine.runtime import set_up_backend
+from reid.engine.scaling import gradient_scaler
 from reid.engine.stop import StopSignals
 from reid.losses import RankedListLoss
 from reid.models import ReidModel, build_backbone
@@ -36,7 +37,7 @@ def store() -> ImageStore:
 
 
 @pytest.mark.parametrize("resident", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_no_step_makes_the_host_wait_for_the_gpu(store: ImageStore, resident: bool, precision: str) -> None:
     """From the second step on torch raises wherever the host would wait, in the data's thread too."""
     set_up_backend(GPU, precision)
@@ -57,7 +58,7 @@ def test_no_step_makes_the_host_wait_for_the_gpu(store: ImageStore, resident: bo
 
     train_epoch(
         model, optimizer, Objective(1.0, 0.4, 0.1, RankedListLoss()), watched(), totals, StopSignals(),
-        device=GPU, precision=precision,
+        device=GPU, precision=precision, scaler=gradient_scaler(GPU, precision),
     )  # fmt: skip
     assert totals.steps > 8
     assert np.isfinite(totals.means()["loss"])

@@ -153,3 +153,31 @@ def test_totals_survive_a_checkpoint() -> None:
     back.add({"loss": torch.tensor(2.5)}, 8)
     assert back.means()["loss"] == 2.0
     assert back.images == 16
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_the_recorded_norm_is_what_the_optimizer_moves_by(model: ReidModel, group: int) -> None:
+    other = copy.deepcopy(model)
+    told = run(model, batches(4), channels_last=False, accumulate=group).means()
+    optimizer, norms = build_optimizer(other, ADAM), []
+    other.train()
+    for number, batch in enumerate(batches(4), start=1):
+        features, logits = other(batch.images)
+        (OBJECTIVE(features, logits, batch.labels)["loss"] / group).backward()
+        if number % group == 0:
+            gradients = [p.grad.double().flatten() for p in other.parameters() if p.grad is not None]
+            norms.append(float(torch.linalg.vector_norm(torch.cat(gradients))))
+            optimizer.step()
+            optimizer.zero_grad()
+    assert told["grad_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-5)
+
+
+def test_totals_of_an_older_checkpoint_go_on() -> None:
+    """It does not say how often the optimizer moved: it was written where that was at every step."""
+    sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in (("loss", 6), ("grad_norm", 3))}
+    state = {"sums": sums, "steps": 3, "images": 12, "seconds": 1.0, "waited": 0.0}
+    totals = EpochTotals.from_state(state, CPU)
+    totals.add({"loss": torch.tensor(2.0)}, 4)
+    totals.add_move(torch.tensor(5.0))
+    told = totals.means()
+    assert (told["loss"], told["grad_norm"]) == (2.0, 2.0)

@@ -8,7 +8,7 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from reid.checks import ConfigError
-from reid.engine.optimizers import build_optimizer, set_learning_rate, take_up
+from reid.engine.optimizers import build_optimizer, load_optimizer, set_learning_rate, take_up
 from reid.models import BackboneError, ReidModel, as_backbone, build_backbone, layer_depths, undecayed
 
 OPTIONS: dict[str, Any] = {
@@ -195,3 +195,12 @@ def test_an_optimizer_without_a_fused_form_goes_without_and_refuses_to_be_asked(
     build_optimizer(nn.Linear(2, 2), options, device=torch.device("cuda"))
     with pytest.raises(ConfigError, match=r"optimizer\.fused=true: RMSprop has no fused form"):
         build_optimizer(nn.Linear(2, 2), {**options, "fused": True})
+
+
+def test_a_state_of_another_device_keeps_the_form_of_this_one() -> None:
+    """The centres' optimizer is fused on a GPU alone, and fp16 needs to know which it is."""
+    weights = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    on_cpu, on_gpu = torch.optim.SGD(weights[:1], lr=0.25), torch.optim.SGD(weights[1:], lr=0.5, fused=True)
+    load_optimizer(on_gpu, on_cpu.state_dict())
+    assert on_gpu.param_groups[0]["fused"] is True
+    assert on_gpu.param_groups[0]["lr"] == 0.25

@@ -1,8 +1,11 @@
 """Where a run computes: what goes to the device, and the compiled network."""
 
 import copy
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -15,12 +18,45 @@ from reid.engine.runtime import (
     compiled,
     free_bytes,
     keep_resident,
+    library_call,
     require_compiler,
+    restored_switches,
     set_up_backend,
     work_bytes,
 )
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@dataclass
+class Properties:
+    """What the driver says of a GPU."""
+
+    major: int
+    name: str = "a GPU"
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Properties]:
+    """A GPU of which only the driver's answers are pretended; torch's switches are put back."""
+    properties = Properties(major=8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", lambda _: None, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
+    monkeypatch.setattr(runtime, "flush_denormals", lambda: None)  # it would outlive the test
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    with restored_switches():
+        yield properties
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def switches() -> tuple[bool, ...]:
+    """What `deterministic` sets."""
+    cudnn = torch.backends.cudnn
+    return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
 
 
 def test_a_gpu_has_its_number_and_torch_makes_it_current(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,21 +98,96 @@ def test_what_torch_keeps_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPat
     assert free_bytes(GPU) == 11
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16", "fp16"])
 def test_products_are_rounded_to_tf32_where_that_is_asked_for_alone(
-    precision: str, monkeypatch: pytest.MonkeyPatch
+    precision: str, pretended: Properties
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
-    monkeypatch.setattr(runtime, "flush_denormals", lambda: None)
-    flags = (torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")
-    before = [getattr(*flag) for flag in flags], torch.backends.cudnn.benchmark
-    try:
+    set_up_backend(GPU, precision)
+    rounded = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    assert rounded == 2 * (precision == "tf32",)
+
+
+def test_a_library_call_rounds_nothing_and_leaves_no_trace(
+    pretended: Properties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = [0]
+
+    def exchange(number: int) -> int:
+        current.append(number)
+        return current[-2]
+
+    monkeypatch.setattr(torch.cuda, "_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", exchange)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    with library_call(torch.device("cuda", 1)):
+        assert current[-1] == 1
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+    assert current[-1] == 0
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, True)
+
+
+def test_a_gpu_without_bf16_is_told_of_fp16(pretended: Properties) -> None:
+    pretended.major, pretended.name = 7, "Tesla T4"
+    for precision in ("float32", "tf32", "fp16"):
         set_up_backend(GPU, precision)
-        assert [getattr(*flag) for flag in flags] == 2 * [precision == "tf32"]
-    finally:
-        for flag, value in zip(flags, before[0], strict=True):
-            setattr(*flag, value)
-        torch.backends.cudnn.benchmark = before[1]
+    with pytest.raises(ConfigError, match=r"precision=bf16: cuda:0 \(Tesla T4\) .* Set precision=fp16"):
+        set_up_backend(GPU, "bf16")
+
+
+def test_a_deterministic_job_ends_with_its_switches(pretended: Properties) -> None:
+    """The jobs of a sweep share their process."""
+    set_up_backend(GPU)
+    assert switches() == (False, False, True)
+    with restored_switches():
+        set_up_backend(GPU, deterministic=True)
+        assert switches() == (True, True, False)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert switches() == (False, False, True)
+    set_up_backend(CPU, deterministic=True)
+    assert switches() == (False, False, True)
+
+
+def test_the_steps_of_a_deterministic_evaluation_do_not_go_by_what_is_free(pretended: Properties) -> None:
+    set_up_backend(GPU, deterministic=True)
+    assert work_bytes(GPU, 1234) == 1234
+
+
+def test_what_has_no_deterministic_form_is_refused_in_words(pretended: Properties) -> None:
+    """put_ has none on a CPU either, so that the message is torch's own."""
+    with pytest.raises(ConfigError, match=r"^deterministic=true: put_ has no form"), restored_switches():
+        set_up_backend(GPU, deterministic=True)
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+    assert switches() == (False, False, False)
+    with pytest.raises(RuntimeError, match=r"^another mistake$"), restored_switches():
+        raise RuntimeError("another mistake")
+
+
+def test_what_cannot_repeat_on_a_gpu_is_refused(
+    pretended: Properties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="deterministic=true with compile=true"):
+        set_up_backend(GPU, compile=True, deterministic=True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ConfigError, match=r"CUBLAS_WORKSPACE_CONFIG=:0:0 .* expected :4096:8 or :16:8"):
+        set_up_backend(GPU, deterministic=True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: {"allocation.all.allocated": 1})
+    with pytest.raises(ConfigError, match="something computed on cuda:0 in this process before"):
+        set_up_backend(GPU, deterministic=True)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_there_are_no_more_threads_than_cores_unless_somebody_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = (
+        "import torch; from reid import limits; from reid.engine.runtime import set_up_process;"
+        "torch.set_num_threads(5); limits.cores = lambda: 2; set_up_process(); print(torch.get_num_threads())"
+    )
+    for given, threads in ((None, "2"), ("5", "5")):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == threads
 
 
 def test_denormal_numbers_are_zero_in_every_thread() -> None:

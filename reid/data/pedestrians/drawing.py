@@ -15,6 +15,7 @@ from PIL import Image
 from reid.data.crops import DatasetError, Progress, silent
 from reid.data.pedestrians.plan import DRAWING, DomainName, PresetName, Shot, plan
 from reid.data.pedestrians.render import Studio
+from reid.limits import cores
 from reid.locks import FileLock
 
 LABEL = "synthetic.json"
@@ -49,7 +50,7 @@ def ensure_drawn(
             shutil.rmtree(dead)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}.drawing-", dir=root.parent))
         try:
-            _draw(unfinished, preset, domain, seed, progress, workers or _cores())
+            _draw(unfinished, preset, domain, seed, progress, workers or cores())
             with (unfinished / LABEL).open("w") as file:
                 json.dump(asked, file)
                 file.flush()
@@ -148,10 +149,3 @@ def _lies_there(root: Path, asked: dict[str, object]) -> bool:
             f"`dataset=folder dataset.root={root}`."
         )
     return False
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
