@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from reid.checks import ConfigError
 from reid.config import RUN_ID
+from reid.data import DatasetError
+from reid.dataset_config import check_dataset
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.home import home
 from reid.tracking import default_store, fetch_checkpoint
@@ -40,7 +43,7 @@ def trained_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
     """The dataset that the model was trained on, as `load_dataset` takes it.
 
     Raises:
-        CheckpointError: the file does not say: it comes from `reid.convert`.
+        CheckpointError: the file does not say: it comes from `reid.convert`; or what it says no reader takes.
     """
     dataset: dict[str, Any] = checkpoint.meta["dataset"]
     if "root" not in dataset:
@@ -48,4 +51,8 @@ def trained_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
             "this checkpoint was converted from another project's file, which does not say what it was "
             "trained on: name the data, such as dataset=market"
         )
+    try:
+        check_dataset(dataset)
+    except (ConfigError, DatasetError) as error:
+        raise CheckpointError(f"what the checkpoint says of its data cannot be: {error}") from error
     return dataset

@@ -7,6 +7,8 @@ import logging
 import re
 import socket
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -74,6 +76,7 @@ def load_weights(backbone: Backbone, weights: str, ema: bool = False) -> WeightR
     if not report.fits:
         raise WeightsError(explain_misfit(report, backbone.name, own, given))
     fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    refuse_not_finite(fitting, source)
     backbone.load_state_dict(fitting, strict=False)
     backbone.weight_report = report
     _log.info("%s", report.describe())
@@ -115,6 +118,7 @@ def read_weights(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], str,
     Raises WeightsError when there is no such file, or when it cannot be read so, or holds no named tensor.
     """
     check_weights(str(path))
+    refuse_damaged(path)
     sha256 = file_sha256(path)
     with path.open("rb") as file:
         tensors, held = held_tensors(_parse(path, file), path, ema)
@@ -124,6 +128,49 @@ def read_weights(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], str,
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """`read_weights` of a file of one state dict: the tensors and the SHA-256."""
     return read_weights(path)[:2]
+
+
+def damaged_member(path: Path) -> str | None:
+    """The first part of a torch zip file whose bytes do not fit its checksum, which torch never compares.
+
+    None: all do, or the file is no zip. What cannot be walked through as a zip is left to torch to refuse.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except zlib.error:
+        return "that is compressed"
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
+        return None if not zipfile.is_zipfile(path) else "the list of its parts"
+
+
+def refuse_damaged(path: Path) -> None:
+    """Raise WeightsError where the checksums of a torch zip file do not fit."""
+    if damaged := damaged_member(path):
+        raise WeightsError(
+            f"{path} is damaged: the checksum of its part {damaged} does not fit its bytes. Fetch it again."
+        )
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise WeightsError where tensors hold NaN or infinity: every feature would."""
+    if bad := not_finite(tensors):
+        raise WeightsError(
+            f"{source}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity ({', '.join(bad[:3])}). "
+            f"Take a file from before that training diverged."
+        )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold NaN or infinity."""
+    # A sum is not finite where an element is not, and takes a twentieth of the time of looking at each.
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+        and not bool(tensor.sum().isfinite())
+        and not bool(tensor.isfinite().all())
+    ]
 
 
 def file_sha256(path: Path) -> str:
