@@ -1,12 +1,13 @@
 """Which checkpoint a key of a command names, and the data that a checkpoint was trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reid.checks import ConfigError
 from reid.config import RUN_ID
 from reid.data import DatasetError
-from reid.dataset_config import check_dataset
+from reid.dataset_config import PLACES, check_dataset
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.home import home
 from reid.tracking import default_store, fetch_checkpoint
@@ -37,6 +38,28 @@ def find_checkpoint(name: str, tracking_uri: str | None = None, key: str = "chec
         if (path / candidate).is_file():
             return path / candidate
     raise CheckpointError(f"{key}={name}: the folder holds neither model.pt nor last.pt")
+
+
+def with_data_now(checkpoint: Checkpoint, data_root: str) -> Checkpoint:
+    """`checkpoint` with the data that it was trained on as they lie now.
+
+    What lay below the `data.root` of its training and is no longer there lies below that of now, `data_root`.
+    """
+    before = checkpoint.meta["config"].get("data.root")
+    if not isinstance(before, str):
+        return checkpoint
+
+    def now(dataset: dict[str, Any]) -> dict[str, Any]:
+        moved = dict(dataset)
+        for key in PLACES:
+            place = Path(moved.get(key) or "")
+            if place.is_absolute() and place.is_relative_to(before) and not place.exists():
+                moved[key] = str(Path(data_root, place.relative_to(before)).expanduser().absolute())
+        if "parts" in moved:
+            moved["parts"] = [now(part) for part in moved["parts"]]
+        return moved
+
+    return replace(checkpoint, meta={**checkpoint.meta, "dataset": now(checkpoint.meta["dataset"])})
 
 
 def trained_dataset(checkpoint: Checkpoint) -> dict[str, Any]:

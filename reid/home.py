@@ -21,3 +21,30 @@ def home() -> Path:
     if chosen:
         return Path(chosen).expanduser().resolve()
     return source_root() or Path.cwd()
+
+
+def in_this_home(recorded: Path) -> Path:
+    """Where a file or folder lies that an absolute path names: below the home, where the project was moved.
+
+    The longest end of the path, of two names or more, that is there below the home; else as it was recorded.
+    """
+    here = home()
+    if recorded.is_relative_to(here) and recorded.exists():
+        return recorded
+    names = recorded.parts[1:]
+    ends = (here.joinpath(*names[start:]) for start in range(len(names) - 1))
+    return next((place for place in ends if place.exists()), recorded)
+
+
+def as_moved(path: str, old: Path, new: Path) -> str:
+    """`path` as it has to be read where the folder that was `old` lies at `new`.
+
+    What lay beside it, below the last folder that differs, was moved with it if it is there; else `path`
+    stays.
+    """
+    while old != new and old.name == new.name and old.name:
+        old, new = old.parent, new.parent
+    if old == new or not Path(path).is_relative_to(old):
+        return path
+    moved = new / Path(path).relative_to(old)
+    return str(moved) if moved.exists() else path

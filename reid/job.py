@@ -18,6 +18,7 @@ from reid.engine.distributed import ALONE, World
 from reid.engine.rundir import (
     LAST,
     STATUS,
+    Fingerprint,
     RunStatus,
     find_finished,
     find_unfinished,
@@ -85,12 +86,19 @@ class Job:
             except OSError as error:
                 log.warning("%s could not be written: %s", place / STATUS, error)
 
-    def resume(self, wanted: str | None, config_hash: str, data_root: str, take: str = "none") -> None:
+    def resume(
+        self,
+        wanted: str | None,
+        config_hash: str,
+        data_root: str,
+        take: str = "none",
+        fingerprint: Fingerprint = None,
+    ) -> None:
         """Move into the folder of the run that `wanted` names (`auto`: the newest unfinished of this config).
 
         A job of a sweep does so by itself, and knows from here on which runs have finished its cell already;
         `take` says which of them count: those of the same code, of any, or (none) only what this very job
-        left in its folder before it was killed.
+        left in its folder before it was killed.  `fingerprint` tells the data of now, which may have moved.
         Nothing is written there before `track`.
 
         Raises:
@@ -100,13 +108,13 @@ class Job:
         self.status.code = sources_hash()
         roots = [home() / "outputs", home() / "multirun"]
         if self.sweep is not None and wanted in (None, "auto"):
-            self._go_on(take, roots)
+            self._go_on(take, roots, fingerprint)
             return
         if wanted is None:
             return
         found = None
         if self.world.first and wanted == "auto":
-            found = find_unfinished(config_hash, data_root, self.folder, roots)
+            found = find_unfinished(config_hash, data_root, self.folder, roots, fingerprint=fingerprint)
         elif self.world.first:
             found = run_of(Path(wanted))
         found = self.world.first_says(found)
@@ -115,12 +123,13 @@ class Job:
             return
         self.folder, self.resuming = found, True
 
-    def _go_on(self, take: str, roots: list[Path]) -> None:
+    def _go_on(self, take: str, roots: list[Path], fingerprint: Fingerprint) -> None:
         """Find what is there of this sweep's cell: finished runs, or a checkpoint to go on from."""
         status, code = self.status, None if take == "any_code" else self.status.code
         places = None if take == "none" else roots
-        self._finished = find_finished(status.config_hash, status.data_root, self.folder, places, code)
-        self._begun = find_unfinished(status.config_hash, status.data_root, self.folder, places, code)
+        cell = status.config_hash, status.data_root, self.folder, places, code, fingerprint
+        self._finished = find_finished(*cell)
+        self._begun = find_unfinished(*cell)
 
     @property
     def found_a_run(self) -> bool:

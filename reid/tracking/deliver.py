@@ -48,6 +48,10 @@ def ensure_run(store: Store, journal: Journal) -> Sent:
         creation = journal.creation
         experiment_id = store.prepare(creation["experiment"])
         run_id = find_run(store.client, experiment_id, creation["run_key"])
+        if sent is not None and run_id == sent.run_id:  # the same store, which was moved
+            sent = Sent(store.public_uri, run_id, sent.offset)
+            journal.save_sent(sent)
+            return sent
         if run_id is None:
             tags = {**creation["tags"], RUN_KEY: creation["run_key"]}
             if creation.get("parent"):
@@ -112,11 +116,20 @@ def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> De
 
 
 def _send(client: MlflowClient, run_id: str, operation: Operation, folder: Path, delivery: Delivery) -> None:
+    """Send one operation; where the store refuses a batch for one of its values, the others are sent.
+
+    What is refused is named in `delivery`.
+    """
     try:
         _apply(client, run_id, operation, folder)
     except Exception as error:
         if not _is_refusal(error):
             raise
+        values = list(operation.get("values", {}).items())
+        if len(values) > 1:
+            for half in (values[: len(values) // 2], values[len(values) // 2 :]):
+                _send(client, run_id, {**operation, "values": dict(half)}, folder, delivery)
+            return
         what = str(operation.get("values") or operation.get("path") or "")
         delivery.refused.append(f"{operation['op']} {what[:120]}: {error}")
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from reid.tracking.deliver import Delivery, deliver
 from reid.tracking.errors import TrackingError
 from reid.tracking.journal import Journal, status_change
+from reid.tracking.moved import database_now
 from reid.tracking.store import Store, default_store
-from reid.tracking.uris import sqlite_uri
+from reid.tracking.uris import sqlite_file, sqlite_uri
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ def store_of(folder: Path) -> Store:
     creation, sent = Journal(folder).creation, Journal(folder).sent()
     root = creation["artifact_root"]
     uri = _quoted(creation["store"], root)
-    if sent and sent.uri != uri:
-        store = default_store(folder, sent.uri)
-    else:
-        store = Store(uri, Path(root) if root else None)
+    last = sent.uri if sent else uri
+    database = sqlite_file(last)
+    if database is not None and (moved := database_now(database, folder)) != database:
+        last = sqlite_uri(moved)
+    store = default_store(folder, last) if last != uri else Store(uri, Path(root) if root else None)
     uri = store.uri
     if ":***@" not in uri:
         return store
