@@ -155,12 +155,29 @@ def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path
             if not path.exists():
                 raise TrackingError(f"{path} is no longer there, so it cannot be sent")
             client.log_artifact(run_id, str(path), operation["folder"] or None)
+        case "lost":
+            for lost in _lost_runs(client, run_id, operation):
+                client.set_tag(lost, "reid.error", "its folder was removed while it ran; it was begun anew")
+                client.set_terminated(lost, "KILLED", end_time=operation["time"])
         case "status" if operation["status"] == "RUNNING":
             client.update_run(run_id, status="RUNNING")
         case "status":
             client.set_terminated(run_id, operation["status"], end_time=operation["time"])
         case unknown:
             raise TrackingError(f"operation {unknown!r} in the journal is not known to this version")
+
+
+def _lost_runs(client: MlflowClient, run_id: str, operation: Operation) -> list[str]:
+    """The runs that this one was begun anew for: the one that is named, and those of the same cell that say
+    RUNNING, though their folder is this one's."""
+    run = client.get_run(run_id)
+    found = [operation["run_id"]] if operation.get("run_id") else []
+    parent = run.data.tags.get(PARENT_RUN)
+    if parent and operation.get("config_hash"):
+        cell = f"tags.`{PARENT_RUN}` = '{parent}' and tags.`reid.config_hash` = '{operation['config_hash']}'"
+        runs = client.search_runs([run.info.experiment_id], f"{cell} and attributes.status = 'RUNNING'")
+        found += [str(each.info.run_id) for each in runs]
+    return [each for each in dict.fromkeys(found) if each != run_id]
 
 
 def _is_refusal(error: Exception) -> bool:

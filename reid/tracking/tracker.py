@@ -16,7 +16,15 @@ from typing import Literal, Self
 
 from reid.tracking.courier import Courier
 from reid.tracking.errors import TrackingError
-from reid.tracking.journal import Journal, Operation, now_ms, parent_reference, replace_text, status_change
+from reid.tracking.journal import (
+    Journal,
+    Operation,
+    lost_run,
+    now_ms,
+    parent_reference,
+    replace_text,
+    status_change,
+)
 from reid.tracking.machine import hide_home
 from reid.tracking.names import MAX_PARAM, MAX_TAG, as_text, check_names, cut
 from reid.tracking.store import Store
@@ -48,6 +56,7 @@ class Tracker:
         self._courier = Courier(store, journal)
         self._failing = False
         self._finished = False
+        self._creation = journal.creation
         for operation, _ in journal.read():
             self._remember(operation)
 
@@ -87,6 +96,8 @@ class Tracker:
         journal.acquire()
         try:
             known = journal.path.exists() and journal.path.stat().st_size > 0
+            lost = lost_run(journal, parent, creation, known)
+            known = known and journal.has_beginning
             if known and not resume:
                 raise TrackingError(
                     f"{journal.folder} already holds a tracked run. Resume it (resume=auto), or choose "
@@ -99,6 +110,8 @@ class Tracker:
             journal.release()
             raise
         tracker._record(status_change("RUNNING"))
+        if lost is not None:
+            tracker._record(lost)
         if known and tags:
             tracker.tags(tags)
         if params:
@@ -114,7 +127,7 @@ class Tracker:
     @property
     def run_key(self) -> str:
         """The key that this run was given here; the MLflow run carries it as the tag `reid.run_key`."""
-        return str(self._journal.creation["run_key"])
+        return str(self._creation["run_key"])
 
     @property
     def folder(self) -> Path:
@@ -236,6 +249,7 @@ class Tracker:
         self._remember(operation)
         self._unwritten.append((operation, durable))
         try:
+            self._journal.begin_again(self._creation)
             while self._unwritten:
                 self._journal.append(*self._unwritten[0])
                 del self._unwritten[0]
@@ -276,24 +290,6 @@ class Tracker:
                 self._journal.path,
             )
         self._failing = True
-
-
-def open_parent(
-    store: Store,
-    experiment: str,
-    sweep_dir: Path,
-    name: str,
-    tags: Mapping[str, object] | None = None,
-    description: str = "",
-    resume: bool = False,
-) -> Tracker:
-    """Open the run that stands for a whole sweep; its children are started with `parent=sweep_dir`."""
-    parent = Tracker.start(
-        store, experiment, sweep_dir, name, tags={**(tags or {}), "reid.kind": "sweep"}, resume=resume
-    )
-    if description:
-        parent.description(description)
-    return parent
 
 
 def _first_line(error: BaseException) -> str:
