@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -20,6 +21,7 @@ from reid.engine.rundir import (
     STATUS,
     Fingerprint,
     RunStatus,
+    clear_partials,
     find_finished,
     find_unfinished,
     read_status,
@@ -27,7 +29,7 @@ from reid.engine.rundir import (
 )
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
-from reid.home import home, source_root
+from reid.home import home, literal, source_root
 from reid.identity import flat, flat_keys
 from reid.sources import sources_hash
 from reid.terminal import log_sizes, move_logs
@@ -192,9 +194,10 @@ class Job:
         move_logs(self._logs, self.folder)
         for partial in self.folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)
+        clear_partials([home() / "outputs", home() / "multirun"])
         self.status.data_fingerprint = str(facts.get("reid.data.fingerprint", ""))
         self.save_status()
-        OmegaConf.save(OmegaConf.create(asdict(settings)), self.folder / "config_resolved.yaml")
+        OmegaConf.save(OmegaConf.create(_literal(asdict(settings))), self.folder / "config_resolved.yaml")
         self.tracker.artifact(self.folder / "config_resolved.yaml")
         if provenance.diff:
             self.tracker.text(provenance.diff, "git.diff")
@@ -249,6 +252,15 @@ class Job:
             log.warning("the failed job could not be tracked: %s", refusal)
         except type(error):
             pass
+
+
+def _literal(value: Any) -> Any:
+    """Plain data with all its texts as OmegaConf has to hold them."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(item) for item in value]
+    return literal(value) if isinstance(value, str) else value
 
 
 def job_name(config: DictConfig, overrides: list[str], choices: dict[str, str | None]) -> str:

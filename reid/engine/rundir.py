@@ -1,16 +1,20 @@
 """The folder of a run: what it says of itself, and finding the one to resume."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reid.engine.checkpoint import CheckpointError
 from reid.home import as_moved, in_this_home
-from reid.tracking.journal import JOURNAL, Journal
+from reid.tracking.journal import JOURNAL, Journal, under_way
 
 STATUS = "status.json"
 LAST = "last.pt"
+#: Nothing takes that long to write.
+HALF_WRITTEN_S = 3600
 
 
 @dataclass
@@ -142,6 +146,20 @@ def _statuses(folder: Path, roots: Iterable[Path] | None) -> Iterator[tuple[Path
         status = read_status(place)
         if status is not None:
             yield place, status
+
+
+def clear_partials(roots: Iterable[Path]) -> None:
+    """Remove what killed runs left half written below `roots`, such as a first checkpoint.
+
+    A run that is resumed clears its own folder; one that never was may have left any size.
+    """
+    for root in roots:
+        for partial in (*root.glob("*/.*.partial"), *root.glob("*/*/.*.partial")):
+            with suppress(OSError):  # another process may be at it too
+                # By age too, since before its first checkpoint a run holds no lock.
+                old = time.time() - partial.stat().st_mtime > HALF_WRITTEN_S
+                if old and not under_way(partial.parent):
+                    partial.unlink()
 
 
 def run_of(checkpoint: Path) -> Path:

@@ -15,7 +15,7 @@ from reid.engine import report
 from reid.engine.job_lock import occupied
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.engine.sweep_file import read_sweep
-from reid.home import home, source_root
+from reid.home import from_hydra, home, source_root
 from reid.identity import flat_keys
 from reid.tracking import (
     JOURNAL,
@@ -50,7 +50,7 @@ class SweepCallback(Callback):
         self.name: str | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.folder = from_hydra(Path(config.hydra.sweep.dir).absolute())
         self.folder.mkdir(parents=True, exist_ok=True)
         overrides = list(config.hydra.overrides.task)
         of_file = OmegaConf.select(config, "hydra.sweeper.params") or {}
