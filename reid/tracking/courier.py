@@ -13,7 +13,7 @@ from reid.tracking.store import Store
 _BUDGET_S = 5.0
 # What a run may wait for its store in all: this long, a tenth of its own time, and as long again at its end.
 # A store of this machine is waited for while another process makes its tables.
-_ALLOWANCE_S, _OWN_ALLOWANCE_S = 15.0, 180.0
+_ALLOWANCE_S, _OWN_ALLOWANCE_S = 10.0, 180.0
 _SHARE = 0.1
 
 
