@@ -100,8 +100,8 @@ class TrainedModel:
         bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if bad:
             raise CheckpointError(
-                f"{self.name} gives features with NaN or infinity for {len(bad)} of {len(paths)} images, "
-                f"first {paths[bad[0]]}: they compare with nothing. Take another checkpoint"
+                f"{self.name} gives features with NaN or infinity for {len(bad)} of {len(named)} images, "
+                f"first {named[bad[0]][0]}: they compare with nothing. Take another checkpoint"
             )
         return found
 

@@ -171,6 +171,7 @@ TABLE: dict[str, Entry] = {
     "threshold.feature_norm": _flag.optional,
     "threshold.neck_feature": _choice("after", "before").optional,
     "threshold.flip": _flag.optional,
+    "threshold.precision": _choice("float32", "tf32", "bf16", "fp16").optional,
     "threshold.protocol": _choice("cross_camera", "ignore_camera").optional,
     "threshold.dataset": _text.optional,
     "threshold.split": _text.optional,
