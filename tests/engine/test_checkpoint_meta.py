@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reid import convert
 from reid.checkpoints import trained_dataset
 from reid.engine.checkpoint import (
     Checkpoint,
@@ -27,6 +28,7 @@ from reid.engine.checkpoint_meta import TABLE, MetaError, check_meta
 from reid.engine.describe import how_far, rebuild_model
 from reid.engine.threshold import StoredThreshold, feature_space, stored_threshold
 from reid.inference import load_model
+from reid.models import build_backbone
 from reid.models.weights import WeightsError, read_tensors
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -224,6 +226,18 @@ def test_weights_that_are_no_numbers_are_refused(whole: Checkpoint, tmp_path: Pa
     ):
         load_checkpoint(tmp_path / "model.pt")
     assert read_checkpoint(tmp_path / "model.pt").meta == json.loads(json.dumps(whole.meta))
+
+
+def test_weight_files_hold_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = build_backbone("resnet18").state_dict()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "weights.pth")
+    words = r"weights.pth: 1 of \d+ tensors hold NaN or infinity \(layer1.0.conv1.weight\)"
+    with pytest.raises(WeightsError, match=words):
+        build_backbone("resnet18", weights=str(tmp_path / "weights.pth"))
+    assert convert.main([str(tmp_path / "weights.pth"), "-o", str(tmp_path / "out.pt")]) == 2
+    assert "hold NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "out.pt").exists()
 
 
 def test_large_weights_are_numbers(whole: Checkpoint, tmp_path: Path) -> None:
