@@ -69,9 +69,13 @@ class _Attempt:
 
         # A daemon: what hangs in a request does not keep the process.
         self._thread = threading.Thread(target=send, daemon=True, name="tracking")
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # some Pythons start none while they shut down, which is when a sweep is closed
+            send()
 
     def ends_before(self, deadline: float) -> bool:
         """Wait for the end until `deadline`, of time.monotonic()."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()

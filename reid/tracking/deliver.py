@@ -157,7 +157,7 @@ def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path
             client.log_artifact(run_id, str(path), operation["folder"] or None)
         case "lost":
             for lost in _lost_runs(client, run_id, operation):
-                client.set_tag(lost, "reid.error", "its folder was removed while it ran; it was begun anew")
+                client.set_tag(lost, "reid.error", "its process was killed, its folder removed; begun anew")
                 client.set_terminated(lost, "KILLED", end_time=operation["time"])
         case "status" if operation["status"] == "RUNNING":
             client.update_run(run_id, status="RUNNING")

@@ -24,11 +24,14 @@ class LateDelivery:
     died: bool
 
 
-def send_late(folder: Path, store: Store | None = None, again: bool = False) -> LateDelivery:
+def send_late(
+    folder: Path, store: Store | None = None, again: bool = False, budget_s: float | None = None
+) -> LateDelivery:
     """Send what the run in `folder` still has to send, to `store` (default: `store_of` the folder).
 
     A run whose process on this machine ended without closing it (a kill, a power cut) is marked FAILED first.
     again: send the whole journal, for a store that lost the run; what the store still has stays as it is.
+    budget_s: stop after about so many seconds.
     Raises TrackingError when the run is still under way, or its store is not known.
     """
     journal = Journal(folder)
@@ -38,7 +41,7 @@ def send_late(folder: Path, store: Store | None = None, again: bool = False) -> 
         died = _close_dead(journal)
         if again:
             journal.forget_sent()
-        return LateDelivery(deliver(store, journal), store, died)
+        return LateDelivery(deliver(store, journal, budget_s), store, died)
     finally:
         journal.release()
 
