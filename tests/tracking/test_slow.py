@@ -88,7 +88,7 @@ def test_one_value_that_is_refused_keeps_back_no_other(
         Tracker.start(store, "e", tmp_path / "run", "n", params=params, resume=True),
     ):
         pass
-    told = [line for line in caplog.messages if "refused" in line]
+    told = [line for line in caplog.messages if "the tracking store refused" in line]
     assert len(told) == 1
     assert "params {'key40': '40'}" in told[0]
     (record,) = list_runs(store, "e")
