@@ -123,7 +123,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """The same, whatever it says of itself.  Only tensors and plain data are ever unpickled.
 
-    Every member's checksum is compared, at about a second for 3 GB.
+    Every member's checksum is compared, which takes 0.06 s for 100 MB.
 
     Raises:
         CheckpointError: no such file, not such a file, or a damaged one.
