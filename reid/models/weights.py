@@ -7,8 +7,6 @@ import logging
 import re
 import socket
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -21,6 +19,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from reid.models.matching import WeightReport, backbone_tensors, compare, explain_misfit
+from reid.models.soundness import damaged_member, not_finite
 from reid.models.trunk import Backbone, ImagenetFile
 
 _log = logging.getLogger(__name__)
@@ -130,20 +129,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     return read_weights(path)[:2]
 
 
-def damaged_member(path: Path) -> str | None:
-    """The first part of a torch zip file whose bytes do not fit its checksum, which torch never compares.
-
-    None: all do, or the file is no zip. What cannot be walked through as a zip is left to torch to refuse.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
-    except zlib.error:
-        return "that is compressed"
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
-        return None if not zipfile.is_zipfile(path) else "the list of its parts"
-
-
 def refuse_damaged(path: Path) -> None:
     """Raise WeightsError where the checksums of a torch zip file do not fit."""
     if damaged := damaged_member(path):
@@ -159,18 +144,6 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], source: object) -> None:
             f"{source}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity ({', '.join(bad[:3])}). "
             f"Take a file from before that training diverged."
         )
-
-
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors that hold NaN or infinity."""
-    # A sum is not finite where an element is not, and takes a twentieth of the time of looking at each.
-    return [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point()
-        and not bool(tensor.sum().isfinite())
-        and not bool(tensor.isfinite().all())
-    ]
 
 
 def file_sha256(path: Path) -> str:

@@ -25,7 +25,7 @@ class Courier:
 
     def __init__(self, store: Store, journal: Journal) -> None:
         self._store, self._journal = store, journal
-        self._allowance = _OWN_ALLOWANCE_S if store.uri.startswith("sqlite:") else _ALLOWANCE_S
+        self._allowance = _OWN_ALLOWANCE_S if store.uri.startswith("sqlite") else _ALLOWANCE_S
         self._began = time.monotonic()
         self._waited = 0.0
         self._attempt: _Attempt | None = None

@@ -16,12 +16,12 @@ from reid.tracking import Store, Tracker, courier, list_runs, read_record, send_
 from reid.tracking.deliver import deliver
 from reid.tracking.journal import Journal
 
-SECONDS = 1.0
+SECONDS = 3.0
 
 
 @pytest.fixture
 def slow() -> Iterator[str]:
-    """The address of a server that answers each request after a second, and does nothing."""
+    """The address of a server that answers each request after three seconds, and does nothing."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -68,8 +68,8 @@ def test_what_a_slow_store_costs_is_bounded_and_the_rest_is_in_the_journal(
     with caplog.at_level(logging.WARNING), Tracker.start(Store(slow), "e", tmp_path / "run", "n") as run:
         for step in range(1, 30):
             run.metrics({"loss": 1 / step}, step)
-    # 0.3 s while it ran, as much at its end, and a tenth of its time.
-    assert time.monotonic() - started < 0.9
+    # 0.3 s while it ran, as much at its end, and a tenth of its time; two requests alone would be 6 s.
+    assert time.monotonic() - started < 4
     assert len([line for line in caplog.messages if "does not take this run for now" in line]) == 1
     assert len([*Journal(tmp_path / "run").read()]) == 32
 
