@@ -5,6 +5,7 @@ not run again, which the job itself finds out (`reid.job`).
 """
 
 import itertools
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from reid.config import (
 from reid.data_ahead import HERE, refuse_without_data
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
-from reid.home import home
+from reid.home import for_hydra, from_hydra, home
 from reid.identity import config_hash
 from reid.models import check_weights
 from reid.search_space import tune_settings
@@ -117,6 +118,7 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
 
 def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig]]:
     """The plan, looking at no data and no weights, and what the cells that train are made of."""
+    _refuse_scattered(typed)
     words = [word for word in typed if not word.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(typed))
     if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
@@ -159,6 +161,16 @@ def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig
     return Plan(multirun, cells, launcher, experiment, take, retry), trained
 
 
+def _refuse_scattered(typed: Sequence[str]) -> None:
+    """Raises ConfigError where -m stands between overrides, which Hydra's parser takes on one side alone."""
+    flags = ("-m", "--multirun")
+    first = next((place for place, word in enumerate(typed) if word in flags), len(typed))
+    keys = ["=" in word for word in typed]
+    if any(keys[:first]) and any(keys[first:]):
+        rest = " ".join(shlex.quote(word) for word in typed if word not in flags)
+        raise ConfigError(f"{typed[first]} has to stand before the first key. Type: {typed[first]} {rest}")
+
+
 def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
     """What is added to a multirun's command line: the folder in which it begins or goes on.
 
@@ -173,7 +185,7 @@ def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
     root = home() / "multirun"
     added = []
     if chosen:
-        folder = Path(chosen[-1].strip("'\"")).expanduser().absolute()
+        folder = from_hydra(Path(chosen[-1].strip("'\"")).expanduser().absolute())
         found = read_sweep(folder)
         if found is not None and found.cells != sweep.cells:
             raise ConfigError(
@@ -183,7 +195,7 @@ def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
     else:
         earlier = None if plan.take == "none" else find_sweep(sweep, root, plan.take == "any_code")
         folder = earlier or root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+        quoted = str(for_hydra(folder)).replace("\\", "\\\\").replace("'", "\\'")
         added.append(f"{SWEEP_DIR}='{quoted}'")
     if folder.is_dir() and Journal(folder).in_use():
         raise ConfigError(

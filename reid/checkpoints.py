@@ -1,9 +1,13 @@
 """Which checkpoint a key of a command names, and the data that a checkpoint was trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from reid.checks import ConfigError
 from reid.config import RUN_ID
+from reid.data import DatasetError
+from reid.dataset_config import PLACES, check_dataset
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.home import home
 from reid.tracking import default_store, fetch_checkpoint
@@ -36,11 +40,33 @@ def find_checkpoint(name: str, tracking_uri: str | None = None, key: str = "chec
     raise CheckpointError(f"{key}={name}: the folder holds neither model.pt nor last.pt")
 
 
+def with_data_now(checkpoint: Checkpoint, data_root: str) -> Checkpoint:
+    """`checkpoint` with the data that it was trained on as they lie now.
+
+    What lay below the `data.root` of its training and is no longer there lies below that of now, `data_root`.
+    """
+    before = checkpoint.meta["config"].get("data.root")
+    if not isinstance(before, str):
+        return checkpoint
+
+    def now(dataset: dict[str, Any]) -> dict[str, Any]:
+        moved = dict(dataset)
+        for key in PLACES:
+            place = Path(moved.get(key) or "")
+            if place.is_absolute() and place.is_relative_to(before) and not place.exists():
+                moved[key] = str(Path(data_root, place.relative_to(before)).expanduser().absolute())
+        if "parts" in moved:
+            moved["parts"] = [now(part) for part in moved["parts"]]
+        return moved
+
+    return replace(checkpoint, meta={**checkpoint.meta, "dataset": now(checkpoint.meta["dataset"])})
+
+
 def trained_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
     """The dataset that the model was trained on, as `load_dataset` takes it.
 
     Raises:
-        CheckpointError: the file does not say: it comes from `reid.convert`.
+        CheckpointError: the file does not say: it comes from `reid.convert`; or what it says no reader takes.
     """
     dataset: dict[str, Any] = checkpoint.meta["dataset"]
     if "root" not in dataset:
@@ -48,4 +74,8 @@ def trained_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
             "this checkpoint was converted from another project's file, which does not say what it was "
             "trained on: name the data, such as dataset=market"
         )
+    try:
+        check_dataset(dataset)
+    except (ConfigError, DatasetError) as error:
+        raise CheckpointError(f"what the checkpoint says of its data cannot be: {error}") from error
     return dataset

@@ -35,6 +35,7 @@ from reid.engine.slots import SHARED_LAUNCHERS, gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
 from reid.engine.sweep import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.engine.sweep_file import read_sweep
+from reid.home import from_hydra
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.ranks import check_launch, rank_arguments, run_folder
@@ -177,7 +178,7 @@ def _run_job(
     config: DictConfig, story: Callable[[Job], Mapping[str, float]], world: World, earlier: list[str]
 ) -> None:
     hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
+    folder = from_hydra(Path(hydra_config.runtime.output_dir))
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = [*earlier, *hydra_config.overrides.task]

@@ -19,7 +19,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
 from reid.checks import above, at_least, between, one_of
-from reid.home import home
+from reid.home import for_hydra, home, literal
 from reid.plain_warnings import show_plainly
 from reid.search_path import FurtherChoices
 
@@ -254,7 +254,7 @@ def register() -> None:
     store.store(name="threshold_schema", node=ThresholdConfig)
     store.store(name="tune_schema", node=TuneConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
-    OmegaConf.register_new_resolver("reid.home", lambda: str(home()), replace=True)
+    OmegaConf.register_new_resolver("reid.home", lambda: str(for_hydra(home())), replace=True)
 
 
 def dataset_choices() -> list[str]:
@@ -272,9 +272,10 @@ def compose_dataset(choice: str, data_root: str, changes: dict[str, Any]) -> dic
     register()
     with _composing():
         config = compose("evaluate", overrides=[f"dataset={choice}"])
-    config.data.root = data_root
+    config.data.root = literal(data_root)
     for key, value in changes.items():
-        OmegaConf.update(config, f"dataset.{key}", value, force_add=True)
+        text = literal(value) if isinstance(value, str) else value
+        OmegaConf.update(config, f"dataset.{key}", text, force_add=True)
     OmegaConf.set_struct(config, False)
     for key in [key for key in config.dataset if OmegaConf.is_missing(config.dataset, key)]:
         del config.dataset[key]

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from reid.config import EvalConfig, ImageConfig
 from reid.dialects import CommandParser
-from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
 from reid.engine.describe import preprocessing
 from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone
 from reid.models.matching import backbone_tensors, compare, summarise
 from reid.models.recognise import recognise
-from reid.models.weights import file_sha256, read_weights
+from reid.models.weights import file_sha256, read_weights, refuse_not_finite
 from reid.unpickle import read_trusted
 
 _NECK = "bottleneck."
@@ -78,7 +78,9 @@ def convert(
             f"its neck, classifier or spatial transformer does not fit a {name}: {whole.describe()}"
         )
     own = model.state_dict()
-    model.load_state_dict({key: tensor for key, tensor in kept.items() if key in own}, strict=False)
+    used = {key: tensor for key, tensor in kept.items() if key in own}
+    refuse_not_finite(used, source)
+    model.load_state_dict(used, strict=False)
 
     meta = {
         "model": {
@@ -176,7 +178,7 @@ def _check_paths(source: Path, target: Path) -> None:
 def _refuse_own(tensors: Mapping[str, Tensor], source: Path) -> None:
     if any(name.startswith("backbone.") for name in tensors):
         with suppress(CheckpointError):
-            load_checkpoint(source)
+            read_checkpoint(source)
             raise WeightsError(f"{source} is a checkpoint of this suite already: use it as it is")
 
 

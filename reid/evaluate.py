@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from reid import run_figures
-from reid.checkpoints import find_checkpoint, trained_dataset
+from reid.checkpoints import find_checkpoint, trained_dataset, with_data_now
 from reid.command import launch
 from reid.config import EvalConfig, EvaluateConfig, ImageConfig
 from reid.console import score_table, tracked_as
@@ -34,7 +34,9 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     """Scores (fractions) of a checkpoint on one dataset or on many; tracked, drawn, and in scores.json."""
     device = choose_device(settings.device)
     set_up_backend(device, settings.precision)
-    checkpoint = load_checkpoint(find_checkpoint(settings.checkpoint, settings.tracking.uri))
+    checkpoint = with_data_now(
+        load_checkpoint(find_checkpoint(settings.checkpoint, settings.tracking.uri)), settings.data.root
+    )
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
     trained_on, so_far = checkpoint.meta["dataset"], how_far(checkpoint.meta)
     if evaluation.datasets:

@@ -76,6 +76,7 @@ class TrainedModel:
 
         Raises:
             DatasetError: an image cannot be read; the message names those of its batch.
+            CheckpointError: features are not finite.
         """
         named = [
             (f"images[{number}]", image) if isinstance(image, Image.Image) else (str(image), Path(image))
@@ -95,7 +96,14 @@ class TrainedModel:
                     features = (features + self.model(pixels.flip(3)).float()) / 2
                 features = features.cpu()
                 parts.append(normalise(features) if self.space.feature_norm else features)
-        return torch.cat(parts)
+        found = torch.cat(parts)
+        bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if bad:
+            raise CheckpointError(
+                f"{self.name} gives features with NaN or infinity for {len(bad)} of {len(named)} images, "
+                f"first {named[bad[0]][0]}: they compare with nothing. Take another checkpoint"
+            )
+        return found
 
     def distances(self, first: Tensor, second: Tensor | None = None) -> Tensor:
         """Distances (N, M) between features (N, C) and (M, C), in float64; among `first` without `second`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -18,7 +19,9 @@ from reid.engine.distributed import ALONE, World
 from reid.engine.rundir import (
     LAST,
     STATUS,
+    Fingerprint,
     RunStatus,
+    clear_partials,
     find_finished,
     find_unfinished,
     read_status,
@@ -26,7 +29,7 @@ from reid.engine.rundir import (
 )
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
-from reid.home import home, source_root
+from reid.home import home, literal, source_root
 from reid.identity import flat, flat_keys
 from reid.sources import sources_hash
 from reid.terminal import log_sizes, move_logs
@@ -85,12 +88,19 @@ class Job:
             except OSError as error:
                 log.warning("%s could not be written: %s", place / STATUS, error)
 
-    def resume(self, wanted: str | None, config_hash: str, data_root: str, take: str = "none") -> None:
+    def resume(
+        self,
+        wanted: str | None,
+        config_hash: str,
+        data_root: str,
+        take: str = "none",
+        fingerprint: Fingerprint = None,
+    ) -> None:
         """Move into the folder of the run that `wanted` names (`auto`: the newest unfinished of this config).
 
         A job of a sweep does so by itself, and knows from here on which runs have finished its cell already;
         `take` says which of them count: those of the same code, of any, or (none) only what this very job
-        left in its folder before it was killed.
+        left in its folder before it was killed.  `fingerprint` tells the data of now, which may have moved.
         Nothing is written there before `track`.
 
         Raises:
@@ -100,13 +110,13 @@ class Job:
         self.status.code = sources_hash()
         roots = [home() / "outputs", home() / "multirun"]
         if self.sweep is not None and wanted in (None, "auto"):
-            self._go_on(take, roots)
+            self._go_on(take, roots, fingerprint)
             return
         if wanted is None:
             return
         found = None
         if self.world.first and wanted == "auto":
-            found = find_unfinished(config_hash, data_root, self.folder, roots)
+            found = find_unfinished(config_hash, data_root, self.folder, roots, fingerprint=fingerprint)
         elif self.world.first:
             found = run_of(Path(wanted))
         found = self.world.first_says(found)
@@ -115,12 +125,13 @@ class Job:
             return
         self.folder, self.resuming = found, True
 
-    def _go_on(self, take: str, roots: list[Path]) -> None:
+    def _go_on(self, take: str, roots: list[Path], fingerprint: Fingerprint) -> None:
         """Find what is there of this sweep's cell: finished runs, or a checkpoint to go on from."""
         status, code = self.status, None if take == "any_code" else self.status.code
         places = None if take == "none" else roots
-        self._finished = find_finished(status.config_hash, status.data_root, self.folder, places, code)
-        self._begun = find_unfinished(status.config_hash, status.data_root, self.folder, places, code)
+        cell = status.config_hash, status.data_root, self.folder, places, code, fingerprint
+        self._finished = find_finished(*cell)
+        self._begun = find_unfinished(*cell)
 
     @property
     def found_a_run(self) -> bool:
@@ -183,9 +194,10 @@ class Job:
         move_logs(self._logs, self.folder)
         for partial in self.folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)
+        clear_partials([home() / "outputs", home() / "multirun"])
         self.status.data_fingerprint = str(facts.get("reid.data.fingerprint", ""))
         self.save_status()
-        OmegaConf.save(OmegaConf.create(asdict(settings)), self.folder / "config_resolved.yaml")
+        OmegaConf.save(OmegaConf.create(_literal(asdict(settings))), self.folder / "config_resolved.yaml")
         self.tracker.artifact(self.folder / "config_resolved.yaml")
         if provenance.diff:
             self.tracker.text(provenance.diff, "git.diff")
@@ -240,6 +252,15 @@ class Job:
             log.warning("the failed job could not be tracked: %s", refusal)
         except type(error):
             pass
+
+
+def _literal(value: Any) -> Any:
+    """Plain data with all its texts as OmegaConf has to hold them."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(item) for item in value]
+    return literal(value) if isinstance(value, str) else value
 
 
 def job_name(config: DictConfig, overrides: list[str], choices: dict[str, str | None]) -> str:

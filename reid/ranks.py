@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reid.checks import ConfigError
 from reid.engine.distributed import World
-from reid.home import home
+from reid.home import for_hydra, home
 
 _RUN_DIR = "hydra.run.dir"
 
@@ -32,7 +32,7 @@ def check_launch(command: str, typed: Sequence[str], world: World, together: boo
 def run_folder(typed: Sequence[str]) -> str:
     """The folder of the run, as one process decides it for all: a time in it differs from one to the next."""
     chosen = [word.partition("=")[2] for word in typed if word.lstrip("+").startswith(f"{_RUN_DIR}=")]
-    default = str(home() / "outputs" / "${now:%Y-%m-%d_%H-%M-%S-%f}")
+    default = str(for_hydra(home()) / "outputs" / "${now:%Y-%m-%d_%H-%M-%S-%f}")
     folder = chosen[-1].strip("'\"") if chosen else default
     told = re.sub(r"\$\{now:([^}]*)\}", lambda now: datetime.now().strftime(now[1]), folder)
     return told if "${" in told else str(Path(told).expanduser().absolute())

@@ -32,6 +32,7 @@ from reid.config import (
     dataset_choices,
 )
 from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing
+from reid.home import from_hydra, literal
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 
 #: What the library's losses multiply or divide similarities by; ours say themselves what they take.
@@ -138,7 +139,7 @@ def threshold_settings(config: DictConfig) -> ThresholdConfig:
 def _typed(config: DictConfig) -> Any:
     OmegaConf.set_struct(config, False)
     try:
-        config.data.root = str(Path(config.data.root).expanduser().absolute())
+        config.data.root = literal(str(from_hydra(Path(config.data.root).expanduser().absolute())))
         settings: Any = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
         key = error.full_key or str(error).rpartition(": ")[2]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from reid import threshold_report
-from reid.checkpoints import find_checkpoint, trained_dataset
+from reid.checkpoints import find_checkpoint, trained_dataset, with_data_now
 from reid.checks import ConfigError
 from reid.command import launch
 from reid.config import RUN_ID, ImageConfig, ThresholdConfig
@@ -52,7 +52,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     device = choose_device(settings.device)
     set_up_backend(device, settings.precision)
     source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
-    checkpoint = load_checkpoint(source)
+    checkpoint = with_data_now(load_checkpoint(source), settings.data.root)
     target = destination(settings, source, job.folder)
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
     # Both belong to a ranking; a pair has none.

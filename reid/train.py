@@ -7,6 +7,7 @@ import logging
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 
 import torch
 from rich.text import Text
@@ -31,7 +32,7 @@ from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_le
 from reid.engine.prepare import (
     JudgedData,
     TrainingData,
-    fingerprint,
+    data_fingerprint,
     open_judged_data,
     open_training_data,
     read_dataset,
@@ -55,8 +56,11 @@ log = logging.getLogger(__name__)
 def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     """One run from config to scores (fractions, by the names that the tracker shows)."""
     show, world = job.console, job.world
-    job.resume(settings.resume, config_hash(settings), str(settings.dataset["root"]), settings.sweep.take)
-    if job.found_a_run and (scores := _finished_already(job, settings)) is not None:
+    data_now = cache(lambda: data_fingerprint(settings, job.progress, job.overrides))
+    data_root = str(settings.dataset["root"])
+    job.resume(settings.resume, config_hash(settings), data_root, settings.sweep.take, data_now)
+    # The scores of a finished run of this sweep's cell on the data of now; one begun is taken up.
+    if job.found_a_run and (scores := job.taken(data_now())) is not None:
         return scores
     start = None
     if settings.init_from is not None and not job.resuming:
@@ -150,14 +154,6 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     show.print(score_table(rows, describe(settings.eval, dataset.name)))
     say_where(job.console, settings, job.folder, session.history, tracker.run_id)
     return scores
-
-
-def _finished_already(job: Job, settings: TrainConfig) -> dict[str, float] | None:
-    """The scores of a finished run of this sweep's cell on the data of now; one begun is taken up."""
-    dataset, all_training_crops, settings = read_dataset(settings, job.progress, job.overrides)
-    data = open_training_data(dataset, settings, job.progress, all_training_crops)
-    judged = open_judged_data(dataset, settings.image, settings.data, job.progress)
-    return job.taken(fingerprint(data.fingerprint, judged.fingerprint))
 
 
 def _epochs(

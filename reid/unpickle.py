@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reid.models.weights import Held, WeightsError, held_tensors, read_tensors
+from reid.models.weights import Held, WeightsError, held_tensors, read_tensors, refuse_damaged
 
 #: All that a pickle may really call. `__builtin__` is what the pickles of old protocols call `builtins`.
 _HARMLESS = frozenset({
@@ -101,6 +101,7 @@ def gather(path: Path) -> dict[str, Tensor]:
 
 
 def _gather(path: Path, ema: bool) -> tuple[dict[str, Tensor], Held]:
+    refuse_damaged(path)
     content = torch.load(path, map_location="cpu", pickle_module=_pickle_module(), weights_only=False)
     return held_tensors(_plain(content), path, ema)
 

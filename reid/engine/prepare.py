@@ -156,6 +156,14 @@ def warn_of_doubles(query: Sequence[Crop], gallery: Sequence[Crop]) -> None:
         )
 
 
+def data_fingerprint(settings: TrainConfig, progress: Progress, overrides: Sequence[str] = ()) -> str:
+    """The fingerprint of the data that a run of this config has now; what no store holds is decoded."""
+    dataset, all_training_crops, settings = read_dataset(settings, progress, overrides)
+    data = open_training_data(dataset, settings, progress, all_training_crops)
+    judged = open_judged_data(dataset, settings.image, settings.data, progress)
+    return fingerprint(data.fingerprint, judged.fingerprint)
+
+
 def fingerprint(*parts: str) -> str:
     """16 hex digits over these texts, in their order."""
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]

@@ -1,15 +1,20 @@
 """The folder of a run: what it says of itself, and finding the one to resume."""
 
 import json
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reid.engine.checkpoint import CheckpointError
-from reid.tracking.journal import Journal
+from reid.home import as_moved, in_this_home
+from reid.tracking.journal import JOURNAL, Journal, under_way
 
 STATUS = "status.json"
 LAST = "last.pt"
+#: Nothing takes that long to write.
+HALF_WRITTEN_S = 3600
 
 
 @dataclass
@@ -38,34 +43,61 @@ class RunStatus:
 def read_status(folder: Path) -> RunStatus | None:
     """The status that `folder` holds, or None where there is none that can be read.
 
-    A run that ended while its store was away got its id later: the journal knows it.
+    A run that ended while its store was away got its id later: the journal knows it.  Of a project that was
+    moved, the places are those of now.
     """
     try:
         status = RunStatus(**json.loads((folder / STATUS).read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    if status.run_dir:
+        old = Path(status.run_dir)
+        new = _place_now(old, folder, status.taken_from)
+        status.data_root = as_moved(status.data_root, old, new)
+        status.run_dir = str(new)
+        if status.taken_from:
+            status.taken_from = str(new)
     if status.run_id is None and status.run_dir:
         sent = Journal(Path(status.run_dir)).sent()
         status.run_id = sent.run_id if sent else None
     return status
 
 
+def _place_now(recorded: Path, folder: Path, taken_from: str) -> Path:
+    """Where the run lies now whose status in `folder` says that it lay at `recorded`."""
+    folder = folder.absolute()
+    itself = recorded.name == folder.name and not taken_from and (folder / JOURNAL).exists()
+    return folder if recorded == folder or itself else in_this_home(recorded)
+
+
+#: Tells the fingerprint of the data of now; None: only what was trained on data at the same place is found.
+Fingerprint = Callable[[], str] | None
+
+
 def find_unfinished(
-    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path] | None, code: str | None = None
+    config_hash: str,
+    data_root: str,
+    folder: Path,
+    roots: Iterable[Path] | None,
+    code: str | None = None,
+    fingerprint: Fingerprint = None,
 ) -> Path | None:
     """The newest run of this config on these data with a checkpoint, neither finished nor under way.
 
     Looked for in `folder` itself, beside it, and under `roots` (`outputs/*`, `multirun/*/*`); roots None: in
-    `folder` alone.  code: only a run of this code.
+    `folder` alone.  code: only a run of this code.  Data are the same where they lie at the same place, or
+    have the same fingerprint.
     """
     found: dict[Path, float] = {}
     for place, status in _statuses(folder, roots):
         checkpoint = place / LAST
-        if (status.config_hash, status.data_root) != (config_hash, data_root):
+        if status.config_hash != config_hash or code not in (None, status.code):
             continue
-        if code is not None and status.code != code:
-            continue
-        if not checkpoint.exists() or Journal(place).in_use():
+        if (
+            not checkpoint.exists()
+            or Journal(place).in_use()
+            or not _same_data(status, data_root, fingerprint)
+        ):
             continue
         found[place.resolve()] = checkpoint.stat().st_mtime
     if not found:
@@ -76,17 +108,32 @@ def find_unfinished(
 
 
 def find_finished(
-    config_hash: str, data_root: str, folder: Path, roots: Iterable[Path] | None, code: str | None = None
+    config_hash: str,
+    data_root: str,
+    folder: Path,
+    roots: Iterable[Path] | None,
+    code: str | None = None,
+    fingerprint: Fingerprint = None,
 ) -> list[RunStatus]:
-    """The finished runs of this config on these data, the newest first; `code` and places as above."""
+    """The finished runs of this config on these data, the newest first; all else as above."""
     found: dict[str, tuple[float, RunStatus]] = {}
     for place, status in _statuses(folder, roots):
-        same = (status.config_hash, status.data_root) == (config_hash, data_root)
-        if status.status != "FINISHED" or not same or code not in (None, status.code):
+        if (
+            status.status != "FINISHED"
+            or status.config_hash != config_hash
+            or code not in (None, status.code)
+        ):
             continue
-        # What is only pointed at is found where it lies, unless that folder is gone.
-        found.setdefault(status.run_dir, ((place / STATUS).stat().st_mtime, status))
+        if _same_data(status, data_root, fingerprint):
+            # What is only pointed at is found where it lies, unless that folder is gone.
+            found.setdefault(status.run_dir, ((place / STATUS).stat().st_mtime, status))
     return [status for _, status in sorted(found.values(), key=lambda item: -item[0])]
+
+
+def _same_data(status: RunStatus, data_root: str, fingerprint: Fingerprint) -> bool:
+    if status.data_root == data_root:
+        return True
+    return bool(fingerprint and status.data_fingerprint and status.data_fingerprint == fingerprint())
 
 
 def _statuses(folder: Path, roots: Iterable[Path] | None) -> Iterator[tuple[Path, RunStatus]]:
@@ -99,6 +146,20 @@ def _statuses(folder: Path, roots: Iterable[Path] | None) -> Iterator[tuple[Path
         status = read_status(place)
         if status is not None:
             yield place, status
+
+
+def clear_partials(roots: Iterable[Path]) -> None:
+    """Remove what killed runs left half written below `roots`, such as a first checkpoint.
+
+    A run that is resumed clears its own folder; one that never was may have left any size.
+    """
+    for root in roots:
+        for partial in (*root.glob("*/.*.partial"), *root.glob("*/*/.*.partial")):
+            with suppress(OSError):  # another process may be at it too
+                # By age too, since before its first checkpoint a run holds no lock.
+                old = time.time() - partial.stat().st_mtime > HALF_WRITTEN_S
+                if old and not under_way(partial.parent):
+                    partial.unlink()
 
 
 def run_of(checkpoint: Path) -> Path:

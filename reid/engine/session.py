@@ -157,24 +157,36 @@ class Session:
             raise CheckpointError(
                 f"{path} holds a model without the state of its training: nothing to resume"
             )
-        progress = checkpoint.meta["progress"]
-        _require_epochs(path, progress["epoch"], checkpoint.training["totals"]["steps"], epochs)
-        self.model.load_state_dict(dict(checkpoint.model))
-        learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
-        take_up(self.optimizer, checkpoint.training["optimizer"], [*self.model.parameters(), *learnt_by_loss])
-        if self.metric_loss is not None:
-            self.metric_loss.load_state_dict(checkpoint.training.get("metric_loss", {}))
-        if self.loss_optimizer is not None:
-            load_optimizer(self.loss_optimizer, checkpoint.training["loss_optimizer"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(checkpoint.training["scaler"])
-        rngs = [checkpoint.training["rng"], *checkpoint.training.get("rng_of_others", [])]
-        if self.world.rank < len(rngs):  # a run may go on with more ranks than it had
-            restore_rng(rngs[self.world.rank], self.device)
-        self.totals = EpochTotals.from_state(checkpoint.training["totals"], self.device)
-        self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]
+        try:
+            self._take_up(path, checkpoint, epochs)
+        except CheckpointError:
+            raise
+        # What a file holds that was changed may be of any type, and of any shape.
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise CheckpointError(
+                f"{path} cannot be resumed: the state of its training does not fit this run "
+                f"({type(error).__name__}: {error}). To start anew leave `resume` out"
+            ) from error
         self.meta["begun"] = checkpoint.meta.get("begun", {})
         return dict(self.meta["begun"])
+
+    def _take_up(self, path: Path, checkpoint: Checkpoint, epochs: float) -> None:
+        training, progress = checkpoint.training, checkpoint.meta["progress"]
+        _require_epochs(path, progress["epoch"], training["totals"]["steps"], epochs)
+        self.model.load_state_dict(dict(checkpoint.model))
+        learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
+        take_up(self.optimizer, training["optimizer"], [*self.model.parameters(), *learnt_by_loss])
+        if self.metric_loss is not None:
+            self.metric_loss.load_state_dict(training.get("metric_loss", {}))
+        if self.loss_optimizer is not None:
+            load_optimizer(self.loss_optimizer, training["loss_optimizer"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(training["scaler"])
+        rngs = [training["rng"], *training.get("rng_of_others", [])]
+        if self.world.rank < len(rngs):  # a run may go on with more ranks than it had
+            restore_rng(rngs[self.world.rank], self.device)
+        self.totals = EpochTotals.from_state(training["totals"], self.device)
+        self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]
 
 
 def _require_epochs(path: Path, epoch: int, steps: int, epochs: float) -> None:

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from reid.engine import report
 from reid.engine.job_lock import occupied
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.engine.sweep_file import read_sweep
-from reid.home import home, source_root
+from reid.home import from_hydra, home, source_root
 from reid.identity import flat_keys
 from reid.tracking import (
     JOURNAL,
@@ -36,6 +37,8 @@ PARENT_FOLDER = "REID_SWEEP_FOLDER"
 SWEPT_KEYS = "REID_SWEPT_KEYS"
 #: The process that started them.
 LAUNCHER = "REID_SWEEP_LAUNCHER"
+#: What a sweep may wait at its end for what its jobs could not send.
+CHILDREN_S = 60.0
 
 
 class SweepCallback(Callback):
@@ -50,7 +53,7 @@ class SweepCallback(Callback):
         self.name: str | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.folder = from_hydra(Path(config.hydra.sweep.dir).absolute())
         self.folder.mkdir(parents=True, exist_ok=True)
         overrides = list(config.hydra.overrides.task)
         of_file = OmegaConf.select(config, "hydra.sweeper.params") or {}
@@ -111,15 +114,18 @@ class SweepCallback(Callback):
 def send_children(folder: Path, store: Store) -> None:
     """Send what the jobs of the sweep in `folder` could not send, as far as the store answers.
 
-    A job that was killed is marked FAILED there; one that an orphan is still at sends by itself.
+    A job that was killed is marked FAILED there; one that an orphan is still at sends by itself.  A store
+    that is slow is not waited for long.
     """
+    started = time.monotonic()
     for path in sorted(folder.glob(f"*/{JOURNAL}")):
         try:
-            delivery = send_late(path.parent, store).delivery
+            left_s = max(0.0, CHILDREN_S - (time.monotonic() - started))
+            delivery = send_late(path.parent, store, budget_s=left_s).delivery
         except (TrackingError, OSError) as error:
             log.info("%s: %s", path.parent, error)
             continue
-        if delivery.error is not None:
+        if delivery.error is not None or delivery.left:
             log.warning(
                 "the tracking store does not take all of this sweep; later: python -m reid.sync %s", folder
             )

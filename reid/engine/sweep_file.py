@@ -1,8 +1,10 @@
 """What a sweep's folder says of the sweep: which cells it is made of."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from reid.home import as_moved
 
 SWEEP = "sweep.json"
 
@@ -12,27 +14,44 @@ class SweepFile:
     """The cells of a sweep in the order of its jobs, each by its config hash and the folder of its data.
 
     code: hash of the code that it was begun with.  experiment: what it is tracked under.  overrides: what
-    makes each cell, as typed.
+    makes each cell, as typed.  folder: where it lay when it was written, which tells that it was moved.
     """
 
     experiment: str
     code: str
     cells: list[list[str]] = field(default_factory=list)
     overrides: list[list[str]] = field(default_factory=list)
+    folder: str = ""
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{SWEEP}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        told = asdict(self) | {"folder": str(folder.absolute())}
+        partial.write_text(json.dumps(told, indent=1) + "\n")
         partial.replace(folder / SWEEP)
 
 
 def read_sweep(folder: Path) -> SweepFile | None:
-    """The sweep that `folder` holds, or None where there is none that can be read."""
+    """The sweep that `folder` holds, or None where there is none that can be read.
+
+    Where it was moved with its data, these lie where they are now.
+    """
     try:
-        return SweepFile(**json.loads((folder / SWEEP).read_text()))
+        sweep = SweepFile(**json.loads((folder / SWEEP).read_text()))
+        old, new = sweep.folder or _old_place(folder), folder.absolute()
+        cells = [[name, as_moved(root, Path(old), new)] for name, root in sweep.cells] if old else sweep.cells
+        return replace(sweep, cells=cells, folder=str(new))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _old_place(folder: Path) -> str:
+    """Where a sweep lay that does not say so itself, as the status of one of its cells has it, or ""."""
+    for path in sorted(folder.glob("*/status.json")):
+        place = Path(str(json.loads(path.read_text())["run_dir"]))
+        if place.parent.name == folder.name:
+            return str(place.parent)
+    return ""
 
 
 def find_sweep(wanted: SweepFile, root: Path, any_code: bool = False) -> Path | None:

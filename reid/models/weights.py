@@ -19,6 +19,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from reid.models.matching import WeightReport, backbone_tensors, compare, explain_misfit
+from reid.models.soundness import damaged_member, not_finite
 from reid.models.trunk import Backbone, ImagenetFile
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def load_weights(backbone: Backbone, weights: str, ema: bool = False) -> WeightR
     if not report.fits:
         raise WeightsError(explain_misfit(report, backbone.name, own, given))
     fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    refuse_not_finite(fitting, source)
     backbone.load_state_dict(fitting, strict=False)
     backbone.weight_report = report
     _log.info("%s", report.describe())
@@ -115,6 +117,7 @@ def read_weights(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], str,
     Raises WeightsError when there is no such file, or when it cannot be read so, or holds no named tensor.
     """
     check_weights(str(path))
+    refuse_damaged(path)
     sha256 = file_sha256(path)
     with path.open("rb") as file:
         tensors, held = held_tensors(_parse(path, file), path, ema)
@@ -124,6 +127,23 @@ def read_weights(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], str,
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """`read_weights` of a file of one state dict: the tensors and the SHA-256."""
     return read_weights(path)[:2]
+
+
+def refuse_damaged(path: Path) -> None:
+    """Raise WeightsError where the checksums of a torch zip file do not fit."""
+    if damaged := damaged_member(path):
+        raise WeightsError(
+            f"{path} is damaged: the checksum of its part {damaged} does not fit its bytes. Fetch it again."
+        )
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], source: object) -> None:
+    """Raise WeightsError where tensors hold NaN or infinity: every feature would."""
+    if bad := not_finite(tensors):
+        raise WeightsError(
+            f"{source}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity ({', '.join(bad[:3])}). "
+            f"Take a file from before that training diverged."
+        )
 
 
 def file_sha256(path: Path) -> str:

@@ -48,6 +48,10 @@ def ensure_run(store: Store, journal: Journal) -> Sent:
         creation = journal.creation
         experiment_id = store.prepare(creation["experiment"])
         run_id = find_run(store.client, experiment_id, creation["run_key"])
+        if sent is not None and run_id == sent.run_id:  # the same store, which was moved
+            sent = Sent(store.public_uri, run_id, sent.offset)
+            journal.save_sent(sent)
+            return sent
         if run_id is None:
             tags = {**creation["tags"], RUN_KEY: creation["run_key"]}
             if creation.get("parent"):
@@ -112,11 +116,20 @@ def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> De
 
 
 def _send(client: MlflowClient, run_id: str, operation: Operation, folder: Path, delivery: Delivery) -> None:
+    """Send one operation; where the store refuses a batch for one of its values, the others are sent.
+
+    What is refused is named in `delivery`.
+    """
     try:
         _apply(client, run_id, operation, folder)
     except Exception as error:
         if not _is_refusal(error):
             raise
+        values = list(operation.get("values", {}).items())
+        if len(values) > 1:
+            for half in (values[: len(values) // 2], values[len(values) // 2 :]):
+                _send(client, run_id, {**operation, "values": dict(half)}, folder, delivery)
+            return
         what = str(operation.get("values") or operation.get("path") or "")
         delivery.refused.append(f"{operation['op']} {what[:120]}: {error}")
 
@@ -142,12 +155,29 @@ def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path
             if not path.exists():
                 raise TrackingError(f"{path} is no longer there, so it cannot be sent")
             client.log_artifact(run_id, str(path), operation["folder"] or None)
+        case "lost":
+            for lost in _lost_runs(client, run_id, operation):
+                client.set_tag(lost, "reid.error", "its process was killed, its folder removed; begun anew")
+                client.set_terminated(lost, "KILLED", end_time=operation["time"])
         case "status" if operation["status"] == "RUNNING":
             client.update_run(run_id, status="RUNNING")
         case "status":
             client.set_terminated(run_id, operation["status"], end_time=operation["time"])
         case unknown:
             raise TrackingError(f"operation {unknown!r} in the journal is not known to this version")
+
+
+def _lost_runs(client: MlflowClient, run_id: str, operation: Operation) -> list[str]:
+    """The runs that this one was begun anew for: the one that is named, and those of the same cell that say
+    RUNNING, though their folder is this one's."""
+    run = client.get_run(run_id)
+    found = [operation["run_id"]] if operation.get("run_id") else []
+    parent = run.data.tags.get(PARENT_RUN)
+    if parent and operation.get("config_hash"):
+        cell = f"tags.`{PARENT_RUN}` = '{parent}' and tags.`reid.config_hash` = '{operation['config_hash']}'"
+        runs = client.search_runs([run.info.experiment_id], f"{cell} and attributes.status = 'RUNNING'")
+        found += [str(each.info.run_id) for each in runs]
+    return [each for each in dict.fromkeys(found) if each != run_id]
 
 
 def _is_refusal(error: Exception) -> bool:

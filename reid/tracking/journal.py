@@ -87,6 +87,15 @@ class Journal:
                 file.truncate(start)
                 raise
 
+    def begin_again(self, creation: Operation) -> None:
+        """Where the folder was removed in mid-run, make it anew, so that the run goes on as the one it is.
+
+        Raises OSError as `append` does.
+        """
+        if not self.path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.append(creation, durable=True)
+
     def read(self, offset: int = 0) -> Iterator[tuple[Operation, int]]:
         """Operations from byte `offset` on, each with the byte after it. Leaves out a line cut by a kill."""
         if not self.path.exists():
@@ -107,6 +116,19 @@ class Journal:
                 return operation
             break
         raise TrackingError(f"{self.path} does not begin with the creation of a run: not a run's journal")
+
+    @property
+    def has_beginning(self) -> bool:
+        """Whether the first operation creates the run: a folder that was removed in mid-run lost it."""
+        first = next((operation for operation, _ in self.read()), None)
+        return first is not None and first.get("op") == "create"
+
+    def set_aside(self) -> Sent | None:
+        """Rename what is left of a journal without its beginning; returns how far it had been sent."""
+        sent = self.sent()
+        self.path.replace(self.path.with_name(f"lost.{now_ms()}.{JOURNAL}"))
+        self.forget_sent()
+        return sent
 
     def sent(self) -> Sent | None:
         """How far which store has this journal, or None before the first answer of a store."""
@@ -133,6 +155,24 @@ def under_way(folder: Path) -> bool:
     """Whether a process of this machine writes the run in `folder` right now."""
     journal = Journal(folder)
     return journal.path.exists() and journal.in_use()
+
+
+def lost_run(journal: Journal, parent: Path | None, creation: Operation, known: bool) -> Operation | None:
+    """The operation that closes the run that `creation` takes the place of, its folder having been removed.
+
+    That is told by a journal without its beginning, which is set aside; and of the cell of a sweep that goes
+    on there may be nothing left at all, so the store is asked.  None: no run is lost.
+    """
+    again = {"op": "lost", "time": now_ms(), "config_hash": creation["tags"].get("reid.config_hash")}
+    if known:
+        if journal.has_beginning:
+            return None
+        sent = journal.set_aside()
+        return {**again, "run_id": sent.run_id if sent else None}
+    if parent is None:
+        return None
+    starts = [op for op, _ in Journal(parent).read() if op["op"] == "status" and op["status"] == "RUNNING"]
+    return again if len(starts) > 1 else None
 
 
 def status_change(status: str) -> Operation:

@@ -10,8 +10,9 @@ from pathlib import Path
 from reid.tracking.deliver import Delivery, deliver
 from reid.tracking.errors import TrackingError
 from reid.tracking.journal import Journal, status_change
+from reid.tracking.moved import database_now
 from reid.tracking.store import Store, default_store
-from reid.tracking.uris import sqlite_uri
+from reid.tracking.uris import sqlite_file, sqlite_uri
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,14 @@ class LateDelivery:
     died: bool
 
 
-def send_late(folder: Path, store: Store | None = None, again: bool = False) -> LateDelivery:
+def send_late(
+    folder: Path, store: Store | None = None, again: bool = False, budget_s: float | None = None
+) -> LateDelivery:
     """Send what the run in `folder` still has to send, to `store` (default: `store_of` the folder).
 
     A run whose process on this machine ended without closing it (a kill, a power cut) is marked FAILED first.
     again: send the whole journal, for a store that lost the run; what the store still has stays as it is.
+    budget_s: stop after about so many seconds.
     Raises TrackingError when the run is still under way, or its store is not known.
     """
     journal = Journal(folder)
@@ -37,7 +41,7 @@ def send_late(folder: Path, store: Store | None = None, again: bool = False) -> 
         died = _close_dead(journal)
         if again:
             journal.forget_sent()
-        return LateDelivery(deliver(store, journal), store, died)
+        return LateDelivery(deliver(store, journal, budget_s), store, died)
     finally:
         journal.release()
 
@@ -50,10 +54,11 @@ def store_of(folder: Path) -> Store:
     creation, sent = Journal(folder).creation, Journal(folder).sent()
     root = creation["artifact_root"]
     uri = _quoted(creation["store"], root)
-    if sent and sent.uri != uri:
-        store = default_store(folder, sent.uri)
-    else:
-        store = Store(uri, Path(root) if root else None)
+    last = sent.uri if sent else uri
+    database = sqlite_file(last)
+    if database is not None and (moved := database_now(database, folder)) != database:
+        last = sqlite_uri(moved)
+    store = default_store(folder, last) if last != uri else Store(uri, Path(root) if root else None)
     uri = store.uri
     if ":***@" not in uri:
         return store

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from reid.locks import FileLock
 from reid.tracking.errors import TrackingError, how_to_restore
+from reid.tracking.moved import bring_artifacts_along
 from reid.tracking.uris import folder_uri, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PROBE_S = 1.0
 #: The folder of artifacts beside a sqlite file.
 ARTIFACTS = "mlartifacts"
 # Creating the tables of a fresh database takes seconds, on a busy machine tens of them.
@@ -73,8 +78,12 @@ class Store:
             os.environ.setdefault(name, value)
         # Left over from another tool, it would make MLflow reopen that tool's run (mlflow#15713).
         os.environ.pop("MLFLOW_RUN_ID", None)
+        self._probe()
         from mlflow import MlflowClient
+        from mlflow.store.db import utils
 
+        # As for HTTP above: its own 10 attempts would take 100 s.
+        utils.MAX_RETRY_COUNT = 1
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         with self._first_use():
@@ -82,7 +91,23 @@ class Store:
             client = MlflowClient(tracking_uri=self.uri)
             if not self.is_server:
                 client.search_experiments(max_results=1)
+            database = sqlite_file(self.uri)
+            if self.artifact_root is not None and database is not None:
+                bring_artifacts_along(database, self.artifact_root)
         return client
+
+    def _probe(self) -> None:
+        """Raise ConnectionError where nothing listens at the address of a database server."""
+        parts = urlsplit(self.uri)
+        port = next((port for name, port in _PORTS.items() if parts.scheme.startswith(name)), None)
+        if port is None or not parts.hostname:  # a file, a server of MLflow, a socket of this machine
+            return
+        try:
+            socket.create_connection((parts.hostname, parts.port or port), timeout=_PROBE_S).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no database answers at {parts.hostname}:{parts.port or port} ({error})"
+            ) from error
 
     def prepare(self, experiment: str) -> str:
         """Create the store's tables and the experiment where they are missing; return the experiment's id.

@@ -14,9 +14,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from reid.tracking.deliver import deliver
+from reid.tracking.courier import Courier
 from reid.tracking.errors import TrackingError
-from reid.tracking.journal import Journal, Operation, now_ms, parent_reference, replace_text, status_change
+from reid.tracking.journal import (
+    Journal,
+    Operation,
+    lost_run,
+    now_ms,
+    parent_reference,
+    replace_text,
+    status_change,
+)
 from reid.tracking.machine import hide_home
 from reid.tracking.names import MAX_PARAM, MAX_TAG, as_text, check_names, cut
 from reid.tracking.store import Store
@@ -26,18 +34,15 @@ logger = logging.getLogger(__name__)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _RETRY_S = 30.0
-# An attempt may take long (a locked database: 20 s); then the next one waits longer, so that a sick store
-# costs at most a tenth of the training time.
+# An attempt may take long (a locked database: 20 s); then the next one waits longer.
 _RETRY_FACTOR = 10.0
-# Catching up after an outage goes on in slices, between the epochs.
-_BUDGET_S = 5.0
 
 
 class Tracker:
     """A run under way: `Tracker.start` opens it, `finish` or leaving the `with` block closes it.
 
-    Calls never raise because of the store, and never wait for a dead one for more than a few seconds; they
-    raise TrackingError for what is wrong here (a bad name, a finished run).
+    Calls never raise because of the store; they raise TrackingError for what is wrong here (a bad name, a
+    finished run).  What a dead or slow store may cost is bounded: what is left then stays in the journal.
     """
 
     def __init__(self, store: Store, journal: Journal) -> None:
@@ -48,8 +53,10 @@ class Tracker:
         self._points: set[tuple[str, int, float]] = set()
         self._unwritten: list[tuple[Operation, bool]] = []  # what a full disk has refused so far
         self._retry_at = 0.0
+        self._courier = Courier(store, journal)
         self._failing = False
         self._finished = False
+        self._creation = journal.creation
         for operation, _ in journal.read():
             self._remember(operation)
 
@@ -89,6 +96,8 @@ class Tracker:
         journal.acquire()
         try:
             known = journal.path.exists() and journal.path.stat().st_size > 0
+            lost = lost_run(journal, parent, creation, known)
+            known = known and journal.has_beginning
             if known and not resume:
                 raise TrackingError(
                     f"{journal.folder} already holds a tracked run. Resume it (resume=auto), or choose "
@@ -101,6 +110,8 @@ class Tracker:
             journal.release()
             raise
         tracker._record(status_change("RUNNING"))
+        if lost is not None:
+            tracker._record(lost)
         if known and tags:
             tracker.tags(tags)
         if params:
@@ -116,7 +127,7 @@ class Tracker:
     @property
     def run_key(self) -> str:
         """The key that this run was given here; the MLflow run carries it as the tag `reid.run_key`."""
-        return str(self._journal.creation["run_key"])
+        return str(self._creation["run_key"])
 
     @property
     def folder(self) -> Path:
@@ -238,6 +249,7 @@ class Tracker:
         self._remember(operation)
         self._unwritten.append((operation, durable))
         try:
+            self._journal.begin_again(self._creation)
             while self._unwritten:
                 self._journal.append(*self._unwritten[0])
                 del self._unwritten[0]
@@ -252,46 +264,32 @@ class Tracker:
             self._points.update((key, operation["step"], value) for key, value in operation["values"].items())
 
     def _send(self, last: bool) -> None:
-        started = time.monotonic()
-        if started < self._retry_at and not last:
+        if time.monotonic() < self._retry_at and not last:
             return
-        delivery = deliver(self._store, self._journal, None if last else _BUDGET_S)
+        sent = self._courier.send(last)
+        if sent is None:
+            self._complain("it is slow")
+            return
+        delivery, cost = sent
         for refusal in delivery.refused:
             logger.warning("the tracking store refused %s", refusal)
-        if delivery.error is None:
-            if self._failing:
-                logger.info("the tracking store answers again")
+        if delivery.error is not None:
+            self._retry_at = time.monotonic() + max(_RETRY_S, _RETRY_FACTOR * cost)
+            self._complain(_first_line(delivery.error))
+        elif self._failing and not delivery.left:
+            logger.info("the tracking store answers again")
             self._failing = False
-            return
-        cost = time.monotonic() - started
-        self._retry_at = time.monotonic() + max(_RETRY_S, _RETRY_FACTOR * cost)
-        if not self._failing:
+
+    def _complain(self, why: str) -> None:
+        if not self._failing:  # once for each outage
             logger.warning(
                 "the tracking store %s does not take this run for now (%s). Going on; all is kept in %s "
                 "and sent when it answers, or later by: python -m reid.sync",
                 self._store.public_uri,
-                cut(_first_line(delivery.error), 300),
+                cut(why, 300),
                 self._journal.path,
             )
         self._failing = True
-
-
-def open_parent(
-    store: Store,
-    experiment: str,
-    sweep_dir: Path,
-    name: str,
-    tags: Mapping[str, object] | None = None,
-    description: str = "",
-    resume: bool = False,
-) -> Tracker:
-    """Open the run that stands for a whole sweep; its children are started with `parent=sweep_dir`."""
-    parent = Tracker.start(
-        store, experiment, sweep_dir, name, tags={**(tags or {}), "reid.kind": "sweep"}, resume=resume
-    )
-    if description:
-        parent.description(description)
-    return parent
 
 
 def _first_line(error: BaseException) -> str:

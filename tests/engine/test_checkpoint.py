@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
 
 
 def a_checkpoint(value: float = 1.0) -> Checkpoint:
@@ -20,7 +20,7 @@ def a_checkpoint(value: float = 1.0) -> Checkpoint:
 
 def test_comes_back_as_it_was(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last.pt", a_checkpoint())
-    back = load_checkpoint(tmp_path / "last.pt")
+    back = read_checkpoint(tmp_path / "last.pt")
     assert torch.equal(back.model["weight"], torch.ones(3, 2))
     assert back.meta == {"epoch": 3, "name": "é"}
     assert back.training == {"lr": [0.1, 0.2]}
@@ -54,7 +54,7 @@ def test_meta_is_plain_json_in_a_file_that_runs_no_code(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named_in_full(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=str(tmp_path / "none.pt")):
-        load_checkpoint(tmp_path / "none.pt")
+        read_checkpoint(tmp_path / "none.pt")
 
 
 class Bomb:
@@ -72,14 +72,14 @@ def test_another_file_is_refused_and_not_run(content: str, tmp_path: Path) -> No
     else:
         torch.save({"conv1.weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="is not a checkpoint of this suite"):
-        load_checkpoint(path)
+        read_checkpoint(path)
 
 
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from reid.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 path = Path(sys.argv[1])
 save_checkpoint(path, Checkpoint({"w": torch.ones(8)}, {"epoch": 1}, {}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -88,7 +88,7 @@ try:
     save_checkpoint(path, Checkpoint({"w": torch.ones(1_000_000)}, {"epoch": 2}, {}))
 except OSError as error:
     print("refused", error)
-print(load_checkpoint(path).meta["epoch"], sorted(p.name for p in path.parent.iterdir()))
+print(read_checkpoint(path).meta["epoch"], sorted(p.name for p in path.parent.iterdir()))
 """
 
 
@@ -99,4 +99,7 @@ def test_a_write_that_fails_leaves_the_last_good_one(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "refused" in done.stdout
+    assert "last.pt" in done.stdout
+    assert "it needs 3.8 MiB" in done.stdout
+    assert "inline_container" not in done.stdout
     assert "1 ['last.pt']" in done.stdout

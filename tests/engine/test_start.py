@@ -1,6 +1,7 @@
 """What a run takes from the checkpoint that `init_from` names, and what it refuses."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from composing import settings_of
 
 from reid.config import TrainConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from reid.engine.describe import build_model, model_spec
+from reid.engine.describe import build_model, model_spec, preprocessing
 from reid.engine.start import begin, open_start
 from reid.models import ReidModel, build_backbone
 from reid.models.weights import file_sha256
@@ -20,7 +21,16 @@ NET = ("backbone=resnet18", "backbone.weights=none")
 
 def saved(path: Path, settings: TrainConfig, identities: int, **meta: Any) -> ReidModel:
     model = build_model(settings, identities)
-    told = {"model": model_spec(settings, identities), "dataset": {"name": "market"}, **meta}
+    told = {
+        "model": model_spec(settings, identities),
+        "preprocessing": preprocessing(settings.image),
+        "dataset": {"name": "market"},
+        "pids": list(range(1, identities + 1)),
+        "eval": asdict(settings.eval),
+        "config": {},
+        "config_hash": "0" * 16,
+        **meta,
+    }
     save_checkpoint(path, Checkpoint(model.state_dict(), told, {"optimizer": {}}))
     return model
 

@@ -7,7 +7,7 @@ import torch
 from composing import settings_of
 from torch import Tensor, nn
 
-from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from reid.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from reid.engine.describe import build_model, model_spec, rebuild_model
 from reid.models import Backbone, BackboneError, ReidModel, build_backbone, load_weights
 from reid.models.spatial import add_spatial_transformer
@@ -158,7 +158,7 @@ def test_a_checkpoint_is_rebuilt_with_it(tmp_path: Path, monkeypatch: pytest.Mon
     save_checkpoint(
         tmp_path / "model.pt", Checkpoint(model.state_dict(), {"model": model_spec(settings, 3)}, {})
     )
-    again = rebuild_model(load_checkpoint(tmp_path / "model.pt")).eval()
+    again = rebuild_model(read_checkpoint(tmp_path / "model.pt")).eval()
     images = images_of(64, 32)
     with torch.inference_mode():
         assert torch.equal(again(images), model(images))

@@ -1,0 +1,65 @@
+"""A store that was moved with its project: where its artifacts lie now, and where the store itself does.
+
+MLflow writes the absolute folder of the artifacts into its database, for each experiment and each run, and
+would make the old folder again elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from reid.tracking.uris import folder_uri, local_folder
+
+_log = logging.getLogger(__name__)
+_WAIT_S = 20.0
+
+
+def bring_artifacts_along(database: Path, root: Path) -> None:
+    """Have the experiments and runs of a moved sqlite file name `root`, the artifact folder beside it.
+
+    Only what lay in a folder of that name elsewhere is touched, and only where it was moved too: its
+    artifacts are here, or are nowhere.
+    """
+    try:
+        with closing(sqlite3.connect(database, timeout=_WAIT_S)) as connection, connection:
+            locations = connection.execute(
+                "SELECT experiment_id, artifact_location FROM experiments"
+            ).fetchall()
+            for experiment, location in locations:
+                old = local_folder(location or "")
+                if old is None or old.name != root.name or _same(old, root):
+                    continue
+                _log.info("artifacts of experiment %s: %s is now %s", experiment, old, root)
+                runs = connection.execute(
+                    "SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (experiment,)
+                ).fetchall()
+                for run, uri in runs:
+                    place = local_folder(uri or "")
+                    if place is None or not place.is_relative_to(old):
+                        continue
+                    new = root / place.relative_to(old)
+                    if new.exists() or not place.exists():
+                        connection.execute(
+                            "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (folder_uri(new), run)
+                        )
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                    (folder_uri(root), experiment),
+                )
+    except sqlite3.Error as error:  # such as a file that this user may only read
+        _log.warning("the artifacts of the moved store %s could not be brought along: %s", database, error)
+
+
+def database_now(database: Path, folder: Path) -> Path:
+    """The sqlite file of a run in `folder`: `database`, or one above the folder where both were moved."""
+    if database.exists():
+        return database
+    above = (parent / database.name for parent in folder.absolute().parents)
+    return next((found for found in above if found.is_file()), database)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one == other or (one.exists() and other.exists() and one.samefile(other))

@@ -1,0 +1,280 @@
+"""What a checkpoint says of itself is compared as a whole, once, when it is read: each key of a real one."""
+
+import copy
+import json
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from reid import convert
+from reid.checkpoints import trained_dataset
+from reid.engine.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from reid.engine.checkpoint_meta import TABLE, MetaError, check_meta
+from reid.engine.describe import how_far, rebuild_model
+from reid.engine.threshold import StoredThreshold, feature_space, stored_threshold
+from reid.inference import load_model
+from reid.models import build_backbone
+from reid.models.weights import WeightsError, read_tensors
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "d063546" / "home.tar.xz"
+STORED = StoredThreshold(
+    0.9, "far_1e-2", "euclidean", True, "after", False, "cross_camera", "market", "test", "0" * 16, 200, 1000,
+    90000, 0.0099, (0.008, 0.012), 0.85, (0.8, 0.9),
+)  # fmt: skip
+#: Of another type, or out of every bound.
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    -7,
+    10**7 + 0.5,
+    10**30,
+    "befor",
+    "",
+    [],
+    ["x"],
+    {},
+    {"a": {}},
+    [1, 2, 3],
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real model.pt, of timm's smallest network, with a threshold."""
+    folder = tmp_path_factory.mktemp("model")
+    with tarfile.open(FIXTURE) as archive:
+        name = next(
+            name for name in archive.getnames() if name.startswith("outputs") and name.endswith("model.pt")
+        )
+        archive.extract(name, folder, filter="data")
+    found = load_checkpoint(folder / name)
+    save_checkpoint(folder / "model.pt", replace(found, meta={**found.meta, "threshold": asdict(STORED)}))
+    return folder / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path) -> Checkpoint:
+    return load_checkpoint(model)
+
+
+def use(meta: dict[str, Any]) -> None:
+    """What the commands do with it, but for the tensors."""
+    check_meta(meta)
+    feature_space(meta["eval"])
+    stored_threshold(meta)
+    how_far(meta)
+    trained_dataset(Checkpoint({}, meta, {}))
+
+
+def keys_of(meta: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key, dotted, but for the copy of the config that is only shown."""
+    for key, value in meta.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict) and key not in ("config", "begun"):
+            yield from keys_of(value, f"{prefix}{key}.")
+
+
+def changed(meta: dict[str, Any], key: str, value: Any = ...) -> dict[str, Any]:
+    """A copy in which one key has another value, or (...) is missing."""
+    other = copy.deepcopy(meta)
+    *parents, name = key.split(".")
+    node = other
+    for parent in parents:
+        node = node[parent]
+    if value is ...:
+        del node[name]
+    else:
+        node[name] = value
+    return other
+
+
+def refusal(meta: dict[str, Any]) -> str | None:
+    """What is said of it, None where it can be used."""
+    try:
+        use(meta)
+    except MetaError as error:
+        return str(error)
+    except CheckpointError:
+        return ""
+    return None
+
+
+def test_every_key_of_a_real_one_may_lack_or_be_of_another_type_and_is_named(whole: Checkpoint) -> None:
+    assert refusal(whole.meta) is None
+    for key in keys_of(whole.meta):
+        said = [refusal(changed(whole.meta, key, value)) for value in (..., *WRONG)]
+        # A key that is not in the table is one that no command reads, or that the reader of the data checks.
+        assert any(word is not None for word in said) or key not in TABLE, key
+        # A mapping of something else lacks what belongs into it.
+        assert all(not word or word.startswith(key) for word in said), (key, said)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("model", ..., "model is missing, expected a mapping"),
+        ("eval.neck_feature", "befor", "eval.neck_feature is 'befor', expected one of after, before"),
+        ("preprocessing.height", 10**7, "preprocessing.height is 10000000, expected a whole number from 16"),
+        ("preprocessing.mean", [0.5, 0.5, 0.5], "expected .0.485, 0.456, 0.406."),
+        ("model.num_classes", 10**9, "model.num_classes is 1000000000, expected 12, the rows"),
+        ("model.backbone.weights", "/etc/passwd", "expected one of none"),
+        ("threshold.value", float("nan"), "threshold.value is nan, expected a finite number"),
+        ("progress.epoch", -1, "progress.epoch is -1"),
+    ],
+)
+def test_the_reader_names_key_value_and_what_is_expected(
+    whole: Checkpoint, tmp_path: Path, key: str, value: Any, words: str
+) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, replace(whole, meta=changed(whole.meta, key, value)))
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", ["name", "library", "pooling", "image_size", "stem_relu"])
+def test_a_network_that_cannot_be_built_is_a_checkpoint_error(whole: Checkpoint, key: str) -> None:
+    for value in (*WRONG, "resnet18"):
+        if (key, value) == ("name", ""):
+            continue  # refused before
+        meta = changed(whole.meta, f"model.backbone.{key}", value)
+        try:
+            check_meta(meta)
+        except MetaError:
+            continue
+        try:
+            rebuild_model(replace(whole, meta=meta))
+        except CheckpointError:
+            continue
+        assert value is None or (key, value) == ("pooling", False)
+
+
+def test_older_and_converted_files_say_less(whole: Checkpoint) -> None:
+    optional = [key for key, entry in TABLE.items() if not entry.required]
+    least = whole.meta
+    for key in optional:
+        if key in set(keys_of(least)):
+            least = changed(least, key)
+    check_meta(least)
+    assert set(keys_of(least)) - set(TABLE) <= {
+        f"model.backbone.{key}" for key in ("pooling", "image_size")
+    } | {f"dataset.{key}" for key in ("preset", "domain", "seed")}
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ (1 << bit)]))
+
+
+def data_of(path: Path) -> list[tuple[str, int, int]]:
+    """Name, offset and size of every member of a zip file."""
+    found = []
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                found.append((info.filename, member._orig_compress_start, info.file_size))  # type: ignore[attr-defined]
+    return found
+
+
+def test_one_flipped_bit_is_refused_wherever_it_lies(model: Path, tmp_path: Path) -> None:
+    members = [entry for entry in data_of(model) if entry[2] > 0]
+    assert len(members) > 70
+    for number, (name, offset, size) in enumerate(members):
+        path = Path(shutil.copy(model, tmp_path / "flipped.pt"))
+        flip(path, offset + (number * 7919) % size, number % 8)
+        with pytest.raises(CheckpointError, match=f"is damaged: the checksum of its part {name}"):
+            load_checkpoint(path)
+
+
+def test_a_flipped_bit_of_a_weight_file_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"conv1.weight": torch.zeros(100)}, path)
+    offset = next(offset for name, offset, _ in data_of(path) if name.endswith("data/0"))
+    flip(path, offset + 7)
+    with pytest.raises(
+        WeightsError, match="is damaged: the checksum of its part weights/data/0 does not fit"
+    ):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused(whole: Checkpoint, tmp_path: Path, value: float) -> None:
+    state = {name: tensor.clone() for name, tensor in whole.model.items()}
+    state["backbone.conv_stem.weight"][0, 0, 0, 0] = value
+    save_checkpoint(tmp_path / "model.pt", replace(whole, model=state))
+    with pytest.raises(
+        CheckpointError, match=r"1 of its \d+ tensors hold NaN or infinity \(backbone.conv_stem"
+    ):
+        load_checkpoint(tmp_path / "model.pt")
+    assert read_checkpoint(tmp_path / "model.pt").meta == json.loads(json.dumps(whole.meta))
+
+
+def test_weight_files_hold_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = build_backbone("resnet18").state_dict()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "weights.pth")
+    words = r"weights.pth: 1 of \d+ tensors hold NaN or infinity \(layer1.0.conv1.weight\)"
+    with pytest.raises(WeightsError, match=words):
+        build_backbone("resnet18", weights=str(tmp_path / "weights.pth"))
+    assert convert.main([str(tmp_path / "weights.pth"), "-o", str(tmp_path / "out.pt")]) == 2
+    assert "hold NaN or infinity" in capsys.readouterr().err
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_large_weights_are_numbers(whole: Checkpoint, tmp_path: Path) -> None:
+    state = {**whole.model, "classifier.weight": torch.full_like(whole.model["classifier.weight"], 3e38)}
+    save_checkpoint(tmp_path / "model.pt", replace(whole, model=state))
+    load_checkpoint(tmp_path / "model.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["evaluate", "threshold", "extract", "compare"])
+def test_every_command_refuses_in_words(
+    run_command: Run, whole: Checkpoint, tmp_path: Path, module: str
+) -> None:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, replace(whole, meta=changed(whole.meta, "eval.neck_feature", "befor")))
+    (tmp_path / "images").mkdir()
+    images = [tmp_path / "images" / name for name in ("a.png", "b.png")]
+    for image in images:
+        Image.new("RGB", (16, 32)).save(image)
+    words = {
+        "extract": [str(tmp_path / "images"), "-o", str(tmp_path / "f.npz"), "--checkpoint", str(path)],
+        "compare": [*map(str, images), "--checkpoint", str(path)],
+    }
+    done = run_command(f"reid.{module}", *words.get(module, [f"checkpoint={path}"]), home=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "eval.neck_feature is 'befor', expected one of after, before" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_features_that_are_no_numbers_are_refused(whole: Checkpoint, tmp_path: Path) -> None:
+    # Each weight is a number; what comes of them is none.
+    state = {
+        **whole.model,
+        "bottleneck.running_var": torch.full_like(whole.model["bottleneck.running_var"], -1),
+    }
+    save_checkpoint(tmp_path / "model.pt", replace(whole, model=state))
+    Image.new("RGB", (16, 32)).save(tmp_path / "a.png")
+    model = load_model(tmp_path / "model.pt", "cpu")
+    with pytest.raises(CheckpointError, match=r"NaN or infinity for 1 of 1 images, first .*a\.png"):
+        model.embed([tmp_path / "a.png"])
