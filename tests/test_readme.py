@@ -20,6 +20,7 @@ PARSED = (
     "reid.convert",
     "reid.data.check",
     "reid.data.split",
+    "reid.data.stores",
     "reid.extract",
     "reid.report",
     "reid.runs",
