@@ -92,11 +92,16 @@ def keep_resident(asked: bool | None, size: int, device: torch.device) -> bool:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raises ConfigError where torch.compile would not find the C++ compiler that it needs on a CPU."""
+    """Raises ConfigError where torch.compile could not build its C++ for a CPU."""
     if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         raise ConfigError(
             "compile=true on a CPU needs a C++ compiler (g++ or clang++), and there is none here. Install "
             "one, or set compile=false"
+        )
+    if device.type == "cpu" and os.environ.get("ATEN_CPU_CAPABILITY") == "default":
+        raise ConfigError(
+            "compile=true and ATEN_CPU_CAPABILITY=default in the environment exclude each other: what torch "
+            "generates uses vector units. Unset the variable, or set compile=false"
         )
 
 

@@ -217,9 +217,17 @@ def test_compiling_without_a_compiler_is_refused_in_words(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match=r"compile=true on a CPU needs a C\+\+ compiler"):
         require_compiler(CPU)
     require_compiler(GPU)
+    monkeypatch.undo()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    with pytest.raises(ConfigError, match="compile=true and ATEN_CPU_CAPABILITY=default"):
+        require_compiler(CPU)
+    require_compiler(GPU)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("ATEN_CPU_CAPABILITY") == "default", reason="refused, as the test above shows"
+)
 def test_a_compiled_network_has_the_same_parameters_outputs_and_gradients() -> None:
     require_compiler(CPU)
     torch.manual_seed(0)
