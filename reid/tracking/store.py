@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from reid.locks import FileLock
 from reid.tracking.errors import TrackingError, how_to_restore
@@ -98,16 +97,21 @@ class Store:
 
     def _probe(self) -> None:
         """Raise ConnectionError where nothing listens at the address of a database server."""
-        parts = urlsplit(self.uri)
-        port = next((port for name, port in _PORTS.items() if parts.scheme.startswith(name)), None)
-        if port is None or not parts.hostname:  # a file, a server of MLflow, a socket of this machine
-            return
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
         try:
-            socket.create_connection((parts.hostname, parts.port or port), timeout=_PROBE_S).close()
+            parts = make_url(self.uri)  # a password may hold what ends a host elsewhere: # and /
+        except (ArgumentError, ValueError):  # MLflow says what is wrong with it
+            return
+        port = next((port for name, port in _PORTS.items() if parts.drivername.startswith(name)), None)
+        if port is None or not parts.host:  # a file, a server of MLflow, a socket of this machine
+            return
+        address = parts.host, parts.port or port
+        try:
+            socket.create_connection(address, timeout=_PROBE_S).close()
         except OSError as error:
-            raise ConnectionError(
-                f"no database answers at {parts.hostname}:{parts.port or port} ({error})"
-            ) from error
+            raise ConnectionError(f"no database answers at {address[0]}:{address[1]} ({error})") from error
 
     def prepare(self, experiment: str) -> str:
         """Create the store's tables and the experiment where they are missing; return the experiment's id.

@@ -43,6 +43,18 @@ def slow() -> Iterator[str]:
     server.shutdown()
 
 
+@pytest.mark.parametrize("password", ["p#ss", "a/b", "p[x", "p%23s"])
+def test_a_password_is_not_taken_for_an_address(password: str) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        store = Store(f"postgresql://me:{password}@127.0.0.1:{port}/mlflow")
+        with pytest.raises(ConnectionError, match=f"no database answers at 127.0.0.1:{port} "):
+            store._probe()
+        listening.listen()
+        store._probe()
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql+pymysql"])
 def test_a_dead_database_server_is_found_out_within_a_second(scheme: str, tmp_path: Path) -> None:
     with socket.socket() as probe:
