@@ -101,6 +101,22 @@ def test_runs_and_sweeps_of_a_moved_project_are_found(project: Callable[[], Path
     assert find_sweep(sweep, home / "multirun") == home / "multirun" / "sweep"
 
 
+@pytest.mark.parametrize("damaged", ["{}", "[]", '{"run_dir": ', '{"run_dir": null}'])
+def test_one_damaged_status_hides_no_sweep(damaged: str, project: Callable[[], Path]) -> None:
+    home = project()
+    folder, root = home / "multirun" / "sweep", str(home / "data" / "market")
+    told = json.loads((folder / "sweep.json").read_text())
+    del told["folder"]
+    (folder / "sweep.json").write_text(json.dumps(told))
+    (folder / "0").rename(folder / "1")
+    (folder / "0").mkdir()
+    (folder / "0" / "status.json").write_text(damaged)
+    shown = json.loads((folder / "1" / "status.json").read_text())
+    shown["run_dir"] = str(Path(shown["run_dir"]).with_name("1"))
+    (folder / "1" / "status.json").write_text(json.dumps(shown))
+    assert find_sweep(SweepFile("reid", "c", [["c", root], ["d", root]]), home / "multirun") == folder
+
+
 def test_data_that_were_moved_are_told_by_their_content(project: Callable[[], Path]) -> None:
     home = project()
     roots, fresh = [home / "outputs", home / "multirun"], home / "outputs" / "new"

@@ -1,6 +1,7 @@
 """What a sweep's folder says of the sweep: which cells it is made of."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -48,9 +49,10 @@ def read_sweep(folder: Path) -> SweepFile | None:
 def _old_place(folder: Path) -> str:
     """Where a sweep lay that does not say so itself, as the status of one of its cells has it, or ""."""
     for path in sorted(folder.glob("*/status.json")):
-        place = Path(str(json.loads(path.read_text())["run_dir"]))
-        if place.parent.name == folder.name:
-            return str(place.parent)
+        with suppress(OSError, ValueError, TypeError, KeyError):  # one that cannot be read says nothing
+            place = Path(json.loads(path.read_text())["run_dir"])
+            if place.parent.name == folder.name:
+                return str(place.parent)
     return ""
 
 
