@@ -18,6 +18,7 @@ STEP = sorted(
         "engine/loop.py",
         "engine/objective.py",
         "engine/scaling.py",
+        "engine/shared_neck.py",
         "data/augment.py",
         "data/batches.py",
         "data/erasing.py",
