@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from composing import settings_of
+from least_meta import least_meta
 from torch import nn
 
 from reid.config import TrainConfig, config_folder
@@ -55,8 +56,8 @@ def open_session(settings: TrainConfig, folder: Path, seed: int = 0) -> tuple[Se
         warnings.filterwarnings("ignore", "Values of Tp or Tn")
         metric_loss = build_metric_loss(settings.loss, num_classes=4, embedding_size=32)
     optimizer = build_optimizer(model, settings.optimizer, metric_loss)
-    meta = {"resume_hash": "r", "train_fingerprint": "t"}
-    session = Session(folder, model, optimizer, CPU, meta, metric_loss, build_loss_optimizer(metric_loss))
+    loss_optimizer = build_loss_optimizer(metric_loss)
+    session = Session(folder, model, optimizer, CPU, least_meta(4), metric_loss, loss_optimizer)
     objective = Objective(settings.loss["id_weight"], settings.loss["metric_weight"], 0.0, metric_loss)
     return session, objective
 
@@ -216,3 +217,19 @@ def test_the_features_trained_and_judged_on_are_chosen_apart(trained: str, judge
     assert torch.equal(logits, model.classifier(seen["after"]))
     assert torch.equal(model.eval()(images), seen[judged])
     assert not torch.equal(seen["before"], seen["after"])
+
+
+def test_a_device_that_is_full_is_no_fault_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for("triplet")
+    session, _ = open_session(settings, tmp_path)
+    session.save()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    again, _ = open_session(settings, tmp_path)
+    monkeypatch.setattr(again.optimizer, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        again.resume()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from least_meta import least_meta
 from torch import nn
 from torch.amp import GradScaler
 
@@ -113,11 +114,10 @@ def test_equals_plain_code_with_torchs_scaler(model: ReidModel, group: int, clip
 
 def test_two_and_two_epochs_are_four(model: ReidModel, tmp_path: Path) -> None:
     """The scale, and how long it has held, are in the checkpoint: it is doubled every third step here."""
-    meta = {"resume_hash": "", "train_fingerprint": "", "config": {}}
 
     def session(name: str, model: ReidModel) -> Session:
         (tmp_path / name).mkdir(exist_ok=True)
-        begun = Session(tmp_path / name, model, build_optimizer(model, ADAM), CPU, dict(meta))
+        begun = Session(tmp_path / name, model, build_optimizer(model, ADAM), CPU, least_meta(4))
         begun.scaler = GradScaler("cpu", init_scale=TOO_LARGE, growth_interval=3)
         return begun
 
