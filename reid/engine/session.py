@@ -159,7 +159,7 @@ class Session:
             )
         try:
             self._take_up(path, checkpoint, epochs)
-        except CheckpointError:
+        except (CheckpointError, torch.OutOfMemoryError):  # the latter is the device's, not the file's
             raise
         # What a file holds that was changed may be of any type, and of any shape.
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
