@@ -173,9 +173,12 @@ def _lost_runs(client: MlflowClient, run_id: str, operation: Operation) -> list[
     run = client.get_run(run_id)
     found = [operation["run_id"]] if operation.get("run_id") else []
     parent = run.data.tags.get(PARENT_RUN)
-    if parent and operation.get("config_hash"):
-        cell = f"tags.`{PARENT_RUN}` = '{parent}' and tags.`reid.config_hash` = '{operation['config_hash']}'"
-        runs = client.search_runs([run.info.experiment_id], f"{cell} and attributes.status = 'RUNNING'")
+    cell = {key: value for key, value in operation["cell"].items() if value}
+    if parent and cell:
+        same = " and ".join(
+            f"tags.`{key}` = '{value}'" for key, value in {PARENT_RUN: parent, **cell}.items()
+        )
+        runs = client.search_runs([run.info.experiment_id], f"{same} and attributes.status = 'RUNNING'")
         found += [str(each.info.run_id) for each in runs]
     return [each for each in dict.fromkeys(found) if each != run_id]
 

@@ -20,6 +20,8 @@ from reid.locks import FileLock, Timeout
 from reid.tracking.errors import TrackingError
 
 JOURNAL = "journal.jsonl"
+#: The tags that tell the cells of a sweep apart: a hash of a config says nothing of where its data lie.
+CELL = ("reid.config_hash", "reid.data.fingerprint")
 Operation = dict[str, Any]
 
 
@@ -163,7 +165,7 @@ def lost_run(journal: Journal, parent: Path | None, creation: Operation, known: 
     That is told by a journal without its beginning, which is set aside; and of the cell of a sweep that goes
     on there may be nothing left at all, so the store is asked.  None: no run is lost.
     """
-    again = {"op": "lost", "time": now_ms(), "config_hash": creation["tags"].get("reid.config_hash")}
+    again = {"op": "lost", "time": now_ms(), "cell": {k: creation["tags"].get(k) for k in CELL}}
     if known:
         if journal.has_beginning:
             return None

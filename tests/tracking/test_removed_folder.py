@@ -79,3 +79,20 @@ def test_a_cell_of_which_nothing_is_left_is_closed_when_its_sweep_goes_on(
             run.finish()
     assert again[1].run_id == ids[1]
     assert statuses(store) == {ids[0]: "KILLED", again[0].run_id: "FINISHED", ids[1]: "FINISHED"}
+
+
+def test_a_cell_of_other_data_that_is_at_work_is_left_alone(store: Store, tmp_path: Path) -> None:
+    """Sweeps over dataset.root have one hash of all their cells."""
+    sweep = tmp_path / "sweep"
+
+    def start(cell: int) -> Tracker:
+        tags = {"reid.config_hash": "hash", "reid.data.fingerprint": f"data{cell}"}
+        return Tracker.start(
+            store, "e", sweep / str(cell), f"cell {cell}", tags=tags, parent=sweep, resume=True
+        )
+
+    open_parent(store, "e", sweep, "sweep")._journal.release()  # it was killed before its first cell
+    with open_parent(store, "e", sweep, "sweep", resume=True), start(0) as first, start(1):
+        assert statuses(store)[first.run_id] == "RUNNING"
+    assert set(statuses(store).values()) == {"FINISHED"}
+    assert store.client.get_run(str(first.run_id)).data.tags.get("reid.error") is None
