@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reid.data.crops import DatasetError
@@ -22,6 +22,9 @@ SHORT = re.compile(r"-?\d{1,9}(\.0+)?")
 #: What programs write where there is nothing.  `Na` and `Nan`, so written, are names of people.
 NULL_WORDS = frozenset({"nan", "-nan", "na", "<na>", "n/a", "#n/a", "#na", "nat", "null", "none"})
 _NULL_SPELLINGS = frozenset({"NaN", "-NaN", "NaT", "Null", "None"})
+
+#: How many merged ids a notice names.
+NAMED = 3
 
 #: White space, and what has no width at all, such as the byte order marks that files joined together leave.
 _AROUND = re.compile(r"^[\s\u200b-\u200d\u2060\ufeff]+|[\s\u200b-\u200d\u2060\ufeff]+$")
@@ -173,3 +176,15 @@ def spellings_of(labels: Iterable[str]) -> dict[str, list[str]]:
     for label in sorted(set(labels)):
         spellings[key(label)].append(label)
     return spellings
+
+
+def merged_ids(pids: Mapping[str, int]) -> str:
+    """A notice of which ids of people are spellings of one number, "" where none are."""
+    merged = [some for some in spellings_of(pids).values() if len(some) > 1 and pids[some[0]] > DISTRACTOR]
+    if not merged:
+        return ""
+    shown = "; ".join(" = ".join(some) for some in merged[:NAMED]) + ("; …" if len(merged) > NAMED else "")
+    return (
+        f"Ids that are spellings of one number are one person ({len(merged):,} people): {shown}. If they are "
+        "several, give them names."
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reid.data.crops import Crop, DatasetError, LeakError, ReidDataset
-from reid.data.labels import People, numbered_people
+from reid.data.labels import People, merged_ids, numbered_people
 from reid.people import DISTRACTOR, JUNK, is_person
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -53,6 +53,7 @@ def read_market_layout(
         raise DatasetError(missing_message(name, missing, layout, where_to_get))
     strays = junk = nested = 0
     splits: list[tuple[Crop, ...]] = []
+    written: dict[str, int] = {}
     for folder in folders:
         crops: list[Crop] = []
         images, others = images_in(root / folder) if root / folder not in missing else ([], 0)
@@ -74,6 +75,7 @@ def read_market_layout(
                 junk += 1
             else:
                 crops.append(Crop(path, pid, camera - 1))
+                written[path.name[: match.end(1)]] = pid
         splits.append(tuple(crops))
     train, query, gallery = splits
     empty = [f for f, s in zip(folders, splits, strict=True) if not s and root / f not in optional]
@@ -85,6 +87,7 @@ def read_market_layout(
             "all lie directly in those. Move them up."
         )
         notice = "\n".join(filter(None, (notice, lost)))
+    notice = "\n".join(filter(None, (notice, merged_ids(written))))
     dataset = _with_pids(ReidDataset(name, root, train, query, gallery, strays, junk, notice), distractor)
     train, query = dataset.train, dataset.query
     shared = {c.pid for c in train if is_person(c.pid)} & {c.pid for c in query}

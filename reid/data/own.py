@@ -1,19 +1,16 @@
 """Own data: labelled images, from whatever names them, made into a dataset or refused by file and line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from reid.data.crops import IF_A_PERSON, Crop, DatasetError, LeakError, ReidDataset
-from reid.data.labels import People, numbered, numbered_people, spellings_of
+from reid.data.labels import People, merged_ids, numbered, numbered_people, spellings_of
 from reid.data.splits import divide
 from reid.people import DISTRACTOR, JUNK
 
 SPLITS = ("train", "val", "query", "gallery")
-
-#: How many merged ids a notice names.
-NAMED = 3
 
 
 class Entry(NamedTuple):
@@ -70,7 +67,7 @@ def assemble(
         for some in spellings_of(pids).values()
         if pids[some[0]] > DISTRACTOR and some[0] != str(pids[some[0]])
     }
-    notice = _lines(notice, _merged(pids), _idle(len(shown) - len(kept)))
+    notice = _lines(notice, merged_ids(pids), _idle(len(shown) - len(kept)))
     junk = len(entries) - len(shown)
     dataset = ReidDataset(name, root, (), (), (), strays, junk, notice, (), cameras, names)
     if not _all_or_none(entries, "split"):
@@ -136,18 +133,6 @@ def _distractors(gallery: tuple[Crop, ...], rules: People) -> str:
     return (
         f"{' or '.join(ids)} stands for distractors, people whom nobody looks for: {images:,} images, in the "
         f"gallery alone. {IF_A_PERSON}"
-    )
-
-
-def _merged(pids: Mapping[str, int]) -> str:
-    """Which ids of people are spellings of one number."""
-    merged = [some for some in spellings_of(pids).values() if len(some) > 1 and pids[some[0]] > DISTRACTOR]
-    if not merged:
-        return ""
-    shown = "; ".join(" = ".join(some) for some in merged[:NAMED]) + ("; …" if len(merged) > NAMED else "")
-    return (
-        f"Ids that are spellings of one number are one person ({len(merged):,} people): {shown}. If they are "
-        "several, give them names."
     )
 
 

@@ -215,6 +215,23 @@ def test_in_the_published_layout_0_is_nobody_unless_the_config_says_who(market: 
     assert [crop.pid for crop in fives.query + fives.gallery] == [2, 0, 2, 0]
 
 
+def test_spellings_of_one_number_are_told_of_the_published_layout_too(tmp_path: Path) -> None:
+    for name in (
+        "bounding_box_train/1_c1",
+        "bounding_box_train/0001_c2",
+        "query/0002_c1",
+        "bounding_box_test/0002_c2",
+    ):
+        place = tmp_path / f"{name}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        place.touch()
+    dataset = load_dataset("folder", tmp_path)
+    assert {crop.pid for crop in dataset.train} == {1}
+    assert "are one person (1 people): 0001 = 1." in dataset.notice
+    (tmp_path / "bounding_box_train" / "1_c1.jpg").unlink()
+    assert not load_dataset("folder", tmp_path).notice
+
+
 def test_the_check_says_how_many(market: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check([str(market), "--min-height", "1", "--min-width", "1"]) == 1
     said = capsys.readouterr().out
