@@ -5,7 +5,7 @@ The rules look at one picture at a time and never at its contrast, so that pictu
 - EXIF's orientation is applied, all eight values of it.  A block that cannot be read says nothing.
 - 16-bit grey becomes `value // 256`, which is what PIL makes of 16-bit colours too; values of a TIFF that
   declares fewer bits are brought to 16 first.  A picture whose brightest value is below 4,096 is refused:
-  it holds the numbers of a 12-bit camera, which would all turn black.
+  it holds the numbers of a 12-bit camera, which would all turn black.  One below 16,384 is counted as dark.
 - 32-bit and signed integers and floats declare no range, and are refused.
 - Transparent pixels show their alpha over `GROUND`.
 - Of several frames the first one counts.
@@ -35,11 +35,15 @@ GROUND = (124, 116, 104)
 MOST_PIXELS = 2**30 // 12
 #: 16-bit grey with no value as high as this is 12-bit data.
 LEAST_BRIGHT = 2**12
+#: With no value as high as this it is of the night, or 14-bit data: one picture cannot tell.
+DARK = 2**14
 
 #: What was done to a picture beyond decoding it, by the name that counts go by.
 TREATMENTS = {
     "turned": "turned upright, as their EXIF orientation says",
     "scaled": "of 16-bit grey, scaled to 8 bits (value // 256)",
+    "dark": f"of these with no value from {DARK:,} on: of the night, or the numbers of a camera of 13 or 14 "
+    "bits, which turn dark and want to be multiplied to fill 16 bits, all pictures alike",
     "composited": f"with transparent pixels, laid over the colour {GROUND}",
 }
 
@@ -159,8 +163,8 @@ def _upright(image: Image.Image) -> Picture:
     turn = None if image.format == "TIFF" else _turn(image)
     grey_16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if grey_16:
-        image = _scaled(image)
-        treatments.append("scaled")
+        image, dark = _scaled(image)
+        treatments += ["scaled", "dark"] if dark else ["scaled"]
     elif image.mode in ("I", "F"):
         kind = "floats" if image.mode == "F" else "integers of 32 bits, or signed"
         raise PictureError(
@@ -194,8 +198,9 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _scaled(image: Image.Image) -> Image.Image:
-    """16-bit grey -> 8-bit grey, with alpha where one value stands for transparent pixels."""
+def _scaled(image: Image.Image) -> tuple[Image.Image, bool]:
+    """16-bit grey -> (8-bit grey, whether it is dark), with alpha where one value stands for transparent
+    pixels."""
     values = np.asarray(image)
     bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (16,))[0]
     brightest = int(values.max()) << (16 - bits)
@@ -208,7 +213,7 @@ def _scaled(image: Image.Image) -> Image.Image:
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return grey
+    return grey, brightest < DARK
 
 
 def _composited(image: Image.Image) -> tuple[Image.Image, bool]:

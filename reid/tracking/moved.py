@@ -32,7 +32,11 @@ def bring_artifacts_along(database: Path, root: Path) -> None:
                 old = local_folder(location or "")
                 if old is None or old.name != root.name or _same(old, root):
                     continue
-                _log.info("artifacts of experiment %s: %s is now %s", experiment, old, root)
+                # A copy: from here on the two projects go apart, and whoever meant one should know.
+                level = logging.WARNING if old.exists() else logging.INFO
+                _log.log(
+                    level, "artifacts of experiment %s, so far in %s, are now in %s", experiment, old, root
+                )
                 runs = connection.execute(
                     "SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (experiment,)
                 ).fetchall()

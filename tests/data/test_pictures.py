@@ -176,6 +176,13 @@ def test_16_bit_grey_and_colour_are_scaled_alike(tmp_path: Path) -> None:
     assert np.array_equal(seen(grey)[..., 0], values // 256)
 
 
+def test_14_bits_in_16_are_counted_as_dark(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    for brightest, dark in ((2**14 - 1, {"scaled": 1, "dark": 1}), (2**14, {"scaled": 1})):
+        path.write_bytes(png(np.full((12, 8), brightest, np.uint16), 16))
+        assert treatments(path) == dark
+
+
 def test_12_bits_that_are_declared_are_scaled_by_them(tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(0, 2**12, (12, 8), np.uint16)
     tiff, pgm = tmp_path / "a.tif", tmp_path / "a.pgm"
