@@ -1,10 +1,10 @@
 """Whether a file of tensors holds what was written, and tensors hold numbers."""
 
+import errno
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from torch import Tensor
 
@@ -14,20 +14,22 @@ def damaged_member(path: Path) -> str | None:
 
     None: all do, or the file is no zip. What cannot be walked through as a zip is left to torch to refuse.
     """
-    with path.open("rb") as handle:
-        try:
-            with zipfile.ZipFile(handle) as archive:
-                return archive.testzip()
-        except zlib.error:
-            return "that is compressed"
-        # A wrong offset in the list is an OSError, of the seek to it: the file itself is open already.
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
-            return "the list of its parts" if _is_zip(handle) else None
-
-
-def _is_zip(handle: IO[bytes]) -> bool:
     try:
-        return zipfile.is_zipfile(handle)
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except zlib.error:
+        return "that is compressed"
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a seek to a wrong offset in the list
+            raise
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
+        pass
+    return "the list of its parts" if _is_zip(path) else None
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # it says of itself that it spans several disks
         return True
 
