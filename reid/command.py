@@ -24,7 +24,7 @@ from reid.checks import ConfigError
 from reid.compose_errors import explain, known_keys
 from reid.config import config_folder, register
 from reid.data import DatasetError
-from reid.dialects import refuse_dashes
+from reid.dialects import refuse_dashes, refuse_options_of_no_dataset
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
 from reid.engine.finite import DivergedError
@@ -131,6 +131,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
             refuse_password(value.strip("'\"") if key == "tracking.uri" else None)
         primary = primary_config(command, sys.argv[1:])
         refuse_dashes(primary.words, lambda: known_keys(command))
+        refuse_options_of_no_dataset(primary.words, lambda: known_keys(command))
         sys.argv[1:] = primary.words
         if world.first:
             check_launch(command, sys.argv[1:], world, together)

@@ -43,6 +43,8 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
+        if "/" in value:  # of a path it is a part of the name, and no interpolation
+            value = value.replace("${", "\\${")
         quoted = f" A value with such characters needs quotes: '{key}=\"{value}\"'." if value else ""
         return (
             f"{error.override!r} is not understood: expected key=value, such as loss.alpha=1.2 or "

@@ -106,6 +106,24 @@ def refuse_dashes(words: Sequence[str], known: Callable[[], Sequence[str]]) -> N
         raise ConfigError(f"{option}: this command takes its options as key=value. {hint}")
 
 
+def refuse_options_of_no_dataset(words: Sequence[str], known: Callable[[], Sequence[str]]) -> None:
+    """Refuse `dataset.key=value` where no dataset is typed and the command has none of its own.
+
+    known: gives the dotted keys that the command has.
+
+    Raises:
+        ConfigError: saying that the dataset has to be named too.
+    """
+    option = next((word for word in words if re.match(r"[+~]*dataset\.\w", word)), None)
+    if option is None or any(re.match(r"[+]*dataset=", word) for word in words):
+        return
+    if not any(key.startswith("dataset.") for key in known()):
+        raise ConfigError(
+            f"{option}: no dataset is named, and that of the checkpoint is taken as its training had it. "
+            f"Name the dataset too, such as dataset=table dataset.file=crops.csv {option}"
+        )
+
+
 def _key_of(name: str, keys: Sequence[str]) -> str | None:
     """The key that an option's name stands for: itself, the only one that ends so, or the nearest."""
     if name in keys:

@@ -1,5 +1,6 @@
 """The figures of a run: curves, CMC, ranked lists of the worst, best and random queries, a contact sheet."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 
 from reid.config import TrainConfig
-from reid.data import Crop, ReidDataset
+from reid.data import ReidDataset
+from reid.data.pictures import open_picture
 from reid.data.store import ImageStore
 from reid.distance import squared_euclidean
 from reid.engine.judge import Judgement
@@ -45,7 +47,7 @@ def draw(
     curves = training_curves(pd.DataFrame(history), f"{title}: training, epoch by epoch")
     written = [(save(curves, figures / "training_curves.png"), False)]
     written += draw_judgement(figures, last, judged, title, protocol)
-    sheet = sheet_of(dataset.query + dataset.gallery, dataset.name)
+    sheet = sheet_of((judged.query, judged.gallery), dataset.name)
     written.append((save(sheet, figures / "contact_sheet.png"), True))
     return written
 
@@ -126,19 +128,31 @@ def ranked_list(row: int, judgement: Judgement, judged: JudgedData, protocol: st
     return RankedList(_pixels(judged.query, row), precision, label, hits, later)
 
 
-def sheet_of(crops: tuple[Crop, ...], name: str, people: int = 6, a_cell: int = 2) -> Figure:
-    """A contact sheet: some people by rows, the cameras by columns."""
-    cameras = sorted({crop.camid for crop in crops})
-    seen: dict[int, dict[int, list[Path]]] = {}
-    for crop in crops:
-        if is_person(crop.pid):
-            seen.setdefault(crop.pid, {}).setdefault(crop.camid, []).append(crop.path)
+def sheet_of(stores: Sequence[ImageStore], name: str, people: int = 6, a_cell: int = 2) -> Figure:
+    """A contact sheet: some people by rows, the cameras by columns; of images that could be read."""
+    cameras = sorted({crop.camid for store in stores for crop in store.crops})
+    seen: dict[int, dict[int, list[tuple[ImageStore, int]]]] = {}
+    for store in stores:
+        for index, crop in enumerate(store.crops):
+            if is_person(crop.pid):
+                seen.setdefault(crop.pid, {}).setdefault(crop.camid, []).append((store, index))
     shown = sorted(seen, key=lambda pid: (-len(seen[pid]), pid))[:people]
-    cells = [[seen[pid].get(camera, [])[:a_cell] for camera in cameras] for pid in shown]
+    cells = [
+        [[_picture(*place) for place in seen[pid].get(camera, [])[:a_cell]] for camera in cameras]
+        for pid in shown
+    ]
     title = f"{name}: {len(shown)} people of the query and gallery, by camera"
     return contact_sheet(
         cells, [f"id {pid}" for pid in shown], [f"camera {camera + 1}" for camera in cameras], title=title
     )
+
+
+def _picture(store: ImageStore, index: int) -> np.ndarray:
+    """The image in full; as the network saw it where its file is gone by now, which must not end the run."""
+    try:
+        return np.asarray(open_picture(store.crops[index].path).image)
+    except OSError:
+        return _pixels(store, index)
 
 
 def _pixels(store: ImageStore, index: int) -> np.ndarray:

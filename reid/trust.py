@@ -74,7 +74,7 @@ def trusted_places() -> list[Path]:
     for package in trusted_packages():
         try:
             spec = find_spec(package)
-        except ImportError:
+        except (ImportError, ValueError):  # ValueError: it is loaded, and no package, such as __main__
             spec = None
         if spec is None:
             raise TrustError(f"{VARIABLE}={package}: it is not installed, and PYTHONPATH does not lead to it")

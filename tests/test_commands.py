@@ -88,6 +88,7 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "loss.alpha", ["'loss.alpha' is not understood: expected key=value"]),
     ("train", "schedule.milestones=[40", ["'schedule.milestones=[40' is not understood", "[40,70]"]),
     ("train", "data.root=~/crops", ["needs quotes: 'data.root=\"~/crops\"'"]),
+    ("train", "data.root=~/crops${x}", ["needs quotes: 'data.root=\"~/crops\\${x}\"'"]),
     ("train", "loss.alpha=1,2", ["loss.alpha=1,2", "--multirun"]),
     # sweeps: every job is looked at before the first one starts
     ("train", "-m sed=1,2", ["no key sed. Did you mean 'seed'?"]),

@@ -89,6 +89,30 @@ def test_a_composed_command_says_how_an_option_is_typed(
     assert message.endswith(f"this command takes its options as key=value. {spelling}\n")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "threshold"])
+@pytest.mark.parametrize("option", ["dataset.distractor=null", "+dataset.null=[nan]"])
+def test_an_option_of_a_dataset_that_is_not_named(
+    command: str,
+    option: str,
+    own_home: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What `reid.evaluate` itself advises about pid 0; Hydra fails an assertion where the group is null."""
+
+    def no_work(job: Job) -> dict[str, float]:
+        raise AssertionError("a wrong command line came through to the work")
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", [f"reid-{command}", "checkpoint=outputs/x", option])
+    with pytest.raises(SystemExit) as ended:
+        launch(command, no_work)
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {option}: no dataset is named")
+    assert message.endswith(f"such as dataset=table dataset.file=crops.csv {option}\n")
+
+
 def test_what_only_looks_like_an_override_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("device=cpu").touch()

@@ -254,3 +254,18 @@ def test_the_flag_of_a_sweep_is_told_its_place(run_command: Run, tmp_path: Path)
     done = run_command("reid.train", "dataset=synthetic", "-m", "seed=0,1", home=tmp_path)
     assert done.returncode == 2
     assert "-m has to stand before the first key. Type: -m dataset=synthetic seed=0,1" in done.stderr
+
+
+def test_a_store_that_is_only_away_is_not_taken_for_a_moved_one(tmp_path: Path) -> None:
+    """`tracking.uri` on a share that is not mounted: the project's own store of that name is another."""
+    share, project = tmp_path / "share", tmp_path / "project"
+    with Tracker.start(default_store(project, f"sqlite:///{project / 'mlflow.db'}"), "e", project / "a", "n"):
+        pass
+    (share / "mnt").mkdir(parents=True)
+    asked = default_store(project, f"sqlite:///{share / 'mnt' / 'mlflow.db'}")
+    with Tracker.start(asked, "e", project / "outputs" / "run", "n"):
+        pass
+    assert store_of(project / "outputs" / "run") == asked
+    (share / "mnt").rename(share / "elsewhere")
+    (share / "mnt").mkdir()  # as the empty mount point
+    assert store_of(project / "outputs" / "run").uri == asked.uri

@@ -1,17 +1,21 @@
 """What a run's figures choose to show: which queries, which images of their lists, the first right match."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from reid.data import Crop
+from reid.data.store import open_store
 from reid.engine.judge import Judgement
 from reid.engine.prepare import JudgedData
 from reid.retrieval import Embeddings, evaluate
-from reid.run_figures import HITS, QUERIES, pick_queries, ranked_list
+from reid.run_figures import HITS, QUERIES, pick_queries, ranked_list, sheet_of
 
 
 def judged(places: dict[str, list[tuple[float, int, int]]]) -> tuple[Judgement, JudgedData]:
@@ -75,3 +79,19 @@ def test_the_best_queries_are_of_as_many_people() -> None:
     everyone = torch.arange(20)
     best = pick_queries(torch.linspace(0, 1, 20), everyone, "best")
     assert best == list(range(19, 19 - QUERIES, -1))
+
+
+def test_the_contact_sheet_shows_what_could_be_read_and_outlives_its_files(tmp_path: Path) -> None:
+    """A test picture that is left out, or deleted while the run trains, would end the run after its work."""
+    crops = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (64, 128), (40 * number, 0, 0)).save(path)
+        crops.append(Crop(path, 1 + number // 3, number % 3))
+    crops[1].path.write_bytes(b"no picture")
+    store = open_store(crops, 16, 8, tmp_path / "store", on_bad_image="skip")
+    crops[4].path.unlink()
+    figure = sheet_of((store,), "mine")
+    shown = [np.asarray(image.get_array()) for image in figure.axes[0].images]
+    assert sorted(int(pixels[0, 0, 0]) for pixels in shown) == [0, 80, 120, 160, 200]
+    assert sorted(pixels.shape[0] for pixels in shown) == [16, 128, 128, 128, 128]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from reid.resolved import primary_config
 from reid.search_path import further_choices
 from reid.settings import train_settings
 from reid.sources import sources_hash
+from reid.trust import TrustError, trusted_choices
 
 CHOSEN = ["loss=own", "backbone=own", "dataset=own"]
 
@@ -116,6 +118,15 @@ def test_the_variable_names_packages(value: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("REID_TRUST", value)
     with pytest.raises(ConfigError, match="is no name of a package"):
         trusted_target("loss", "x.y")
+
+
+@pytest.mark.parametrize("value", ["__main__", "sys", "no_such_package"])
+def test_what_is_no_package_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REID_TRUST", value)
+    if value == "__main__":
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as of a script
+    with pytest.raises(TrustError, match="is not installed") if value != "sys" else nullcontext():
+        assert trusted_choices() == []
 
 
 def test_choices_in_any_folder(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

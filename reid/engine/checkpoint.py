@@ -145,9 +145,9 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
             f"{path} is not a checkpoint of this suite ({type(error).__name__}): expected last.pt or "
             "model.pt of a run. A file of bare weights goes to backbone.weights=…"
         ) from error
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:
         raise CheckpointError(
-            f"{path} has format {version}, this version reads {FORMAT}: use the version that wrote it"
+            f"{path} has format {version!r}, this version reads {FORMAT}: use the version that wrote it"
         )
     return Checkpoint(model, meta, training)
 

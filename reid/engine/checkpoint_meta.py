@@ -216,6 +216,10 @@ def check_tensors(model: object, meta: Mapping[str, Any]) -> None:
     if not named or not all(isinstance(value, torch.Tensor) for value in model.values()):  # type: ignore[attr-defined]
         raise MetaError("model holds something else than named tensors")
     assert isinstance(model, dict)
+    for name, tensor in model.items():
+        if not _is_weight(tensor):
+            kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device}"
+            raise MetaError(f"{name} is {kind}, expected dense floats, or whole numbers of 64 bits")
     classifier = model.get("classifier.weight")
     if classifier is None or classifier.ndim != 2:
         raise MetaError("model lacks classifier.weight, expected a matrix with one row a class")
@@ -230,6 +234,12 @@ def check_tensors(model: object, meta: Mapping[str, Any]) -> None:
             f"{len(bad)} of its {len(model)} tensors hold NaN or infinity ({', '.join(bad[:3])}), expected "
             "finite numbers"
         )
+
+
+def _is_weight(tensor: torch.Tensor) -> bool:
+    """Whether a network takes it up as it stands: what is cast loses its imaginary part or its scale."""
+    kept = tensor.is_floating_point() or tensor.dtype in (torch.int64, torch.bool)
+    return kept and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def _found(meta: dict[str, Any], key: str) -> Any:

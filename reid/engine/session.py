@@ -2,6 +2,8 @@
 
 import logging
 import math
+from bisect import bisect_right
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
+from reid.config import ScheduleConfig
 from reid.data.store import ImageStore
 from reid.engine.checkpoint import (
     Checkpoint,
@@ -172,7 +175,10 @@ class Session:
 
     def _take_up(self, path: Path, checkpoint: Checkpoint, epochs: float) -> None:
         training, progress = checkpoint.training, checkpoint.meta["progress"]
-        _require_epochs(path, progress["epoch"], training["totals"]["steps"], epochs)
+        begun = training["totals"]["steps"]
+        _require_epochs(path, progress["epoch"], begun, epochs)
+        trained = progress["epoch"] + bool(begun)
+        _require_rates(path, trained, checkpoint.meta["config"], self.meta.get("config", {}))
         self.model.load_state_dict(dict(checkpoint.model))
         learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
         take_up(self.optimizer, training["optimizer"], [*self.model.parameters(), *learnt_by_loss])
@@ -197,3 +203,19 @@ def _require_epochs(path: Path, epoch: int, steps: int, epochs: float) -> None:
         f"{path} stands after epoch {epoch}{begun}, beyond epochs={epochs}, and no epoch can be taken back. "
         f"Set epochs={epoch + bool(steps)} or more, or leave `resume` out to train {epochs} anew"
     )
+
+
+def _require_rates(path: Path, trained: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse another length where fractions of a schedule then fell elsewhere in what is trained."""
+    milestones = ours.get("schedule.milestones", [])
+    if "epochs" not in theirs or "epochs" not in ours:
+        return
+    lengths = [int(config["epochs"]) for config in (theirs, ours)]
+    before, now = (ScheduleConfig(milestones).milestone_epochs(length) for length in lengths)
+    if any(bisect_right(before, index) != bisect_right(now, index) for index in range(trained)):
+        raise CheckpointError(
+            f"{path} is trained for {trained} epochs with schedule.milestones={milestones} of "
+            f"epochs={lengths[0]}; of epochs={lengths[1]} these fractions lie elsewhere within them, so it "
+            f"would not be that run. Set epochs={lengths[0]}, or leave `resume` out to train {lengths[1]} "
+            "anew"
+        )

@@ -56,8 +56,9 @@ def store_of(folder: Path) -> Store:
     uri = _quoted(creation["store"], root)
     last = sent.uri if sent else uri
     database = sqlite_file(last)
-    if database is not None and (moved := database_now(database, folder)) != database:
-        last = sqlite_uri(moved)
+    if database is not None:
+        moved = database_now(database, folder, sent.run_id if sent else None)
+        last = last if moved == database else sqlite_uri(moved)
     store = default_store(folder, last) if last != uri else Store(uri, Path(root) if root else None)
     uri = store.uri
     if ":***@" not in uri:

@@ -57,12 +57,26 @@ def bring_artifacts_along(database: Path, root: Path) -> None:
         _log.warning("the artifacts of the moved store %s could not be brought along: %s", database, error)
 
 
-def database_now(database: Path, folder: Path) -> Path:
-    """The sqlite file of a run in `folder`: `database`, or one above the folder where both were moved."""
+def database_now(database: Path, folder: Path, run_id: str | None) -> Path:
+    """The sqlite file of a run in `folder`: `database`, or one above the folder where both were moved.
+
+    Where the old place is still there, the file is only away, such as on a share that is not mounted: then
+    another of its name is meant only if it knows the run, `run_id` (None: it was sent nowhere yet).
+    """
     if database.exists():
         return database
     above = (parent / database.name for parent in folder.absolute().parents)
-    return next((found for found in above if found.is_file()), database)
+    gone = not database.parent.exists()
+    return next((found for found in above if found.is_file() and (gone or _knows(found, run_id))), database)
+
+
+def _knows(database: Path, run_id: str | None) -> bool:
+    try:
+        with closing(sqlite3.connect(database, timeout=_WAIT_S)) as connection:
+            rows = connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchall()
+    except sqlite3.Error:
+        return False
+    return bool(rows)
 
 
 def _same(one: Path, other: Path) -> bool:

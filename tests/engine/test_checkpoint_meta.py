@@ -205,6 +205,53 @@ def test_one_flipped_bit_is_refused_wherever_it_lies(model: Path, tmp_path: Path
             load_checkpoint(path)
 
 
+def test_a_flipped_bit_in_the_end_of_the_file_is_refused_or_changes_nothing(
+    model: Path, whole: Checkpoint, tmp_path: Path
+) -> None:
+    size = model.stat().st_size
+    refused = 0
+    for offset in range(size - 22, size):  # the zip's end record: disks, counts, offsets, a comment's length
+        for bit in range(8):
+            path = Path(shutil.copy(model, tmp_path / "flipped.pt"))
+            flip(path, offset, bit)
+            try:
+                found = load_checkpoint(path)
+            except CheckpointError:
+                refused += 1
+            else:
+                assert found.meta == whole.meta
+                assert all(torch.equal(found.model[name], whole.model[name]) for name in whole.model)
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: (100 * tensor).to(torch.int8),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+    ],
+    ids=["complex", "int8", "sparse", "meta"],
+)
+def test_tensors_that_are_no_plain_weights_are_refused(
+    whole: Checkpoint, tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    name = "backbone.conv_stem.weight"
+    state = {**whole.model, name: change(whole.model[name])}
+    save_checkpoint(tmp_path / "model.pt", replace(whole, model=state))
+    with pytest.raises(CheckpointError, match=f"{name} is torch.* expected dense floats"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("version", ["1", True, torch.tensor([1, 1])])
+def test_the_format_is_a_number(model: Path, tmp_path: Path, version: object) -> None:
+    content = torch.load(model, weights_only=True)
+    torch.save({**content, "format": version}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"has format .*, this version reads 1"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
 def test_a_flipped_bit_of_a_weight_file_is_refused_too(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"conv1.weight": torch.zeros(100)}, path)
