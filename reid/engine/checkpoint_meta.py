@@ -137,7 +137,7 @@ TABLE: dict[str, Entry] = {
     "preprocessing.height": _pixels,
     "preprocessing.width": _pixels,
     "preprocessing.colour": _choice("RGB").optional,
-    "preprocessing.resize": _text.optional,
+    "preprocessing.resize": _choice("bilinear (PIL)").optional,
     "preprocessing.mean": _exactly(IMAGENET_MEAN).optional,
     "preprocessing.std": _exactly(IMAGENET_STD).optional,
     "dataset": _mapping,
