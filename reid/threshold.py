@@ -118,7 +118,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     for line in (
         threshold_report.verdict(chosen),
         f"written into {target}{logged(settings, target)}",
-        f"threshold.json and {', '.join(path.name for path in figures)} are in {job.folder}",
+        f"threshold.json and figures/ ({', '.join(path.name for path in figures)}) are in {job.folder}",
     ):
         job.console.print(line, highlight=False, soft_wrap=True)
     return {f"{evaluation.split}/{name}": value for name, value in threshold_report.values(measured).items()}
