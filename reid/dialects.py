@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class CommandParser(argparse.ArgumentParser):
                 option = f"--{last}"
                 if option in self._option_string_actions:
                     break
-                return spelling.format(key=last, value=value)
+                return spelling.format(key=last, value=shlex.quote(value))
         name = key.rpartition(".")[2].replace("_", "-")
         action = self._option_string_actions.get(f"--{name}")
         if action is None:
@@ -70,7 +71,7 @@ class CommandParser(argparse.ArgumentParser):
             yes = value.lower() in ("true", "1", "yes", "on", "")
             no = f"--no-{name}" if f"--no-{name}" in self._option_string_actions else f"without --{name}"
             return f"--{name}" if yes else no
-        return f"--{name} {value}"
+        return f"--{name} {shlex.quote(value)}"
 
 
 _FLAGS = (argparse.BooleanOptionalAction,)

@@ -13,6 +13,8 @@ from reid.job import Job
 #: (module, what is typed, how it is typed there)
 PARSED = [
     ("reid.data.check", "folders dataset.root=/people", "Type --root /people"),
+    ("reid.data.check", "folders 'dataset.root=/my people/$1'", "Type --root '/my people/$1'"),
+    ("reid.data.check", "table 'dataset.file=/my people/a.csv'", "Type --option file='/my people/a.csv'"),
     ("reid.data.check", "dataset=market", "Type market"),
     ("reid.data.check", "synthetic dataset.preset=tiny", "Type --option preset=tiny"),
     ("reid.data.check", "market data.root=/sets", "Type --root"),

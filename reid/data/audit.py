@@ -164,9 +164,7 @@ def unmatched_queries(dataset: ReidDataset) -> tuple[Finding, Finding, Finding]:
         elif dataset.cameras and of_pid[crop.pid] == by_camera[crop.pid, crop.camid]:
             same_camera.append(f"{crop.path} ({person(crop)}, camid {crop.camid})")
     return (
-        Finding(
-            "query_distractor", "queries of pid 0, a distractor, whom nobody looks for", tuple(distractors)
-        ),
+        Finding("query_distractor", "queries of a distractor, whom nobody looks for", tuple(distractors)),
         Finding("query_absent", "queries whose identity is not in the gallery", tuple(absent)),
         Finding(
             "query_same_camera",

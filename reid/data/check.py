@@ -59,7 +59,7 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
         console.print("nobody to train on: fit to be judged on by reid.evaluate and reid.threshold")
     for number, what in (
         (dataset.junk, "junk crops (pid -1), left out"),
-        (found.distractors, "images of distractors (pid 0), whom nobody looks for"),
+        (found.distractors, "images of distractors, whom nobody looks for"),
         (dataset.strays, "files that are no crops, left out"),
         (found.repeats, "images that repeat another of the same identity byte by byte"),
     ):

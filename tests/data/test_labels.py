@@ -235,8 +235,8 @@ def test_spellings_of_one_number_are_told_of_the_published_layout_too(tmp_path: 
 def test_the_check_says_how_many(market: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check([str(market), "--min-height", "1", "--min-width", "1"]) == 1
     said = capsys.readouterr().out
-    assert "2 images of distractors (pid 0), whom nobody looks for" in said
-    assert "1 queries of pid 0, a distractor, whom nobody looks for" in said
+    assert "2 images of distractors, whom nobody looks for" in said
+    assert "1 queries of a distractor, whom nobody looks for" in said
 
 
 def test_nobody_is_held_out_of_the_people_to_train_on(tmp_path: Path) -> None:
