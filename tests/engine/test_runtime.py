@@ -43,7 +43,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[Properties]:
     properties = Properties(major=8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: properties)
-    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "_initialized", True)  # as after the driver's own start
+    monkeypatch.setattr(torch._C, "_cuda_memoryStats", lambda _: {}, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", lambda _: None, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
     monkeypatch.setattr(runtime, "flush_denormals", lambda: None)  # it would outlive the test
@@ -94,8 +95,10 @@ def test_a_gpus_steps_go_by_what_is_free_there(monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_torch_keeps_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """After training, torch holds most of a GPU's memory, and gives it to an evaluation."""
-    for name, told in (("mem_get_info", (4, 16)), ("memory_reserved", 10), ("memory_allocated", 3)):
-        monkeypatch.setattr(torch.cuda, name, lambda _, told=told: told)
+    kept = {"reserved_bytes": {"all": {"current": 10}}, "allocated_bytes": {"all": {"current": 3}}}
+    monkeypatch.setattr(torch.cuda, "_initialized", True)
+    monkeypatch.setattr(torch._C, "_cuda_memoryStats", lambda _: kept, raising=False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4, 16))
     assert free_bytes(GPU) == 11
 
 
