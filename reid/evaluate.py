@@ -121,11 +121,11 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         marked = " (trained here)" if domain.own and evaluation.datasets else ""
         marked += " (ignore_camera)" if domain.evaluation.protocol != evaluation.protocol else ""
         rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
-    told = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
-    job.console.print(score_table(rows, told))
+    header = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
+    job.console.print(score_table(rows, header))
     uri = default_store(home(), settings.tracking.uri).public_uri
-    told = f"scores.json and figures/ are in {job.folder}; {tracked_as(tracker.run_id, uri, job.folder)}"
-    job.console.print(told, highlight=False, soft_wrap=True)
+    places = f"scores.json and figures/ are in {job.folder}; {tracked_as(tracker.run_id, uri, job.folder)}"
+    job.console.print(places, highlight=False, soft_wrap=True)
     return values
 
 

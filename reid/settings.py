@@ -233,15 +233,16 @@ def _check_across(settings: TrainConfig) -> None:
 def _check_schedule(settings: TrainConfig) -> None:
     """Refuse a schedule that is wrong, and warn of one that reaches beyond the end of the run."""
     schedule, epochs, warmup = settings.schedule, settings.epochs, settings.tricks.warmup
-    given = schedule.milestones
-    if not all(type(one) is int or (type(one) is float and 0 < one < 1) for one in given):
+    milestones = schedule.milestones
+    if not all(type(one) is int or (type(one) is float and 0 < one < 1) for one in milestones):
         raise ConfigError(
-            f"schedule.milestones=[{','.join(map(str, given))}] is not allowed: expected a whole number of "
-            "epochs each, such as [40,70], or a fraction of the run above 0 and below 1, such as [0.33,0.58]"
+            f"schedule.milestones=[{','.join(map(str, milestones))}] is not allowed: expected a whole number "
+            "of epochs each, such as [40,70], or a fraction of the run above 0 and below 1, such as "
+            "[0.33,0.58]"
         )
     reached = schedule.milestone_epochs(epochs)
-    if given and (min(given) <= 0 or reached != sorted(set(reached))):
-        raise ConfigError(f"schedule.milestones={given}: expected rising epochs from 1, such as [40,70]")
+    if milestones and (min(milestones) <= 0 or reached != sorted(set(reached))):
+        raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
     if schedule.warmup_method == "constant" and schedule.warmup_factor == 0:
         raise ConfigError(
             "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
@@ -257,8 +258,8 @@ def _check_schedule(settings: TrainConfig) -> None:
         )
     if beyond := [epoch for epoch in reached if epoch > epochs - 1]:
         warnings.warn(
-            f"schedule.milestones={given}: a run of {epochs} epochs ends before the learning rate falls, "
-            f"after epoch {' and '.join(map(str, beyond))}. Published are 40 and 70 of 120: set "
+            f"schedule.milestones={milestones}: a run of {epochs} epochs ends before the learning rate "
+            f"falls, after epoch {' and '.join(map(str, beyond))}. Published are 40 and 70 of 120: set "
             "schedule.milestones=[0.33,0.58], fractions of the run, or [] for a rate that does not fall",
             stacklevel=3,
         )

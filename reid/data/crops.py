@@ -96,14 +96,14 @@ def untrained_distractors(dataset: ReidDataset) -> ReidDataset:
     if not any(counts.values()):
         return dataset
     counted = ", ".join(f"{count:,} images in {split}" for split, count in counts.items() if count)
-    told = (
+    notice_of_distractors = (
         f"pid 0 stands for distractors, people whom nobody looks for: {counted} outside the gallery. They "
         f"are not trained on, and as queries they find nobody. {IF_A_PERSON}"
     )
     train, val = (
         tuple(crop for crop in crops if is_person(crop.pid)) for crops in (dataset.train, dataset.val)
     )
-    notice = "\n".join(filter(None, (dataset.notice, told)))
+    notice = "\n".join(filter(None, (dataset.notice, notice_of_distractors)))
     return replace(dataset, train=train, val=val, notice=notice)
 
 

@@ -30,16 +30,16 @@ def conclude(settings: Sequence[Setting], split: str) -> str:
         return f"{as_markdown(best.name)}: {score}; there is no other finished setting to compare it with."
     second = done[1]
     lead = difference(best.measured, second.measured)
-    told = f"Best: {as_markdown(best.name)} with {score}; "
+    best_setting = f"Best: {as_markdown(best.name)} with {score}; "
     points = f"its lead of {100 * lead.value:.1f} points over {as_markdown(second.name)}"
     if math.isnan(lead.interval.low):
         return (
-            f"{told}whether {points} exceeds the noise cannot be told: there is one seed, and the scores by "
-            "query are not there or not comparable."
+            f"{best_setting}whether {points} exceeds the noise cannot be told: there is one seed, and the "
+            "scores by query are not there or not comparable."
         )
     verdict = "exceeds the noise" if lead.exceeds_noise else "does not exceed the noise"
     interval = f"[{100 * lead.interval.low:.1f}, {100 * lead.interval.high:.1f}]"
-    return f"{told}{points} {interval} {verdict} (95 % interval, {_sources(lead)})."
+    return f"{best_setting}{points} {interval} {verdict} (95 % interval, {_sources(lead)})."
 
 
 def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> list[str]:

@@ -67,13 +67,13 @@ class EpochTotals:
         sums = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
         skipped, uncounted = sums.get(_SKIPPED, 0.0), sums.pop(_UNCOUNTED, 0.0)
         times = {_NORM: self.moves - skipped, _SKIPPED: 1.0}
-        told = {}
+        means = {}
         for name, total in sums.items():
             count = times.get(name, self.steps - uncounted)
-            told[name] = total / count if count else math.nan
-        told["images_per_second"] = self.images / max(self.seconds, 1e-9)
-        told["data_wait"] = self.waited / max(self.seconds, 1e-9)
-        return told
+            means[name] = total / count if count else math.nan
+        means["images_per_second"] = self.images / max(self.seconds, 1e-9)
+        means["data_wait"] = self.waited / max(self.seconds, 1e-9)
+        return means
 
     def state(self) -> dict[str, object]:
         """Plain data and tensors, for a checkpoint in mid-epoch."""
@@ -81,7 +81,7 @@ class EpochTotals:
 
     @classmethod
     def from_state(cls, state: Mapping[str, object], device: torch.device) -> "EpochTotals":
-        # A checkpoint without `moves` was written where the optimizer moved at every step.
+        # One without `moves` is older: within an epoch those were saved only where every step moved.
         totals = cls(**{"moves": state["steps"], **state})  # type: ignore[arg-type]
         totals.sums = {name: value.to(device) for name, value in totals.sums.items()}
         return totals

@@ -157,10 +157,10 @@ def write(
     name: of the folder of the results; the swept keys by default.  Returns what to say of it on the terminal.
     Whatever goes wrong is warned of, since the runs themselves are done.
     """
-    told = ""
+    summary = ""
     try:
         if not jobs:
-            return told
+            return summary
         experiment, name = str(Journal(folder).creation["experiment"]), name or default_name(keys)
         report = build(runs_of_jobs(folder, jobs, keys), keys, split, f"{experiment}: {name}")
         parent.tags({NAME_TAG: name})
@@ -168,7 +168,7 @@ def write(
         written = put(report, folder, parent.run_id or folder.name)
         for path in written:
             parent.artifact(path)
-        told = said(report, written, publish(folder, experiment, name))
+        summary = said(report, written, publish(folder, experiment, name))
         best = report.settings[0].mean(report.score)
         if not math.isnan(best):
             parent.metrics({f"best/{report.score}": best}, 0)
@@ -177,7 +177,7 @@ def write(
         log.warning(
             "the sweep's report is not complete (%s); later: python -m reid.report runs=%s", error, folder
         )
-    return told
+    return summary
 
 
 def said(report: Report, written: Sequence[Path], place: Path) -> str:

@@ -175,9 +175,9 @@ class Session:
 
     def _take_up(self, path: Path, checkpoint: Checkpoint, epochs: float) -> None:
         training, progress = checkpoint.training, checkpoint.meta["progress"]
-        begun = training["totals"]["steps"]
-        _require_epochs(path, progress["epoch"], begun, epochs)
-        trained = progress["epoch"] + bool(begun)
+        steps = training["totals"]["steps"]
+        _require_epochs(path, progress["epoch"], steps, epochs)
+        trained = progress["epoch"] + bool(steps)
         _require_rates(path, trained, checkpoint.meta["config"], self.meta.get("config", {}))
         self.model.load_state_dict(dict(checkpoint.model))
         learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
@@ -198,9 +198,9 @@ class Session:
 def _require_epochs(path: Path, epoch: int, steps: int, epochs: float) -> None:
     if epoch < epochs or (epoch == epochs and not steps):
         return
-    begun = f" and {steps} steps of the next" if steps else ""
+    rest = f" and {steps} steps of the next" if steps else ""
     raise CheckpointError(
-        f"{path} stands after epoch {epoch}{begun}, beyond epochs={epochs}, and no epoch can be taken back. "
+        f"{path} stands after epoch {epoch}{rest}, beyond epochs={epochs}, and no epoch can be taken back. "
         f"Set epochs={epoch + bool(steps)} or more, or leave `resume` out to train {epochs} anew"
     )
 

@@ -101,9 +101,9 @@ class SweepCallback(Callback):
         if statuses & {"KILLED", "RUNNING"}:  # a worker that outlives its launcher is still at its cell
             status = "KILLED"
         try:
-            told = report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
-            if told:
-                print(f"\n{told}", flush=True)
+            summary = report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
+            if summary:
+                print(f"\n{summary}", flush=True)
         finally:
             try:
                 parent.finish(status)

@@ -27,8 +27,8 @@ class SweepFile:
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{SWEEP}.partial"
-        told = asdict(self) | {"folder": str(folder.absolute())}
-        partial.write_text(json.dumps(told, indent=1) + "\n")
+        content = asdict(self) | {"folder": str(folder.absolute())}
+        partial.write_text(json.dumps(content, indent=1) + "\n")
         partial.replace(folder / SWEEP)
 
 

@@ -86,8 +86,8 @@ def ranked_lists(
     size = title_size(header, width)
     axes.text(_MARGIN, 0.3, header, fontsize=size, weight="bold", va="center")
     _legend(axes, 0.62)
-    told = "; ".join(part for part in ("gallery images, nearest first, without junk", note) if part)
-    axes.text(_MARGIN, 0.86, told, fontsize=SMALL, color=MUTED, va="center")
+    subtitle = "; ".join(part for part in ("gallery images, nearest first, without junk", note) if part)
+    axes.text(_MARGIN, 0.86, subtitle, fontsize=SMALL, color=MUTED, va="center")
     for i, entry in enumerate(entries):
         top = _HEADER + i * row
         axes.text(_MARGIN, top + 0.02, f"AP {100 * entry.ap:.1f} %", fontsize=10.5, weight="bold", va="top")

@@ -227,7 +227,7 @@ def verification_roc(
     axes.set_ylim(0, 101)
     axes.set_xlabel("False accept rate (FAR): impostor pairs called the same person")
     axes.set_ylabel("True accept rate (TAR, %)")
-    told = "\n".join(text for text in (legend_title, note) if text)
-    figure.legend(loc="outside lower left", ncols=2, title=told, title_fontsize=9, alignment="left")
+    heading = "\n".join(text for text in (legend_title, note) if text)
+    figure.legend(loc="outside lower left", ncols=2, title=heading, title_fontsize=9, alignment="left")
     headline(figure, title)
     return figure

@@ -163,11 +163,11 @@ def _cameras(images: Sequence[Image], cameras: Cameras) -> tuple[list[str], str]
     unknown = numbers.count(None)
     if unknown and all(image.in_name is None for image in images):
         known = len(images) - unknown
-        told = (
+        notice = (
             f"{known:,} of {len(images):,} images lie in a camera's folder and the others in none, so all "
             "cameras are taken as unknown; dataset.cameras=folder insists on them."
         )
-        return [""] * len(images), told if known else ""
+        return [""] * len(images), notice if known else ""
     first = 0 if 0 in numbers else 1
     return ["" if number is None else str(number - first) for number in numbers], ""
 
