@@ -19,8 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from reid.checkpoints import find_checkpoint
-from reid.checks import ConfigError
-from reid.config import (
+from reid.config.checks import ConfigError
+from reid.config.identity import config_hash
+from reid.config.schema import (
     RUN_ID,
     EvaluateConfig,
     ThresholdConfig,
@@ -29,14 +30,13 @@ from reid.config import (
     config_folder,
     register,
 )
+from reid.config.search_space import tune_settings
+from reid.config.settings import evaluate_settings, threshold_settings, train_settings
 from reid.data_ahead import HERE, refuse_without_data
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import for_hydra, from_hydra, home
-from reid.identity import config_hash
 from reid.models import check_weights
-from reid.search_space import tune_settings
-from reid.settings import evaluate_settings, threshold_settings, train_settings
 from reid.sources import sources_hash
 from reid.tracking import default_store
 from reid.tracking.journal import Journal

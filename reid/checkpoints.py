@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reid.checks import ConfigError
-from reid.config import RUN_ID
+from reid.config.checks import ConfigError
+from reid.config.dataset import PLACES, check_dataset
+from reid.config.schema import RUN_ID
 from reid.data import DatasetError
-from reid.dataset_config import PLACES, check_dataset
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.home import home
 from reid.tracking import default_store, fetch_checkpoint

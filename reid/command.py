@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reid.cells import SWEEP_DIR, plan, sweep_arguments
-from reid.checks import ConfigError
 from reid.compose_errors import explain, known_keys
-from reid.config import config_folder, register
+from reid.config.checks import ConfigError
+from reid.config.dialects import refuse_dashes, refuse_options_of_no_dataset
+from reid.config.schema import config_folder, register
 from reid.data import DatasetError
-from reid.dialects import refuse_dashes, refuse_options_of_no_dataset
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
 from reid.engine.finite import DivergedError

@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
+from reid.config.dialects import CommandParser
 from reid.data import DatasetError
-from reid.dialects import CommandParser
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.engine.threshold import StoredThreshold, ThresholdError

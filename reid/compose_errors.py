@@ -14,9 +14,9 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reid.checks import nearest, unknown_key
-from reid.config import OWN_KEYS, config_folder
-from reid.search_path import further_choices
+from reid.config.checks import nearest, unknown_key
+from reid.config.schema import OWN_KEYS, config_folder
+from reid.config.search_path import further_choices
 from reid.trust import trusted_choices
 
 #: What OmegaConf says of a value of the wrong type, and what it had expected.

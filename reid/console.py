@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 from reid.home import home, source_root
 from reid.retrieval import Scores
 from reid.terminal import Table

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reid.config import EvalConfig, ImageConfig
-from reid.dialects import CommandParser
+from reid.config.dialects import CommandParser
+from reid.config.schema import EvalConfig, ImageConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
 from reid.engine.describe import preprocessing
 from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone

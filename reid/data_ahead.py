@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from reid.checks import ConfigError
-from reid.config import TrainConfig
+from reid.config.checks import ConfigError
+from reid.config.schema import TrainConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.prepare import split_for
 from reid.engine.slots import SHARED_LAUNCHERS

@@ -7,12 +7,12 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from reid.checks import ConfigError
-from reid.config import DataConfig, register
+from reid.config.checks import ConfigError
+from reid.config.dataset import check_dataset, dataset_choice
+from reid.config.schema import DataConfig, register
 from reid.data import ReidDataset, load_dataset
 from reid.data.crops import LeakError, Progress, silent
 from reid.data.layout import FOLDERS
-from reid.dataset_config import check_dataset, dataset_choice
 
 #: How keys of the group `dataset` are typed to the data commands, where they are no options there.
 SPELLINGS = {

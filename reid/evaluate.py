@@ -14,7 +14,8 @@ import torch
 from reid import run_figures
 from reid.checkpoints import find_checkpoint, trained_dataset, with_data_now
 from reid.command import launch
-from reid.config import EvalConfig, EvaluateConfig, ImageConfig
+from reid.config.schema import EvalConfig, EvaluateConfig, ImageConfig
+from reid.config.settings import evaluate_settings
 from reid.console import score_table, tracked_as
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.describe import how_far, rebuild_model
@@ -26,7 +27,6 @@ from reid.engine.runtime import choose_device, set_up_backend
 from reid.home import home
 from reid.job import NAME_LENGTH, Job
 from reid.retrieval import Scores
-from reid.settings import evaluate_settings
 from reid.tracking import default_store, hide_home
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from reid.checkpoints import find_checkpoint
-from reid.config import RUN_ID
+from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import prepared_ahead, to_device

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from reid.config import EvaluateConfig, TrainConfig
+from reid.config.identity import flat, flat_keys
+from reid.config.schema import EvaluateConfig, TrainConfig
 from reid.console import ConsoleProgress
 from reid.engine.distributed import ALONE, World
 from reid.engine.rundir import (
@@ -30,7 +31,6 @@ from reid.engine.rundir import (
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, literal, source_root
-from reid.identity import flat, flat_keys
 from reid.sources import sources_hash
 from reid.terminal import log_sizes, move_logs
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment

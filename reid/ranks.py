@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.engine.distributed import World
 from reid.home import for_hydra, home
 

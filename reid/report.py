@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from reid.config import RUN_ID
-from reid.dialects import CommandParser
+from reid.config.dialects import CommandParser
+from reid.config.schema import RUN_ID
 from reid.engine import report
 from reid.engine.queries import QUERIES
 from reid.engine.sweep import job_statuses

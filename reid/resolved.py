@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from reid.checks import ConfigError
-from reid.config import config_folder
+from reid.config.checks import ConfigError
+from reid.config.schema import config_folder
+from reid.config.search_path import further_choices
 from reid.engine.rundir import read_status
-from reid.search_path import further_choices
 from reid.tracking.machine import unseen_by_hydra
 
 _PATH, _NAME, _FOLDER = ("--config-path", "-cp"), ("--config-name", "-cn"), ("--config-dir", "-cd")

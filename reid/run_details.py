@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from reid.config import config_folder, register
+from reid.config.schema import config_folder, register
 from reid.home import home
 from reid.run_selection import code_version, died, differing, families
 from reid.run_tables import age, duration, is_share, run_row
@@ -113,8 +113,10 @@ def _from_defaults(run: RunRecord) -> dict[str, str]:
     """The params of a training run that are not those of `python -m reid.train` without an override."""
     if run.tags.get("reid.kind") != "run":
         return {}
-    from reid.identity import flat
-    from reid.settings import train_settings  # it imports torch, which the other subcommands do without
+    from reid.config.identity import flat
+    from reid.config.settings import (
+        train_settings,  # it imports torch, which the other subcommands do without
+    )
 
     register()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):

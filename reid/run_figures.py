@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 from reid.data import ReidDataset
 from reid.data.pictures import open_picture
 from reid.data.store import ImageStore

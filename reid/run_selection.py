@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reid.checks import nearest
+from reid.config.checks import nearest
 from reid.home import home
 from reid.tracking import RunRecord, TrackingError, run_folders, under_way
 

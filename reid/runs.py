@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from reid.dialects import CommandParser
+from reid.config.dialects import CommandParser
 from reid.home import home
 from reid.run_deletion import delete
 from reid.run_details import details, show_details

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from reid.dialects import CommandParser
+from reid.config.dialects import CommandParser
 from reid.home import home
 from reid.tracking import JOURNAL, LateDelivery, Store, TrackingError, default_store, send_late, store_of
 

@@ -15,9 +15,10 @@ import torch
 
 from reid import threshold_report
 from reid.checkpoints import find_checkpoint, trained_dataset, with_data_now
-from reid.checks import ConfigError
 from reid.command import launch
-from reid.config import RUN_ID, ImageConfig, ThresholdConfig
+from reid.config.checks import ConfigError
+from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
+from reid.config.settings import threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.splits import validation_split
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
@@ -41,7 +42,6 @@ from reid.retrieval import (
     require_pairs,
     verify_counts,
 )
-from reid.settings import threshold_settings
 from reid.tracking import TrackingError, attach, default_store, under_way
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,11 @@ from rich.text import Text
 
 from reid import run_figures
 from reid.checkpoints import find_checkpoint
-from reid.checks import ConfigError
 from reid.command import launch
-from reid.config import TrainConfig
+from reid.config.checks import ConfigError
+from reid.config.identity import config_hash
+from reid.config.schema import TrainConfig
+from reid.config.settings import train_settings
 from reid.console import epoch_line, say_where, score_line, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
@@ -45,9 +47,7 @@ from reid.engine.session import Session
 from reid.engine.shared_neck import share_neck
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
-from reid.identity import config_hash
 from reid.job import Job
-from reid.settings import train_settings
 from reid.tracking import JOURNAL, Tracker
 
 log = logging.getLogger(__name__)

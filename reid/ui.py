@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from reid.dialects import CommandParser
+from reid.config.dialects import CommandParser
 from reid.home import home
 from reid.tracking import TrackingError, default_store, prepare_views, ui_command
 

@@ -5,8 +5,8 @@ import copy
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from reid.config import EvaluateConfig, TrainConfig, config_folder, register
-from reid.settings import evaluate_settings, train_settings
+from reid.config.schema import EvaluateConfig, TrainConfig, config_folder, register
+from reid.config.settings import evaluate_settings, train_settings
 
 
 def composed(command: str, *overrides: str) -> DictConfig:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from reid.config import EvalConfig
+from reid.config.schema import EvalConfig
 
 
 def least_meta(classes: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pytest
 from hydra.errors import HydraException
 
 from reid.cells import SWEEP_DIR, Plan, expand, plan, sweep_arguments
-from reid.checks import ConfigError
-from reid.config import register
+from reid.config.checks import ConfigError
+from reid.config.schema import register
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.sweep_file import SweepFile, read_sweep
 from reid.sources import sources_hash

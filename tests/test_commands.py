@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from reid.cells import plan
 from reid.command import Job, launch
 from reid.compose_errors import explain
-from reid.config import register
+from reid.config.schema import register
 
 ROOT = Path(__file__).parents[1]
 

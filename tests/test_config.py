@@ -11,13 +11,13 @@ from composing import changed, composed, settings_of
 from omegaconf import DictConfig
 from torch import nn
 
-from reid import identity
-from reid.config import config_folder
+from reid.config import identity
+from reid.config.identity import config_hash, flat, resume_hash
+from reid.config.schema import config_folder
+from reid.config.settings import train_settings
 from reid.engine.objective import build_metric_loss
 from reid.engine.optimizers import build_optimizer
-from reid.identity import config_hash, flat, resume_hash
 from reid.models import build_backbone
-from reid.settings import train_settings
 
 GROUPS = ("dataset", "backbone", "loss", "optimizer", "tricks", "experiment")
 CHOICES = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from reid.config import EvalConfig
+from reid.config.schema import EvalConfig
 from reid.data import ReidDataset, load_dataset, silent
 from reid.data.check import main as check
 from reid.data.split import main as split

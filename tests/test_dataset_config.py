@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from composing import changed, composed, settings_of
 
-from reid.checks import ConfigError
-from reid.config import config_folder
-from reid.dataset_config import dataset_choice
-from reid.identity import config_hash
+from reid.config.checks import ConfigError
+from reid.config.dataset import dataset_choice
+from reid.config.identity import config_hash
+from reid.config.schema import config_folder
 
 
 @pytest.fixture(autouse=True)

@@ -33,8 +33,8 @@ def run(name, *words):
     except SystemExit as ended:
         print("# exit", name, ended.code)
 
-import reid.config, reid.home
-print("# conf", reid.config.config_folder())
+import reid.config.schema, reid.home
+print("# conf", reid.config.schema.config_folder())
 print("# home", reid.home.home())
 tiny = sys.argv[1:]
 run("train", "--cfg", "job", "seed=7")

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from reid import checks
+from reid.config import checks
 from reid.plain_warnings import show_plainly
 
 

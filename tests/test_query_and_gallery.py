@@ -9,15 +9,15 @@ import pytest
 import torch
 from composing import settings_of
 
-from reid.checks import ConfigError
-from reid.config import EvalConfig
+from reid.config.checks import ConfigError
+from reid.config.identity import config_hash
+from reid.config.schema import EvalConfig
 from reid.data import Crop, DatasetError, load_dataset, silent
 from reid.data.check import main as check
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
 from reid.engine.domains import read_domain, same_domain
 from reid.engine.prepare import open_training_data, read_dataset
-from reid.identity import config_hash
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from reid.config import config_folder, register
-from reid.settings import evaluate_settings, threshold_settings, train_settings
+from reid.config.schema import config_folder, register
+from reid.config.settings import evaluate_settings, threshold_settings, train_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

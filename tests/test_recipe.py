@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from reid import train as command
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.data.augment import Augmentation
 from reid.data.batches import Batch, TrainingBatches
 from reid.engine.describe import build_model

@@ -18,7 +18,7 @@ from experiments.reproduce_table.plan import Planned, plan, sweep_words
 from experiments.reproduce_table.profiles import BACKBONES, FULL, SMOKE, published_scores
 from experiments.reproduce_table.table import Run, Score, Table, fill
 from experiments.reproduce_table.words import DASH, cells, difference, measured
-from reid.config import config_folder
+from reid.config.schema import config_folder
 from reid.data.crops import silent
 from reid.engine.rundir import RunStatus, read_status
 from reid.sources import sources_hash

@@ -10,12 +10,12 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 from torch import nn
 
-from reid.checks import ConfigError, check_types, nearest, unknown_key
-from reid.config import config_folder
+from reid.config.checks import ConfigError, check_types, nearest, unknown_key
+from reid.config.identity import flat
+from reid.config.schema import config_folder
 from reid.data import DatasetError
 from reid.engine.optimizers import build_optimizer
 from reid.engine.schedule import learning_rate
-from reid.identity import flat
 from reid.models import BackboneError
 
 pytestmark = pytest.mark.usefixtures("own_home")

@@ -18,8 +18,9 @@ from conftest import Runner
 from PIL import Image
 
 from reid import compare, extract
-from reid.checks import ConfigError
-from reid.config import EvalConfig
+from reid.config.checks import ConfigError
+from reid.config.schema import EvalConfig
+from reid.config.settings import threshold_settings
 from reid.data import Crop, DatasetError, ReidDataset, load_dataset, silent
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
@@ -34,7 +35,6 @@ from reid.engine.threshold import (
 )
 from reid.inference import load_model, shape_problem
 from reid.retrieval import Embeddings
-from reid.settings import threshold_settings
 from reid.threshold import check_not_trained_on, data_name, hardest_by_batch, under_way
 from reid.tracking.journal import Journal
 

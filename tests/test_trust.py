@@ -11,15 +11,15 @@ from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 
 from reid.cells import plan
-from reid.checks import ConfigError, construct, trusted_target
 from reid.command import launch
-from reid.config import OWN_KEYS, dataset_choices, register
+from reid.config.checks import ConfigError, construct, trusted_target
+from reid.config.schema import OWN_KEYS, dataset_choices, register
+from reid.config.search_path import further_choices
+from reid.config.settings import train_settings
 from reid.data import DatasetError, dataset_reader
 from reid.job import Job
 from reid.models import BackboneError, build_backbone
 from reid.resolved import primary_config
-from reid.search_path import further_choices
-from reid.settings import train_settings
 from reid.sources import sources_hash
 from reid.trust import TrustError, trusted_choices
 

@@ -19,15 +19,15 @@ from rich.console import Console
 
 from experiments.tuning.study import SCORE, Search, open_storage, pruner_of
 from experiments.tuning.trials import run_trials
-from reid.checks import ConfigError
-from reid.config import config_folder
+from reid.config.checks import ConfigError
+from reid.config.identity import config_hash
+from reid.config.schema import config_folder
+from reid.config.search_space import training, tune_settings
+from reid.config.settings import train_settings
 from reid.engine.rundir import read_status
 from reid.engine.stop import StopSignals
 from reid.figures import search_history, search_map, search_slices
-from reid.identity import config_hash
 from reid.job import Job
-from reid.search_space import training, tune_settings
-from reid.settings import train_settings
 from reid.tracking import children, default_store, open_parent, read_record
 
 STUDIES = sorted(file.stem for file in (config_folder() / "study").glob("*.yaml"))

@@ -18,7 +18,7 @@ from experiments.benchmark.limits import Limits, measure_limits
 from experiments.benchmark.machine import describe
 from experiments.benchmark.outcome import Outcome
 from experiments.benchmark.show import markdown_table, picture, terminal_table
-from reid.dialects import CommandParser
+from reid.config.dialects import CommandParser
 from reid.engine.runtime import set_up_backend
 from reid.figures import save
 from reid.terminal import Terminal

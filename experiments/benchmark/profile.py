@@ -23,7 +23,7 @@ from experiments.benchmark.benchmarks.train_step import (
 )
 from experiments.benchmark.features import draw, market, size
 from experiments.benchmark.trainee import Trainee
-from reid.dialects import CommandParser
+from reid.config.dialects import CommandParser
 from reid.figures import save
 from reid.figures.style import BLUE, INK, MUTED, SMALL, headline, new_figure, styled
 from reid.retrieval import evaluate

@@ -21,8 +21,8 @@ from experiments.faults.faults import FAULTS, Fault, Scene, corrupt_image, fill_
 from experiments.faults.server import Server
 from experiments.faults.sweep import CampaignError, Sweep
 from experiments.faults.verdict import Numbers, Verdict, judge, numbers_of
+from reid.config.dialects import CommandParser
 from reid.data import load_dataset
-from reid.dialects import CommandParser
 from reid.tracking import default_store
 
 RESULTS = Path(__file__).parent / "results" / "campaign.csv"

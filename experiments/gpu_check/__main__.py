@@ -21,8 +21,8 @@ import torch
 from experiments.gpu_check.checks import CHECKS, Named
 from experiments.gpu_check.context import LEAST, Context, Failed, OutOfTime
 from experiments.gpu_check.report import Report, Result
-from reid.checks import ConfigError
-from reid.dialects import CommandParser
+from reid.config.checks import ConfigError
+from reid.config.dialects import CommandParser
 from reid.engine.runtime import choose_device
 from reid.home import source_root
 from reid.tracking import environment

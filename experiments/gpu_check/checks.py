@@ -14,7 +14,7 @@ import torch
 
 from experiments.benchmark.outcome import Outcome
 from experiments.gpu_check.context import ROOT, Check, Context, Failed, read_status
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 
 #: The tests that are skipped where no GPU is.
 CUDA_TESTS = ("tests/engine/test_cuda.py", "tests/retrieval/test_evaluate.py")

@@ -21,11 +21,11 @@ from experiments.reproduce_table.picture import picture
 from experiments.reproduce_table.plan import Planned, plan, sweep_words
 from experiments.reproduce_table.profiles import PROFILES, Profile, published_scores
 from experiments.reproduce_table.table import Table, fill
-from reid.checks import ConfigError
 from reid.compose_errors import explain
-from reid.config import register
+from reid.config.checks import ConfigError
+from reid.config.dialects import CommandParser
+from reid.config.schema import register
 from reid.console import ConsoleProgress
-from reid.dialects import CommandParser
 from reid.engine.runtime import choose_device
 from reid.figures import save
 from reid.home import home

@@ -9,7 +9,7 @@ import torch
 
 from experiments.reproduce_table.plan import Planned
 from experiments.reproduce_table.probe import IDENTITIES, Counts, without_weights
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 from reid.data import DatasetError, load_dataset
 from reid.data.crops import Progress
 from reid.data.datasets import duke, market

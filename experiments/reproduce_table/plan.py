@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 
 from experiments.reproduce_table.profiles import Profile
 from reid.cells import Cell, expand
-from reid.config import TrainConfig, config_folder
+from reid.config.schema import TrainConfig, config_folder
+from reid.config.settings import train_settings
 from reid.engine.rundir import find_finished
 from reid.home import home
-from reid.settings import train_settings
 from reid.sources import sources_hash
 
 

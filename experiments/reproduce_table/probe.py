@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from experiments.reproduce_table.plan import Planned
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 from reid.data.batches import Batch
 from reid.engine.describe import build_model
 from reid.engine.loop import EpochTotals, train_epoch

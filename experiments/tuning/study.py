@@ -12,20 +12,20 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from reid.checks import ConfigError
-from reid.config import TrainConfig, TuneConfig
+from reid.config.checks import ConfigError
+from reid.config.identity import config_hash, flat
+from reid.config.schema import TrainConfig, TuneConfig
+from reid.config.search_space import is_whole, training, tune_settings
+from reid.config.settings import train_settings
 from reid.home import home
-from reid.identity import config_hash, flat
 from reid.job import Job
-from reid.search_space import is_whole, training, tune_settings
-from reid.settings import train_settings
 from reid.tracking import Store, TrackingError, default_store, sqlite_uri
 
 #: The only score that a study looks at.
 SCORE = "val/mAP"
 #: The databases that both MLflow and Optuna speak to.
 SHARED = ("sqlite", "postgresql", "mysql")
-CONFIG = "reid.config"
+CONFIG = "reid.config.schema"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import optuna
 from optuna.trial import TrialState
 
 from experiments.tuning.study import SCORE, Search
-from reid.checks import ConfigError
 from reid.command import ASKED_WRONGLY, run_framed
+from reid.config.checks import ConfigError
 from reid.engine.rundir import LAST
 from reid.job import Job
 from reid.locks import FileLock, Timeout

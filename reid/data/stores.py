@@ -13,11 +13,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from reid.config import DataConfig, register
+from reid.config.dialects import CommandParser
+from reid.config.schema import DataConfig, register
 from reid.data.hashes import SUFFIX, kept_digests
 from reid.data.holds import free
 from reid.data.store_facts import FORMAT, read_facts, store_key
-from reid.dialects import CommandParser
 from reid.locks import FileLock, Timeout
 
 #: What the suite writes into a folder of stores; no other file is ever deleted.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from reid.config import EvalConfig
+from reid.config.schema import EvalConfig
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.models.soundness import not_finite
 

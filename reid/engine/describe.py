@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from reid.config import ImageConfig, TrainConfig
+from reid.config.identity import config_hash, flat, resume_hash
+from reid.config.schema import ImageConfig, TrainConfig
 from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.data.pictures import describe_treatments
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint
-from reid.identity import config_hash, flat, resume_hash
 from reid.models import ReidModel, build_backbone
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from reid.config import EvalConfig
+from reid.config.schema import EvalConfig
 from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
 from reid.engine.distributed import ALONE, World

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reid.checks import construct
-from reid.config import OWN_KEYS
+from reid.config.checks import construct
+from reid.config.schema import OWN_KEYS
 from reid.losses import pair_statistics
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reid.checks import ConfigError, trusted_target
+from reid.config.checks import ConfigError, trusted_target
 from reid.models import layer_depths, undecayed
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from reid.config import config_folder
+from reid.config.schema import config_folder
 from reid.engine.conclusion import conclude, notes
 from reid.engine.rundir import RunStatus
 from reid.engine.swept import SEED, Setting, SweptRun, cell_table, runs_of_jobs, settings_of, without_twins

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from reid import limits
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.distance import full_products
 
 #: Bounds of what a step of an evaluation takes on a GPU.

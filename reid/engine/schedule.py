@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 
 WARMUP_METHODS = ("linear", "constant")
 

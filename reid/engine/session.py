@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
-from reid.config import ScheduleConfig
+from reid.config.identity import changed
+from reid.config.schema import ScheduleConfig
 from reid.data.store import ImageStore
 from reid.engine.checkpoint import (
     Checkpoint,
@@ -27,7 +28,6 @@ from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
 from reid.engine.optimizers import load_optimizer, take_up
 from reid.engine.rundir import LAST
-from reid.identity import changed
 from reid.models import ReidModel
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from reid.engine.describe import model_spec
 from reid.models import ReidModel, WeightReport

@@ -12,12 +12,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from reid.config.identity import flat_keys
 from reid.engine import report
 from reid.engine.job_lock import occupied
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.engine.sweep_file import read_sweep
 from reid.home import from_hydra, home, source_root
-from reid.identity import flat_keys
 from reid.tracking import (
     JOURNAL,
     Status,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reid.config import DataConfig, ImageConfig
+from reid.config.schema import DataConfig, ImageConfig
 from reid.data import Crop, ReidDataset, silent
 from reid.data.audit import audit
 from reid.data.doubles import find_doubles

@@ -7,8 +7,8 @@ import pytest
 from composing import composed
 from PIL import Image
 
+from reid.config.settings import train_settings
 from reid.data import DatasetError, ReidDataset, load_dataset
-from reid.settings import train_settings
 
 MARKET = ("bounding_box_train", "query", "bounding_box_test")
 

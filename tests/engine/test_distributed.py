@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.engine.distributed import ALONE, World, synchronise_batch_norm
 from reid.ranks import check_launch, rank_arguments, run_folder
 

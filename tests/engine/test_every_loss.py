@@ -11,7 +11,7 @@ from composing import settings_of
 from least_meta import least_meta
 from torch import nn
 
-from reid.config import TrainConfig, config_folder
+from reid.config.schema import TrainConfig, config_folder
 from reid.data.batches import Batch
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.describe import build_model

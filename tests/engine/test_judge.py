@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from reid.config import DataConfig, EvalConfig, ImageConfig
+from reid.config.schema import DataConfig, EvalConfig, ImageConfig
 from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.crops import silent
 from reid.data.store import ImageStore, open_store

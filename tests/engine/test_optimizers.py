@@ -7,7 +7,7 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.engine.optimizers import build_optimizer, load_optimizer, set_learning_rate, take_up
 from reid.models import BackboneError, ReidModel, as_backbone, build_backbone, layer_depths, undecayed
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from reid.config import EvalConfig
+from reid.config.schema import EvalConfig
 from reid.engine.judge import judged_values, rank
 from reid.engine.queries import query_csv, query_table
 from reid.retrieval import Embeddings

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.engine import runtime
 from reid.engine.runtime import (
     choose_device,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from composing import settings_of
 
-from reid.config import TrainConfig
+from reid.config.schema import TrainConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from reid.engine.describe import build_model, model_spec, preprocessing
 from reid.engine.start import begin, open_start

@@ -23,7 +23,7 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from experiments.benchmark.trainee import BACKBONES
-from reid.config import config_folder
+from reid.config.schema import config_folder
 from reid.data.augment import Augmentation
 from reid.distance import cosine, euclidean, normalise, squared_euclidean
 from reid.engine.loop import EpochTotals

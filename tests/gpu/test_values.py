@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from experiments.benchmark.features import Scale, draw
-from reid.config import EvalConfig
+from reid.config.schema import EvalConfig
 from reid.distance import euclidean
 from reid.engine.judge import rank
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer

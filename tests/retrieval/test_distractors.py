@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reid.config import EvalConfig
+from reid.config.schema import EvalConfig
 from reid.engine.judge import rank
 from reid.retrieval import Embeddings, EvaluationError, count_matches, evaluate, pair_totals, require_matches
 from reid.retrieval.bootstrap import identities_of

@@ -11,7 +11,7 @@ from experiments.benchmark.catalogue import NotHere, Setup
 from experiments.benchmark.outcome import Case, ratio
 from experiments.benchmark.timing import Contest
 from experiments.benchmark.trainee import Trainee
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.data.store import ImageStore
 from reid.engine.runtime import require_compiler
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from reid.config import TrainConfig
-from reid.dataset_config import without_places
+from reid.config.dataset import without_places
+from reid.config.schema import TrainConfig
 
 #: Keys that came after runs were made without them, and what those runs did.  A key that says so enters no
 #: hash, and is no difference to a config that lacks it: such a run is still found, resumed and taken.

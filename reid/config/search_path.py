@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 from reid.trust import TrustError, trusted_choices
 
 #: The folder of `--config-dir`, searched by all that composes in this process.

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from reid.checks import ConfigError, check_options, check_present, nearest
-from reid.config import OWN_KEYS, compose_dataset, dataset_choices
+from reid.config.checks import ConfigError, check_options, check_present, nearest
+from reid.config.schema import OWN_KEYS, compose_dataset, dataset_choices
 from reid.data import dataset_reader
 from reid.data.datasets.synthetic import train_people
 

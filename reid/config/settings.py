@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from reid.checks import (
+from reid.config.checks import (
     ConfigError,
     check_fields,
     check_options,
@@ -19,7 +19,8 @@ from reid.checks import (
     nearest,
     trusted_target,
 )
-from reid.config import (
+from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
+from reid.config.schema import (
     GIVEN,
     OWN_KEYS,
     RUN_ID,
@@ -31,7 +32,6 @@ from reid.config import (
     compose_dataset,
     dataset_choices,
 )
-from reid.dataset_config import check_dataset, complete_dataset, drawn_people, refuse_missing
 from reid.home import from_hydra, literal
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
 

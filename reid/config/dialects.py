@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reid.checks import ConfigError
+from reid.config.checks import ConfigError
 
 #: Hydra's own options; all that begins with two dashes and is none of them is a key.
 HYDRAS = (

@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from reid.checks import ConfigError, unknown_key
-from reid.config import Dimension, TrainConfig, TuneConfig
-from reid.identity import flat
-from reid.settings import train_settings
+from reid.config.checks import ConfigError, unknown_key
+from reid.config.identity import flat
+from reid.config.schema import Dimension, TrainConfig, TuneConfig
+from reid.config.settings import train_settings
 
 #: What may not be searched: it says how trials are judged, where they lie, or how long they are.
 FIXED = ("eval.", "dataset.", "data.", "tracking.", "sweep.", "study.", "epochs", "seed", "device", "resume",

@@ -1,8 +1,8 @@
-"""The typed schema of every command; `reid.settings` checks what was composed from it.
+"""The typed schema of every command; `reid.config.settings` checks what was composed from it.
 
 Four groups are open, since a choice may bring keys of its own: what `loss` and `optimizer` hold beyond the
 keys here goes to the class that their `_target_` names, what `dataset` and `backbone` hold beyond `name` to
-the function of that name.  `reid.checks` compares them with its signature.
+the function of that name.  `reid.config.checks` compares them with its signature.
 """
 
 import math
@@ -18,10 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import MISSING, OmegaConf
 
-from reid.checks import above, at_least, between, one_of
+from reid.config.checks import above, at_least, between, one_of
+from reid.config.search_path import FurtherChoices
 from reid.home import for_hydra, home, literal
 from reid.plain_warnings import show_plainly
-from reid.search_path import FurtherChoices
 
 #: What MLflow calls a run.
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -292,6 +292,6 @@ def _composing() -> AbstractContextManager[object]:
 
 def config_folder() -> Path:
     """conf/ of the source tree, or the copy that the wheel carries; absolute, so any directory will do."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     beside = package.parent / "conf"
     return beside if (beside / "train.yaml").exists() else package / "conf"

@@ -1,0 +1,1 @@
+"""The typed schema, its checks, the settings made of it, and what tells two configs apart."""
