@@ -18,7 +18,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from reid.checkpoints import find_checkpoint
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash
 from reid.config.schema import (
@@ -33,13 +32,14 @@ from reid.config.schema import (
 from reid.config.search_space import tune_settings
 from reid.config.settings import evaluate_settings, threshold_settings, train_settings
 from reid.data_ahead import HERE, refuse_without_data
+from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.slots import places
 from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import for_hydra, from_hydra, home
 from reid.models import check_weights
-from reid.sources import sources_hash
 from reid.tracking import default_store
 from reid.tracking.journal import Journal
+from reid.tracking.sources import sources_hash
 
 SWEEP_DIR = "hydra.sweep.dir"
 A_YEAR = 365 * 24 * 60  # minutes

@@ -26,8 +26,8 @@ from reid.engine.describe import preprocessing
 from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone
 from reid.models.matching import backbone_tensors, compare, summarise
 from reid.models.recognise import recognise
+from reid.models.unpickle import read_trusted
 from reid.models.weights import file_sha256, read_weights, refuse_not_finite
-from reid.unpickle import read_trusted
 
 _NECK = "bottleneck."
 _CLASSIFIER = "classifier.weight"

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from reid import run_figures
-from reid.checkpoints import find_checkpoint, trained_dataset, with_data_now
 from reid.command import launch
 from reid.config.schema import EvalConfig, EvaluateConfig, ImageConfig
 from reid.config.settings import evaluate_settings
 from reid.console import score_table, tracked_as
 from reid.engine.checkpoint import load_checkpoint
+from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.describe import how_far, rebuild_model
 from reid.engine.domains import read_domain, read_domains
 from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_values

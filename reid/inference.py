@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reid.checkpoints import find_checkpoint
 from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
@@ -29,6 +28,7 @@ from reid.data.store import NAMED
 from reid.data.threads import in_threads
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
+from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import choose_device, library_call
 from reid.engine.threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold

@@ -31,10 +31,10 @@ from reid.engine.rundir import (
 from reid.engine.stop import StopSignals
 from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, literal, source_root
-from reid.sources import sources_hash
 from reid.terminal import log_sizes, move_logs
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal
+from reid.tracking.sources import sources_hash
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from reid import threshold_report
-from reid.checkpoints import find_checkpoint, trained_dataset, with_data_now
 from reid.command import launch
 from reid.config.checks import ConfigError
 from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
 from reid.config.settings import threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
-from reid.data.splits import validation_split
+from reid.data.division import validation_split
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
+from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.describe import rebuild_model
 from reid.engine.embed import embed
 from reid.engine.judge import describe

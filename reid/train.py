@@ -13,7 +13,6 @@ import torch
 from rich.text import Text
 
 from reid import run_figures
-from reid.checkpoints import find_checkpoint
 from reid.command import launch
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash
@@ -23,6 +22,7 @@ from reid.console import epoch_line, say_where, score_line, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.data.resident import resident_bytes
+from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.distributed import synchronise_batch_norm

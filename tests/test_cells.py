@@ -12,8 +12,8 @@ from reid.config.checks import ConfigError
 from reid.config.schema import register
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.sweep_file import SweepFile, read_sweep
-from reid.sources import sources_hash
 from reid.tracking.journal import Journal
+from reid.tracking.sources import sources_hash
 
 pytestmark = pytest.mark.usefixtures("own_home")
 

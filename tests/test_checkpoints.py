@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reid.checkpoints import find_checkpoint, trained_dataset
 from reid.engine.checkpoint import Checkpoint, CheckpointError
+from reid.engine.checkpoint_source import find_checkpoint, trained_dataset
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reid import unpickle
-from reid.checkpoints import trained_dataset
 from reid.convert import main
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from reid.engine.checkpoint_source import trained_dataset
 from reid.engine.describe import rebuild_model
-from reid.models import ReidModel, build_backbone, load_weights
-from reid.unpickle import gather
+from reid.models import ReidModel, build_backbone, load_weights, unpickle
+from reid.models.unpickle import gather
 
 State = dict[str, Tensor]
 

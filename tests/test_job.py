@@ -10,10 +10,10 @@ from rich.console import Console
 from reid.engine.rundir import LAST, RunStatus
 from reid.engine.stop import StopSignals
 from reid.job import Job
-from reid.sources import sources_hash
 from reid.tracking import SilentTracker
 from reid.tracking.journal import JOURNAL
 from reid.tracking.machine import Provenance
+from reid.tracking.sources import sources_hash
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
-from reid.checkpoints import with_data_now
 from reid.engine.checkpoint import Checkpoint
+from reid.engine.checkpoint_source import with_data_now
 from reid.engine.rundir import (
     HALF_WRITTEN_S,
     RunStatus,

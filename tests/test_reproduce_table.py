@@ -21,8 +21,8 @@ from experiments.reproduce_table.words import DASH, cells, difference, measured
 from reid.config.schema import config_folder
 from reid.data.crops import silent
 from reid.engine.rundir import RunStatus, read_status
-from reid.sources import sources_hash
 from reid.tracking import default_store, list_runs
+from reid.tracking.sources import sources_hash
 
 PAPER = sorted((config_folder() / "experiment" / "paper").glob("*.yaml"))
 SCORES = {"test/mAP": 0.862, "test/rank-1": 0.95}

@@ -20,7 +20,7 @@ from reid.data import DatasetError, dataset_reader
 from reid.job import Job
 from reid.models import BackboneError, build_backbone
 from reid.resolved import primary_config
-from reid.sources import sources_hash
+from reid.tracking.sources import sources_hash
 from reid.trust import TrustError, trusted_choices
 
 CHOSEN = ["loss=own", "backbone=own", "dataset=own"]

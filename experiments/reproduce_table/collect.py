@@ -10,8 +10,8 @@ from reid.engine.rundir import RunStatus
 from reid.engine.sweep import job_statuses
 from reid.engine.sweep_file import SweepFile, find_sweep
 from reid.home import home
-from reid.sources import sources_hash
 from reid.tracking import Store, TrackingError, read_record, run_address
+from reid.tracking.sources import sources_hash
 
 _VERSIONS = ("python", "torch", "torchvision", "timm", "numpy")
 

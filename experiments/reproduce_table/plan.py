@@ -12,7 +12,7 @@ from reid.config.schema import TrainConfig, config_folder
 from reid.config.settings import train_settings
 from reid.engine.rundir import find_finished
 from reid.home import home
-from reid.sources import sources_hash
+from reid.tracking.sources import sources_hash
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reid.data.crops import IF_A_PERSON, Crop, DatasetError, LeakError, ReidDataset
+from reid.data.division import divide
 from reid.data.labels import People, merged_ids, numbered, numbered_people, spellings_of
-from reid.data.splits import divide
 from reid.people import DISTRACTOR, JUNK
 
 SPLITS = ("train", "val", "query", "gallery")

@@ -9,8 +9,8 @@ from reid.config.checks import ConfigError
 from reid.config.dialects import CommandParser
 from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.audit import count, splits_of
+from reid.data.division import Division, divide
 from reid.data.labels import key, says_nothing
-from reid.data.splits import Division, divide
 from reid.data.tables import write_table
 from reid.data_source import SPELLINGS, add_source, open_source
 from reid.people import DISTRACTOR, is_person

@@ -10,7 +10,7 @@ from reid.config.identity import without_added
 from reid.config.schema import EvalConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.data.crops import Progress
-from reid.data.splits import validation_split
+from reid.data.division import validation_split
 from reid.engine.prepare import check_judgeable, with_protocol_of
 from reid.retrieval import EvaluationError
 

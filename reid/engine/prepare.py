@@ -13,8 +13,8 @@ from reid.config.schema import DataConfig, EvalConfig, ImageConfig, TrainConfig
 from reid.config.settings import check_identities
 from reid.data import Crop, ReidDataset, load_dataset
 from reid.data.crops import DatasetError, Progress
+from reid.data.division import validation_split
 from reid.data.doubles import find_doubles
-from reid.data.splits import validation_split
 from reid.data.store import ImageStore, open_store
 from reid.retrieval import count_matches, require_matches
 

@@ -31,7 +31,7 @@ class RunStatus:
     scores: dict[str, float] = field(default_factory=dict)
     error: str = ""
     data_fingerprint: str = ""
-    code: str = ""  # `reid.sources.sources_hash` of what ran
+    code: str = ""  # `reid.tracking.sources.sources_hash` of what ran
     taken_from: str = ""  # a sweep's cell that another sweep had finished: the folder of that run
 
     def write(self, folder: Path) -> None:

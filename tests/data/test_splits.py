@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reid.data import Crop, DatasetError, ReidDataset
-from reid.data.splits import choose_queries, divide, validation_split
+from reid.data.division import choose_queries, divide, validation_split
 
 
 def crop(pid: int, camid: int, number: int) -> Crop:

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from reid import convert
-from reid.checkpoints import trained_dataset
 from reid.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -25,6 +24,7 @@ from reid.engine.checkpoint import (
     save_checkpoint,
 )
 from reid.engine.checkpoint_meta import TABLE, MetaError, check_meta
+from reid.engine.checkpoint_source import trained_dataset
 from reid.engine.describe import how_far, rebuild_model
 from reid.engine.threshold import StoredThreshold, feature_space, stored_threshold
 from reid.inference import load_model

@@ -9,12 +9,11 @@ import torch
 from composing import settings_of
 from torch import Tensor
 
-from reid import unpickle
 from reid.config.identity import config_hash, resume_hash
 from reid.convert import main as convert
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.describe import model_spec
-from reid.models import WeightsError, build_backbone, load_weights
+from reid.models import WeightsError, build_backbone, load_weights, unpickle
 
 State = dict[str, Tensor]
 

@@ -45,7 +45,14 @@ def read_trusted(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], Held
     with TemporaryDirectory() as folder:
         gathered = Path(folder) / "tensors.safetensors"
         child = subprocess.run(
-            [sys.executable, "-m", "reid.unpickle", str(path.absolute()), str(gathered), *(["ema"] * ema)],
+            [
+                sys.executable,
+                "-m",
+                "reid.models.unpickle",
+                str(path.absolute()),
+                str(gathered),
+                *(["ema"] * ema),
+            ],
             capture_output=True,
             text=True,
             check=False,
