@@ -23,7 +23,6 @@ from reid.config.dialects import CommandParser
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.runtime import choose_device, set_up_backend
-from reid.engine.threshold import StoredThreshold, ThresholdError
 from reid.figures import Pair, compared_pairs, save
 from reid.inference import (
     TrainedModel,
@@ -33,6 +32,7 @@ from reid.inference import (
     shape_problem,
     unreadable,
 )
+from reid.judging.stored_threshold import StoredThreshold, ThresholdError
 from reid.models import BackboneError, WeightsError
 from reid.terminal import Table, Terminal
 from reid.tracking import TrackingError

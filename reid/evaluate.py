@@ -19,13 +19,13 @@ from reid.console import score_table, tracked_as
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.describe import how_far, rebuild_model
-from reid.engine.domains import read_domain, read_domains
-from reid.engine.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
-from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.home import home
 from reid.job import NAME_LENGTH, Job
+from reid.judging.domains import read_domain, read_domains
+from reid.judging.judge import Judgement, describe, judge, judged_rows, judged_values
+from reid.judging.queries import QUERIES, query_csv
 from reid.retrieval import Scores
 from reid.tracking import default_store, hide_home
 

@@ -31,8 +31,8 @@ from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import choose_device, library_call
-from reid.engine.threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
 from reid.home import home
+from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
 from reid.models import ReidModel
 
 #: A crop smaller than this, in pixels (height, width), shows nobody that one could tell apart.

@@ -17,10 +17,10 @@ import pandas as pd
 from reid.config.dialects import CommandParser
 from reid.config.schema import RUN_ID
 from reid.engine import report
-from reid.engine.queries import QUERIES
 from reid.engine.sweep import job_statuses
 from reid.engine.swept import SweptRun, runs_of_jobs, runs_of_records, settings_of, varying
 from reid.home import home
+from reid.judging.queries import QUERIES
 from reid.locks import NoLocksError
 from reid.tracking import (
     JOURNAL,

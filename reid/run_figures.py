@@ -13,7 +13,6 @@ from reid.data import ReidDataset
 from reid.data.pictures import open_picture
 from reid.data.store import ImageStore
 from reid.distance import squared_euclidean
-from reid.engine.judge import Judgement
 from reid.engine.prepare import JudgedData
 from reid.figures import (
     Hit,
@@ -25,6 +24,7 @@ from reid.figures import (
     save,
     training_curves,
 )
+from reid.judging.judge import Judgement
 from reid.people import is_person
 from reid.words import as_markdown
 

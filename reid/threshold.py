@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from reid import threshold_report
 from reid.command import launch
 from reid.config.checks import ConfigError
 from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
@@ -23,15 +22,16 @@ from reid.data.division import validation_split
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.describe import rebuild_model
-from reid.engine.embed import embed
-from reid.engine.judge import describe
 from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
 from reid.engine.rundir import LAST
 from reid.engine.runtime import choose_device, set_up_backend
-from reid.engine.threshold import chosen_threshold, feature_space, store_threshold
 from reid.evaluate import as_trained
 from reid.home import home
 from reid.job import Job
+from reid.judging import verification_report
+from reid.judging.embed import embed
+from reid.judging.judge import describe
+from reid.judging.stored_threshold import chosen_threshold, feature_space, store_threshold
 from reid.people import is_person
 from reid.retrieval import (
     Embeddings,
@@ -102,26 +102,30 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     hardest = hardest_by_batch(images, space.metric, settings)
     title = f"{data_name(checkpoint.meta['dataset'])} -> {measured_on}"
     with job.stop.deferred():  # what is raised below matplotlib's C++ arrives as a ValueError
-        figures = threshold_report.draw(job.folder / "figures", counts, measured, sure, hardest, space, title)
+        figures = verification_report.draw(
+            job.folder / "figures", counts, measured, sure, hardest, space, title
+        )
     told = {
         "checkpoint": settings.checkpoint,
         "config_hash": checkpoint.meta["config_hash"],
         "header": header,
         "eval": asdict(evaluation),
         "threshold": asdict(chosen),
-        **threshold_report.as_json(measured, sure),
+        **verification_report.as_json(measured, sure),
     }
     (job.folder / "threshold.json").write_text(json.dumps(told, indent=2) + "\n")
     store_threshold(source, target, chosen)
 
-    job.console.print(threshold_report.table(measured, sure, header))
+    job.console.print(verification_report.table(measured, sure, header))
     for line in (
-        threshold_report.verdict(chosen),
+        verification_report.verdict(chosen),
         f"written into {target}{logged(settings, target)}",
         f"threshold.json and figures/ ({', '.join(path.name for path in figures)}) are in {job.folder}",
     ):
         job.console.print(line, highlight=False, soft_wrap=True)
-    return {f"{evaluation.split}/{name}": value for name, value in threshold_report.values(measured).items()}
+    return {
+        f"{evaluation.split}/{name}": value for name, value in verification_report.values(measured).items()
+    }
 
 
 def destination(settings: ThresholdConfig, source: Path, folder: Path) -> Path:

@@ -27,7 +27,6 @@ from reid.engine.collapse import collapse
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
 from reid.engine.distributed import synchronise_batch_norm
 from reid.engine.finite import DivergedError
-from reid.engine.judge import Judgement, check_memory, describe, judge_together, judged_rows, judged_values
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_learning_rate
@@ -39,7 +38,6 @@ from reid.engine.prepare import (
     open_training_data,
     read_dataset,
 )
-from reid.engine.queries import QUERIES, query_csv
 from reid.engine.runtime import choose_device, compiled, keep_resident, seed_everything, set_up_backend
 from reid.engine.scaling import gradient_scaler
 from reid.engine.schedule import scheduled_rate
@@ -48,6 +46,8 @@ from reid.engine.shared_neck import share_neck
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
 from reid.job import Job
+from reid.judging.judge import Judgement, check_memory, describe, judge_together, judged_rows, judged_values
+from reid.judging.queries import QUERIES, query_csv
 from reid.tracking import JOURNAL, Tracker
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import torch
 from composing import settings_of
 
 from reid.console import epoch_line, say_where, score_line, score_table
-from reid.engine.judge import score_values
+from reid.judging.judge import score_values
 from reid.retrieval import Embeddings, Scores, evaluate
 from reid.run_details import show_details
 from reid.run_tables import comparison, run_table, show_comparison

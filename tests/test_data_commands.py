@@ -14,7 +14,7 @@ from reid.config.schema import EvalConfig
 from reid.data import ReidDataset, load_dataset, silent
 from reid.data.check import main as check
 from reid.data.split import main as split
-from reid.engine.domains import read_domain
+from reid.judging.domains import read_domain
 from reid.retrieval import EvaluationError
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -16,8 +16,8 @@ from reid.data import Crop, DatasetError, load_dataset, silent
 from reid.data.check import main as check
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
-from reid.engine.domains import read_domain, same_domain
 from reid.engine.prepare import open_training_data, read_dataset
+from reid.judging.domains import read_domain, same_domain
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

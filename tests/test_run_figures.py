@@ -12,8 +12,8 @@ from torch import Tensor
 
 from reid.data import Crop
 from reid.data.store import open_store
-from reid.engine.judge import Judgement
 from reid.engine.prepare import JudgedData
+from reid.judging.judge import Judgement
 from reid.retrieval import Embeddings, evaluate
 from reid.run_figures import HITS, QUERIES, pick_queries, ranked_list, sheet_of
 

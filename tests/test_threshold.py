@@ -25,7 +25,8 @@ from reid.data import Crop, DatasetError, ReidDataset, load_dataset, silent
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
 from reid.engine.prepare import open_training_data, read_dataset
-from reid.engine.threshold import (
+from reid.inference import load_model, shape_problem
+from reid.judging.stored_threshold import (
     FeatureSpace,
     StoredThreshold,
     ThresholdError,
@@ -33,7 +34,6 @@ from reid.engine.threshold import (
     store_threshold,
     stored_threshold,
 )
-from reid.inference import load_model, shape_problem
 from reid.retrieval import Embeddings
 from reid.threshold import check_not_trained_on, data_name, hardest_by_batch, under_way
 from reid.tracking.journal import Journal

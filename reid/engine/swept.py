@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reid.engine.queries import QUERIES
 from reid.engine.rundir import RunStatus
+from reid.judging.queries import QUERIES
 from reid.retrieval import Measured
 from reid.tracking import RunRecord, TrackingError, hide_home, read_record
 

@@ -26,8 +26,8 @@ from reid.engine.checkpoint import (
 from reid.engine.checkpoint_meta import TABLE, MetaError, check_meta
 from reid.engine.checkpoint_source import trained_dataset
 from reid.engine.describe import how_far, rebuild_model
-from reid.engine.threshold import StoredThreshold, feature_space, stored_threshold
 from reid.inference import load_model
+from reid.judging.stored_threshold import StoredThreshold, feature_space, stored_threshold
 from reid.models import build_backbone
 from reid.models.weights import WeightsError, read_tensors
 

@@ -15,10 +15,11 @@ from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.crops import silent
 from reid.data.store import ImageStore, open_store
 from reid.engine.distributed import ALONE
-from reid.engine.domains import label_of, read_domains, same_domain
-from reid.engine.embed import embed
 from reid.engine.finite import DivergedError, check_finite
-from reid.engine.judge import (
+from reid.engine.prepare import open_judged_data
+from reid.judging.domains import label_of, read_domains, same_domain
+from reid.judging.embed import embed
+from reid.judging.judge import (
     check_memory,
     describe,
     judge,
@@ -27,7 +28,6 @@ from reid.engine.judge import (
     judged_values,
     rank,
 )
-from reid.engine.prepare import open_judged_data
 from reid.models import ReidModel
 from reid.models.trunk import as_backbone
 from reid.retrieval import Embeddings, EvaluationError, evaluate, expand_queries, rerank

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from reid.config.schema import EvalConfig
-from reid.engine.judge import judged_values, rank
-from reid.engine.queries import query_csv, query_table
+from reid.judging.judge import judged_values, rank
+from reid.judging.queries import query_csv, query_table
 from reid.retrieval import Embeddings
 
 

@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from experiments.benchmark.features import Scale, draw
 from reid.config.schema import EvalConfig
 from reid.distance import euclidean
-from reid.engine.judge import rank
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer
+from reid.judging.judge import rank
 from reid.losses import (
     ClusteredRankedListLoss,
     RankedListLoss,

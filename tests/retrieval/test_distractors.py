@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reid.config.schema import EvalConfig
-from reid.engine.judge import rank
+from reid.judging.judge import rank
 from reid.retrieval import Embeddings, EvaluationError, count_matches, evaluate, pair_totals, require_matches
 from reid.retrieval.bootstrap import identities_of
 from reid.retrieval.pairs import count_pairs, hardest_pairs

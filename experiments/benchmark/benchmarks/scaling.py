@@ -19,7 +19,7 @@ from experiments.benchmark.outcome import Case
 from experiments.benchmark.trainee import Trainee
 from reid.data import load_dataset
 from reid.data.store import open_store
-from reid.engine.embed import embed
+from reid.judging.embed import embed
 from reid.retrieval import evaluate
 
 REPEATS = 3

@@ -8,9 +8,9 @@ from reid.config.schema import EvalConfig
 from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
 from reid.engine.distributed import ALONE, World
-from reid.engine.embed import embed
 from reid.engine.finite import DivergedError
 from reid.engine.runtime import free_bytes, work_bytes
+from reid.judging.embed import embed
 from reid.models import ReidModel
 from reid.people import DISTRACTOR
 from reid.retrieval import (

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from reid.engine.threshold import FeatureSpace, StoredThreshold
 from reid.figures import Rate, hardest_bands, pair_distances, save, verification_roc
+from reid.judging.stored_threshold import FeatureSpace, StoredThreshold
 from reid.retrieval import TARGETS, Intervals, PairCounts, Verification
 from reid.retrieval.verify import FAR_TARGETS
 from reid.terminal import Table

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from reid.engine.judge import Judgement
+from reid.judging.judge import Judgement
 from reid.retrieval import Embeddings, Scores
 
 #: In the folder of a run, and among its artifacts.

@@ -1,0 +1,1 @@
+"""A model judged: embeddings, scores, other domains, thresholds."""
