@@ -19,7 +19,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reid.cells import SWEEP_DIR, plan, sweep_arguments
 from reid.compose_errors import explain, known_keys
 from reid.config.checks import ConfigError
 from reid.config.dialects import refuse_dashes, refuse_options_of_no_dataset
@@ -28,19 +27,20 @@ from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
 from reid.engine.distributed import ALONE, LostRankError, World, join
 from reid.engine.finite import DivergedError
-from reid.engine.job_lock import LOCK, alone, stop_jobs
-from reid.engine.orphan import at_work
 from reid.engine.runtime import restored_switches, set_up_process
-from reid.engine.slots import SHARED_LAUNCHERS, gpus, jobs_at_once, places, slot
 from reid.engine.stop import Stopped, StopSignals
-from reid.engine.sweep import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
-from reid.engine.sweep_file import read_sweep
 from reid.home import from_hydra
 from reid.job import Job, job_name
 from reid.models import BackboneError, WeightsError
 from reid.ranks import check_launch, rank_arguments, run_folder
 from reid.resolved import Primary, primary_config
 from reid.retrieval import EvaluationError
+from reid.sweeps.callback import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
+from reid.sweeps.cells import SWEEP_DIR, plan, sweep_arguments
+from reid.sweeps.job_lock import LOCK, alone, stop_jobs
+from reid.sweeps.orphan import at_work
+from reid.sweeps.slots import SHARED_LAUNCHERS, gpus, jobs_at_once, places, slot
+from reid.sweeps.sweep_file import read_sweep
 from reid.terminal import Terminal, complaint
 from reid.tracking import Status, TrackingError, refuse_password
 from reid.trust import VARIABLE as TRUST

@@ -8,7 +8,7 @@ from reid.config.checks import ConfigError
 from reid.config.schema import TrainConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.prepare import split_for
-from reid.engine.slots import SHARED_LAUNCHERS
+from reid.sweeps.slots import SHARED_LAUNCHERS
 
 #: Launchers whose jobs see the folders that this process sees; a cluster's may lie elsewhere.
 HERE = ("basic", *SHARED_LAUNCHERS)

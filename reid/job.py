@@ -29,8 +29,8 @@ from reid.engine.rundir import (
     run_of,
 )
 from reid.engine.stop import StopSignals
-from reid.engine.sweep import SWEPT_KEYS
 from reid.home import home, literal, source_root
+from reid.sweeps.callback import SWEPT_KEYS
 from reid.terminal import log_sizes, move_logs
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal

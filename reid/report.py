@@ -16,12 +16,12 @@ import pandas as pd
 
 from reid.config.dialects import CommandParser
 from reid.config.schema import RUN_ID
-from reid.engine import report
-from reid.engine.sweep import job_statuses
-from reid.engine.swept import SweptRun, runs_of_jobs, runs_of_records, settings_of, varying
 from reid.home import home
 from reid.judging.queries import QUERIES
 from reid.locks import NoLocksError
+from reid.sweeps import summary
+from reid.sweeps.callback import job_statuses
+from reid.sweeps.outcome import SweptRun, runs_of_jobs, runs_of_records, settings_of, varying
 from reid.tracking import (
     JOURNAL,
     Store,
@@ -53,11 +53,11 @@ class Sweep:
 
     @property
     def keys(self) -> list[str]:
-        return [key for key in self.tags.get(report.KEYS_TAG, "").split(", ") if key]
+        return [key for key in self.tags.get(summary.KEYS_TAG, "").split(", ") if key]
 
     @property
     def split(self) -> str:
-        return self.tags.get(report.SPLIT_TAG, "test")
+        return self.tags.get(summary.SPLIT_TAG, "test")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = sweeps[0]
         usual = "+".join(
             dict.fromkeys(
-                sweep.tags.get(report.NAME_TAG) or report.default_name(sweep.keys) for sweep in sweeps
+                sweep.tags.get(summary.NAME_TAG) or summary.default_name(sweep.keys) for sweep in sweeps
             )
         )
         name = options.name or usual
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if apart:
             keys += apart
             runs = [run for sweep in sweeps for run in runs_of(sweep, keys)]
-        made = report.build(runs, keys, splits[0], f"{first.experiment}: {name}", options.reference)
+        made = summary.build(runs, keys, splits[0], f"{first.experiment}: {name}", options.reference)
     except (TrackingError, ValueError) as error:
         print(f"reid.report: {error}", file=sys.stderr)
         return 2
@@ -97,12 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reid.report: {error}", file=sys.stderr)
         return 1
     try:
-        place = report.results_folder(first.experiment, name)
-        written = report.put(made, place, ",".join(sweep.run_id or str(sweep.folder) for sweep in sweeps))
+        place = summary.results_folder(first.experiment, name)
+        written = summary.put(made, place, ",".join(sweep.run_id or str(sweep.folder) for sweep in sweeps))
     except OSError as error:
         print(f"reid.report: the report could not be written: {error}", file=sys.stderr)
         return 1
-    print(report.said(made, written, place))
+    print(summary.said(made, written, place))
     # One report of several sweeps belongs to none of them.
     told = _put_on_run(first, written, made.description(first.run_id)) if len(sweeps) == 1 else True
     return 0 if told and all(run.status == "FINISHED" for run in made.runs) else 1
@@ -172,7 +172,7 @@ def runs_of(sweep: Sweep, keys: Sequence[str]) -> list[SweptRun]:
 
 def _reported(store: Store, run_id: str) -> list[str]:
     """The run ids that the last report of a sweep holds."""
-    path = fetch_artifact(store, run_id, report.CELLS)
+    path = fetch_artifact(store, run_id, summary.CELLS)
     if path is None:
         return []
     table = pd.read_csv(path, dtype=str)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hydra.errors import HydraException
 
-from reid.cells import SWEEP_DIR, Plan, expand, plan, sweep_arguments
 from reid.config.checks import ConfigError
 from reid.config.schema import register
 from reid.data import DatasetError, ReidDataset, load_dataset
-from reid.engine.sweep_file import SweepFile, read_sweep
+from reid.sweeps.cells import SWEEP_DIR, Plan, expand, plan, sweep_arguments
+from reid.sweeps.sweep_file import SweepFile, read_sweep
 from reid.tracking.journal import Journal
 from reid.tracking.sources import sources_hash
 

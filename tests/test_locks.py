@@ -15,9 +15,9 @@ from reid.data import check, split
 from reid.data.crops import Crop
 from reid.data.pedestrians.drawing import ensure_drawn
 from reid.data.store import open_store
-from reid.engine.job_lock import LOCK, alone, occupied
-from reid.engine.slots import slot
 from reid.locks import FileLock, NoLocksError, Timeout
+from reid.sweeps.job_lock import LOCK, alone, occupied
+from reid.sweeps.slots import slot
 from reid.tracking import Store, Tracker, default_store, send_late, under_way
 from reid.tracking.journal import JOURNAL, Journal
 

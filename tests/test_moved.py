@@ -24,8 +24,8 @@ from reid.engine.rundir import (
     find_unfinished,
     read_status,
 )
-from reid.engine.sweep_file import SweepFile, find_sweep
 from reid.home import as_moved, for_hydra, from_hydra
+from reid.sweeps.sweep_file import SweepFile, find_sweep
 from reid.tracking import Store, Tracker, artifact_paths, default_store, send_late, store_of
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -22,8 +22,6 @@ from reid.command import _complain
 from reid.compare import Comparison, draw, show
 from reid.console import ConsoleProgress, score_table
 from reid.data.check import main as check
-from reid.engine.report import build
-from reid.engine.swept import SweptRun
 from reid.figures import (
     Against,
     Hit,
@@ -48,6 +46,8 @@ from reid.figures import (
 from reid.retrieval import Embeddings, evaluate
 from reid.run_selection import families
 from reid.run_tables import comparison, run_table, show_comparison
+from reid.sweeps.outcome import SweptRun
+from reid.sweeps.summary import build
 from reid.terminal import Terminal
 from reid.tracking import RunRecord
 from reid.words import as_markdown

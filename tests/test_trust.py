@@ -10,7 +10,6 @@ from choices import write_package
 from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 
-from reid.cells import plan
 from reid.command import launch
 from reid.config.checks import ConfigError, construct, trusted_target
 from reid.config.schema import OWN_KEYS, dataset_choices, register
@@ -20,6 +19,7 @@ from reid.data import DatasetError, dataset_reader
 from reid.job import Job
 from reid.models import BackboneError, build_backbone
 from reid.resolved import primary_config
+from reid.sweeps.cells import plan
 from reid.tracking.sources import sources_hash
 from reid.trust import TrustError, trusted_choices
 

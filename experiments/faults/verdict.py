@@ -10,8 +10,8 @@ from mlflow.entities import Run
 
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.rundir import RunStatus
-from reid.engine.sweep import job_statuses
-from reid.engine.sweep_file import SWEEP
+from reid.sweeps.callback import job_statuses
+from reid.sweeps.sweep_file import SWEEP
 from reid.tracking import default_store
 
 #: What is measured with a clock.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from hydra import compose, initialize_config_dir
 
 from experiments.reproduce_table.profiles import Profile
-from reid.cells import Cell, expand
 from reid.config.schema import TrainConfig, config_folder
 from reid.config.settings import train_settings
 from reid.engine.rundir import find_finished
 from reid.home import home
+from reid.sweeps.cells import Cell, expand
 from reid.tracking.sources import sources_hash
 
 

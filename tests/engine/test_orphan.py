@@ -17,7 +17,7 @@ from pathlib import Path
 
 def worker(folder, seconds, late):
     import psutil
-    from reid.engine.orphan import at_work
+    from reid.sweeps.orphan import at_work
     (folder / "worker").write_text(str(multiprocessing.current_process().pid))
     (folder / "ready").touch()
     while late and psutil.pid_exists(multiprocessing.parent_process().pid):
@@ -57,7 +57,7 @@ def test_a_worker_without_a_launcher_ends_after_its_job(tmp_path: Path, method: 
 def test_a_launcher_that_runs_its_jobs_itself_is_not_watched() -> None:
     """As joblib's with one job at a time: it must outlive the shell that it was typed into."""
     look = (
-        "import threading; from reid.engine.orphan import at_work\n"
+        "import threading; from reid.sweeps.orphan import at_work\n"
         "with at_work(): print([thread.name for thread in threading.enumerate()])"
     )
     told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)

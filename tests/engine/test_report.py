@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from reid import report as command
-from reid.engine import report
-from reid.engine.report import Report, build, default_choice, results_folder
 from reid.engine.rundir import RunStatus
-from reid.engine.sweep import job_statuses
-from reid.engine.swept import SweptRun, runs_of_jobs
+from reid.sweeps import summary
+from reid.sweeps.callback import job_statuses
+from reid.sweeps.outcome import SweptRun, runs_of_jobs
+from reid.sweeps.summary import Report, build, default_choice, results_folder
 from reid.tracking import Store, Tracker, open_parent
 
 PEOPLE, EACH = 40, 3
@@ -281,11 +281,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         jobs, keys = job_statuses(folder), ["loss.alpha", "seed"]
         (folder / "report.md").mkdir()  # nothing can be written in its place
         heard = logging.handlers.BufferingHandler(100)
-        logging.getLogger("reid.engine.report").addHandler(heard)
-        report.write(parent, folder, jobs, keys, "val", "alpha")
-        logging.getLogger("reid.engine.report").removeHandler(heard)
+        logging.getLogger("reid.sweeps.summary").addHandler(heard)
+        summary.write(parent, folder, jobs, keys, "val", "alpha")
+        logging.getLogger("reid.sweeps.summary").removeHandler(heard)
         (folder / "report.md").rmdir()
-        report.write(parent, folder, jobs, keys, "val", "alpha")
+        summary.write(parent, folder, jobs, keys, "val", "alpha")
         parent.finish("FAILED")
         place = results_folder("study", "alpha")
         assert place == home / "outputs" / "reports" / "study" / "alpha"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from reid.engine.slots import jobs_at_once, slot
+from reid.sweeps.slots import jobs_at_once, slot
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from reid.engine.slots import slot
+from reid.sweeps.slots import slot
 with slot(["a", "b"], Path(sys.argv[1])) as number:
     print(number, flush=True)
     time.sleep(60)

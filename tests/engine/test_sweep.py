@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from reid.engine.job_lock import alone
 from reid.engine.rundir import RunStatus, find_finished, find_unfinished, read_status
-from reid.engine.sweep import failed_jobs, job_statuses, swept_keys
-from reid.engine.sweep_file import SweepFile
+from reid.sweeps.callback import failed_jobs, job_statuses, swept_keys
+from reid.sweeps.job_lock import alone
+from reid.sweeps.sweep_file import SweepFile
 from reid.tracking.journal import Journal, Sent
 
 

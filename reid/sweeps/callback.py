@@ -13,11 +13,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from reid.config.identity import flat_keys
-from reid.engine import report
-from reid.engine.job_lock import occupied
 from reid.engine.rundir import STATUS, RunStatus, read_status
-from reid.engine.sweep_file import read_sweep
 from reid.home import from_hydra, home, source_root
+from reid.sweeps import summary
+from reid.sweeps.job_lock import occupied
+from reid.sweeps.sweep_file import read_sweep
 from reid.tracking import (
     JOURNAL,
     Status,
@@ -101,9 +101,9 @@ class SweepCallback(Callback):
         if statuses & {"KILLED", "RUNNING"}:  # a worker that outlives its launcher is still at its cell
             status = "KILLED"
         try:
-            summary = report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
-            if summary:
-                print(f"\n{summary}", flush=True)
+            text = summary.write(parent, self.folder, jobs, self.keys, self.split, self.name)
+            if text:
+                print(f"\n{text}", flush=True)
         finally:
             try:
                 parent.finish(status)

@@ -33,10 +33,10 @@ from reid.config.search_space import tune_settings
 from reid.config.settings import evaluate_settings, threshold_settings, train_settings
 from reid.data_ahead import HERE, refuse_without_data
 from reid.engine.checkpoint_source import find_checkpoint
-from reid.engine.slots import places
-from reid.engine.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.home import for_hydra, from_hydra, home
 from reid.models import check_weights
+from reid.sweeps.slots import places
+from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.tracking import default_store
 from reid.tracking.journal import Journal
 from reid.tracking.sources import sources_hash

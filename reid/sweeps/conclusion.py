@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reid.engine.swept import Setting, SweptRun, varying
 from reid.retrieval import Difference, difference
+from reid.sweeps.outcome import Setting, SweptRun, varying
 from reid.words import as_markdown
 
 #: At most so many cells or parameters are named.

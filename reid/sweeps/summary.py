@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from reid.config.schema import config_folder
-from reid.engine.conclusion import conclude, notes
 from reid.engine.rundir import RunStatus
-from reid.engine.swept import SEED, Setting, SweptRun, cell_table, runs_of_jobs, settings_of, without_twins
 from reid.figures import Against, difference_figure, save, sweep_figure
 from reid.home import home
 from reid.retrieval import Difference, difference
+from reid.sweeps.conclusion import conclude, notes
+from reid.sweeps.outcome import SEED, Setting, SweptRun, cell_table, runs_of_jobs, settings_of, without_twins
 from reid.tracking import Tracker, figure_markdown
 from reid.tracking.journal import Journal, replace_text
 from reid.words import as_markdown
