@@ -8,9 +8,9 @@ from experiments.tuning.study import Search
 from experiments.tuning.trials import run_trials
 from experiments.tuning.winner import judge_winner
 from experiments.tuning.workers import WORKER, run_workers
-from reid.command import launch
 from reid.engine.stop import Stopped
-from reid.job import Job
+from reid.jobs.job import Job
+from reid.jobs.launch import launch
 from reid.tracking import Status
 
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from reid import run_figures
-from reid.command import launch
 from reid.config.schema import EvalConfig, EvaluateConfig, ImageConfig
 from reid.config.settings import evaluate_settings
-from reid.console import score_table, tracked_as
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.describe import how_far, rebuild_model
 from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.home import home
-from reid.job import NAME_LENGTH, Job
+from reid.jobs import run_figures
+from reid.jobs.console import score_table, tracked_as
+from reid.jobs.job import NAME_LENGTH, Job
+from reid.jobs.launch import launch
 from reid.judging.domains import read_domain, read_domains
 from reid.judging.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.judging.queries import QUERIES, query_csv

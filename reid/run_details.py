@@ -51,7 +51,7 @@ def details(store: Store, run: RunRecord, runs: Sequence[RunRecord]) -> dict[str
             if key.startswith(prefix)
         },
         "code": code_version(run),
-        "command": run.tags.get("reid.command"),
+        "command": run.tags.get("reid.jobs.launch"),
         "machine": f"{run.tags.get('reid.host', '?')}, {run.tags.get('reid.cpu', '?')}, "
         f"GPU {run.tags.get('reid.gpu', '?')}",
         "folder": str(folder) if folder else None,

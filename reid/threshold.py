@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from reid.command import launch
 from reid.config.checks import ConfigError
 from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
 from reid.config.settings import threshold_settings
@@ -27,7 +26,8 @@ from reid.engine.rundir import LAST
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.evaluate import as_trained
 from reid.home import home
-from reid.job import Job
+from reid.jobs.job import Job
+from reid.jobs.launch import launch
 from reid.judging import verification_report
 from reid.judging.embed import embed
 from reid.judging.judge import describe

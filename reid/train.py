@@ -12,13 +12,10 @@ from functools import cache
 import torch
 from rich.text import Text
 
-from reid import run_figures
-from reid.command import launch
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash
 from reid.config.schema import TrainConfig
 from reid.config.settings import train_settings
-from reid.console import epoch_line, say_where, score_line, score_table
 from reid.data.augment import Augmentation
 from reid.data.batches import TrainingBatches
 from reid.data.resident import resident_bytes
@@ -45,7 +42,10 @@ from reid.engine.session import Session
 from reid.engine.shared_neck import share_neck
 from reid.engine.start import begin, open_start
 from reid.engine.stop import Stopped
-from reid.job import Job
+from reid.jobs import run_figures
+from reid.jobs.console import epoch_line, say_where, score_line, score_table
+from reid.jobs.job import Job
+from reid.jobs.launch import launch
 from reid.judging.judge import Judgement, check_memory, describe, judge_together, judged_rows, judged_values
 from reid.judging.queries import QUERIES, query_csv
 from reid.tracking import JOURNAL, Tracker

@@ -71,7 +71,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return load_dataset(root=root, **options)
 
     register()
-    monkeypatch.setattr("reid.data_ahead.load_dataset", read)
+    monkeypatch.setattr("reid.jobs.data_ahead.load_dataset", read)
     return told
 
 

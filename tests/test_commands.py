@@ -9,9 +9,9 @@ import pytest
 from conftest import Runner
 from hydra.core.global_hydra import GlobalHydra
 
-from reid.command import Job, launch
-from reid.compose_errors import explain
 from reid.config.schema import register
+from reid.jobs.compose_errors import explain
+from reid.jobs.launch import Job, launch
 from reid.sweeps.cells import plan
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from composing import settings_of
 
-from reid.console import epoch_line, say_where, score_line, score_table
+from reid.jobs.console import epoch_line, say_where, score_line, score_table
 from reid.judging.judge import score_values
 from reid.retrieval import Embeddings, Scores, evaluate
 from reid.run_details import show_details

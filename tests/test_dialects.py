@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reid.command import launch
-from reid.job import Job
+from reid.jobs.job import Job
+from reid.jobs.launch import launch
 
 #: (module, what is typed, how it is typed there)
 PARSED = [

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from reid.engine.rundir import LAST, RunStatus
 from reid.engine.stop import StopSignals
-from reid.job import Job
+from reid.jobs.job import Job
 from reid.tracking import SilentTracker
 from reid.tracking.journal import JOURNAL
 from reid.tracking.machine import Provenance
@@ -87,7 +87,7 @@ def test_the_uncommitted_changes_are_kept_with_the_run(sweep: Path, monkeypatch:
 
     for diff in ("", "+ a line"):
         job = Job(OmegaConf.create({}), sweep / "0", [], Console(quiet=True), StopSignals())
-        monkeypatch.setattr("reid.job.environment", lambda _, diff=diff: Provenance({}, diff))
+        monkeypatch.setattr("reid.jobs.job.environment", lambda _, diff=diff: Provenance({}, diff))
         monkeypatch.setattr(job, "_open_run", lambda *_: Noted())
         job.track(settings_of(), {})
         assert kept == ({"git.diff": diff} if diff else {})

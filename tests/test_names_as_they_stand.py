@@ -18,9 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from experiments.tuning.report import markdown as trials_markdown
-from reid.command import _complain
 from reid.compare import Comparison, draw, show
-from reid.console import ConsoleProgress, score_table
 from reid.data.check import main as check
 from reid.figures import (
     Against,
@@ -43,6 +41,8 @@ from reid.figures import (
     training_curves,
     verification_roc,
 )
+from reid.jobs.console import ConsoleProgress, score_table
+from reid.jobs.launch import _complain
 from reid.retrieval import Embeddings, evaluate
 from reid.run_selection import families
 from reid.run_tables import comparison, run_table, show_comparison

@@ -107,7 +107,7 @@ def test_a_repeated_run_takes_single_values_and_is_resumed_in_its_folder(
     assert (config.seed, config.batch.size, config.resume) == (3, 12, None)
     ((command,),) = database(
         home,
-        f"select value from tags where key = 'reid.command' and run_uuid = '{told(folder)['run_id']}'",
+        f"select value from tags where key = 'reid.jobs.launch' and run_uuid = '{told(folder)['run_id']}'",
     )
     assert command.startswith(f"reid.train --config-path '{trained}' --config-name config_resolved seed=3")
 

@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from reid.config import checks
-from reid.plain_warnings import show_plainly
+from reid.jobs.plain_warnings import show_plainly
 
 
 def test_only_our_own_warnings_lose_their_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from reid.engine.describe import build_model
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective
 from reid.engine.stop import StopSignals
-from reid.job import Job
+from reid.jobs.job import Job
 from reid.losses import RankedListLoss
 from reid.models import ReidModel
 from reid.tracking import SilentTracker, Tracker

@@ -13,9 +13,9 @@ from torch import Tensor
 from reid.data import Crop
 from reid.data.store import open_store
 from reid.engine.prepare import JudgedData
+from reid.jobs.run_figures import HITS, QUERIES, pick_queries, ranked_list, sheet_of
 from reid.judging.judge import Judgement
 from reid.retrieval import Embeddings, evaluate
-from reid.run_figures import HITS, QUERIES, pick_queries, ranked_list, sheet_of
 
 
 def judged(places: dict[str, list[tuple[float, int, int]]]) -> tuple[Judgement, JudgedData]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
-from reid.console import ConsoleProgress
+from reid.jobs.console import ConsoleProgress
 from reid.terminal import Table, Terminal, job_logs, log_sizes, move_logs
 
 

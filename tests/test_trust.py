@@ -10,15 +10,15 @@ from choices import write_package
 from composing import composed
 from hydra.core.global_hydra import GlobalHydra
 
-from reid.command import launch
 from reid.config.checks import ConfigError, construct, trusted_target
 from reid.config.schema import OWN_KEYS, dataset_choices, register
 from reid.config.search_path import further_choices
 from reid.config.settings import train_settings
 from reid.data import DatasetError, dataset_reader
-from reid.job import Job
+from reid.jobs.job import Job
+from reid.jobs.launch import launch
+from reid.jobs.resolved import primary_config
 from reid.models import BackboneError, build_backbone
-from reid.resolved import primary_config
 from reid.sweeps.cells import plan
 from reid.tracking.sources import sources_hash
 from reid.trust import TrustError, trusted_choices

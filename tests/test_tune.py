@@ -27,7 +27,7 @@ from reid.config.settings import train_settings
 from reid.engine.rundir import read_status
 from reid.engine.stop import StopSignals
 from reid.figures import search_history, search_map, search_slices
-from reid.job import Job
+from reid.jobs.job import Job
 from reid.tracking import children, default_store, open_parent, read_record
 
 STUDIES = sorted(file.stem for file in (config_folder() / "study").glob("*.yaml"))

@@ -21,14 +21,14 @@ from experiments.reproduce_table.picture import picture
 from experiments.reproduce_table.plan import Planned, plan, sweep_words
 from experiments.reproduce_table.profiles import PROFILES, Profile, published_scores
 from experiments.reproduce_table.table import Table, fill
-from reid.compose_errors import explain
 from reid.config.checks import ConfigError
 from reid.config.dialects import CommandParser
 from reid.config.schema import register
-from reid.console import ConsoleProgress
 from reid.engine.runtime import choose_device
 from reid.figures import save
 from reid.home import home
+from reid.jobs.compose_errors import explain
+from reid.jobs.console import ConsoleProgress
 from reid.terminal import Terminal, complaint
 from reid.tracking import TrackingError, attach, default_store, describe, read_record
 from reid.tracking.names import MAX_TAG, cut

@@ -18,7 +18,7 @@ from reid.config.schema import TrainConfig, TuneConfig
 from reid.config.search_space import is_whole, training, tune_settings
 from reid.config.settings import train_settings
 from reid.home import home
-from reid.job import Job
+from reid.jobs.job import Job
 from reid.tracking import Store, TrackingError, default_store, sqlite_uri
 
 #: The only score that a study looks at.

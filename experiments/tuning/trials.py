@@ -15,10 +15,10 @@ import optuna
 from optuna.trial import TrialState
 
 from experiments.tuning.study import SCORE, Search
-from reid.command import ASKED_WRONGLY, run_framed
 from reid.config.checks import ConfigError
 from reid.engine.rundir import LAST
-from reid.job import Job
+from reid.jobs.job import Job
+from reid.jobs.launch import ASKED_WRONGLY, run_framed
 from reid.locks import FileLock, Timeout
 from reid.train import train
 

@@ -5,9 +5,9 @@ from optuna.trial import TrialState
 
 from experiments.tuning.study import Search, rounded
 from experiments.tuning.trials import child_job, trial_name
-from reid.command import run_framed
 from reid.engine.rundir import LAST, read_status
-from reid.job import Job
+from reid.jobs.job import Job
+from reid.jobs.launch import run_framed
 from reid.train import train
 
 #: How the winner is judged: after its last epoch, and never before.

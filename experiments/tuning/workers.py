@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments.tuning.study import Search
-from reid.job import Job
+from reid.jobs.job import Job
 from reid.limits import cores
 
 #: Set for a worker.

@@ -21,7 +21,7 @@ from omegaconf import MISSING, OmegaConf
 from reid.config.checks import above, at_least, between, one_of
 from reid.config.search_path import FurtherChoices
 from reid.home import for_hydra, home, literal
-from reid.plain_warnings import show_plainly
+from reid.jobs.plain_warnings import show_plainly
 
 #: What MLflow calls a run.
 RUN_ID = re.compile(r"[0-9a-f]{32}")

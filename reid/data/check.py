@@ -11,12 +11,12 @@ from rich.text import Text
 
 from reid.config.checks import ConfigError
 from reid.config.dialects import CommandParser
-from reid.console import ConsoleProgress
 from reid.data import DatasetError, ReidDataset
 from reid.data.audit import TINY, Audit, audit
 from reid.data.crops import silent
 from reid.data.pictures import describe_treatments
-from reid.data_source import SPELLINGS, add_source, open_source
+from reid.jobs.console import ConsoleProgress
+from reid.jobs.data_source import SPELLINGS, add_source, open_source
 from reid.terminal import Table, Terminal
 
 

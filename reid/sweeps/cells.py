@@ -1,7 +1,7 @@
 """The cells of a command before the first one starts: every job composed, checked and named by its config.
 
 A sweep is a set of cells.  Started again it goes on in the folder in which it was begun; what is finished is
-not run again, which the job itself finds out (`reid.job`).
+not run again, which the job itself finds out (`reid.jobs.job`).
 """
 
 import itertools
@@ -31,9 +31,9 @@ from reid.config.schema import (
 )
 from reid.config.search_space import tune_settings
 from reid.config.settings import evaluate_settings, threshold_settings, train_settings
-from reid.data_ahead import HERE, refuse_without_data
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.home import for_hydra, from_hydra, home
+from reid.jobs.data_ahead import HERE, refuse_without_data
 from reid.models import check_weights
 from reid.sweeps.slots import places
 from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep

@@ -11,7 +11,7 @@ from torch import nn
 
 from reid.config.checks import ConfigError
 from reid.engine.distributed import ALONE, World, synchronise_batch_norm
-from reid.ranks import check_launch, rank_arguments, run_folder
+from reid.jobs.processes import check_launch, rank_arguments, run_folder
 
 SECOND = World(rank=1, size=4, local_rank=1)
 

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from reid.config.identity import flat, flat_keys
 from reid.config.schema import EvaluateConfig, TrainConfig
-from reid.console import ConsoleProgress
 from reid.engine.distributed import ALONE, World
 from reid.engine.rundir import (
     LAST,
@@ -30,6 +29,7 @@ from reid.engine.rundir import (
 )
 from reid.engine.stop import StopSignals
 from reid.home import home, literal, source_root
+from reid.jobs.console import ConsoleProgress
 from reid.sweeps.callback import SWEPT_KEYS
 from reid.terminal import log_sizes, move_logs
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment

@@ -19,7 +19,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reid.compose_errors import explain, known_keys
 from reid.config.checks import ConfigError
 from reid.config.dialects import refuse_dashes, refuse_options_of_no_dataset
 from reid.config.schema import config_folder, register
@@ -30,10 +29,11 @@ from reid.engine.finite import DivergedError
 from reid.engine.runtime import restored_switches, set_up_process
 from reid.engine.stop import Stopped, StopSignals
 from reid.home import from_hydra
-from reid.job import Job, job_name
+from reid.jobs.compose_errors import explain, known_keys
+from reid.jobs.job import Job, job_name
+from reid.jobs.processes import check_launch, rank_arguments, run_folder
+from reid.jobs.resolved import Primary, primary_config
 from reid.models import BackboneError, WeightsError
-from reid.ranks import check_launch, rank_arguments, run_folder
-from reid.resolved import Primary, primary_config
 from reid.retrieval import EvaluationError
 from reid.sweeps.callback import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.sweeps.cells import SWEEP_DIR, plan, sweep_arguments

@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _python = warnings.formatwarning
 
 
