@@ -11,8 +11,8 @@ from composing import settings_of
 from reid.jobs.console import epoch_line, say_where, score_line, score_table
 from reid.judging.judge import score_values
 from reid.retrieval import Embeddings, Scores, evaluate
-from reid.run_details import show_details
-from reid.run_tables import comparison, run_table, show_comparison
+from reid.runs.details import show_details
+from reid.runs.tables import comparison, run_table, show_comparison
 from reid.terminal import Terminal
 from reid.tracking import RunRecord
 from reid.words import percent

@@ -10,12 +10,13 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from reid import runs, sync
+from reid import sync
 from reid.data import check, split
 from reid.data.crops import Crop
 from reid.data.pedestrians.drawing import ensure_drawn
 from reid.data.store import open_store
 from reid.locks import FileLock, NoLocksError, Timeout
+from reid.runs import __main__ as runs
 from reid.sweeps.job_lock import LOCK, alone, occupied
 from reid.sweeps.slots import slot
 from reid.tracking import Store, Tracker, default_store, send_late, under_way

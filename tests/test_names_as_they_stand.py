@@ -44,8 +44,8 @@ from reid.figures import (
 from reid.jobs.console import ConsoleProgress, score_table
 from reid.jobs.launch import _complain
 from reid.retrieval import Embeddings, evaluate
-from reid.run_selection import families
-from reid.run_tables import comparison, run_table, show_comparison
+from reid.runs.selection import families
+from reid.runs.tables import comparison, run_table, show_comparison
 from reid.sweeps.outcome import SweptRun
 from reid.sweeps.summary import build
 from reid.terminal import Terminal

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reid import runs
-from reid.run_selection import find_run, seconds
+from reid.runs import __main__ as runs
+from reid.runs.selection import find_run, seconds
 from reid.tracking import RunRecord, Store, Tracker, TrackingError, all_runs, default_store, open_parent
 
 FACTS = {"reid.score_split": "val", "reid.data.fingerprint": "aa", "reid.git.sha": "c0ffee" + 34 * "0"}

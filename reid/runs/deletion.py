@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from reid.home import home
-from reid.run_selection import busy, families, short_ids, with_children
-from reid.run_tables import run_table, size
+from reid.runs.selection import busy, families, short_ids, with_children
+from reid.runs.tables import run_table, size
 from reid.tracking import RunRecord, Store, artifact_bytes, delete_runs, folder_bytes, run_folders
 
 

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from reid.config.dialects import CommandParser
 from reid.home import home
-from reid.run_deletion import delete
-from reid.run_details import details, show_details
-from reid.run_selection import (
+from reid.runs.deletion import delete
+from reid.runs.details import details, show_details
+from reid.runs.selection import (
     STATUSES,
     Wanted,
     died,
@@ -31,7 +31,7 @@ from reid.run_selection import (
     seconds,
     short_ids,
 )
-from reid.run_tables import comparison, run_row, run_table, show_comparison, write_csv
+from reid.runs.tables import comparison, run_row, run_table, show_comparison, write_csv
 from reid.terminal import Terminal
 from reid.tracking import RunRecord, Store, TrackingError, all_runs, default_store
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from reid.config.schema import config_folder, register
 from reid.home import home
-from reid.run_selection import code_version, died, differing, families
-from reid.run_tables import age, duration, is_share, run_row
+from reid.runs.selection import code_version, died, differing, families
+from reid.runs.tables import age, duration, is_share, run_row
 from reid.tracking import RunRecord, Store, artifact_paths, run_folders
 from reid.words import percent
 

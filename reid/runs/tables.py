@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from reid.run_selection import differing, run_score, short_ids
+from reid.runs.selection import differing, run_score, short_ids
 from reid.terminal import Table
 from reid.tracking import RunRecord
 

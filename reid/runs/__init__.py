@@ -1,0 +1,1 @@
+"""The command `python -m reid.runs`: tracked runs selected, shown, compared and deleted."""
