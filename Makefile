@@ -38,7 +38,7 @@ test: $(READY)  ## ruff, mypy, pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # What compares with golden numbers, or with plain code, as an old CPU computes it.
-NUMERIC := losses retrieval test_distance.py engine/test_loop.py engine/test_optimizers.py engine/test_judge.py \
+NUMERIC := losses retrieval test_distance.py engine/test_loop.py engine/test_optimizers.py judging/test_judge.py \
 	data/test_augment.py data/test_erasing.py data/test_batches.py models/test_neck.py models/test_layout.py
 
 test-cpu: $(READY)  ## the numeric tests without the vector units of this CPU, by two threads

@@ -18,13 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from reid.config.checks import ConfigError
 from reid.config.dialects import CommandParser
 from reid.data import DatasetError
-from reid.engine.checkpoint import CheckpointError
 from reid.engine.runtime import choose_device, set_up_backend
 from reid.figures import Pair, compared_pairs, save
 from reid.inference import (
+    ASKED_WRONGLY,
     TrainedModel,
     load_model,
     name_unreadable,
@@ -33,12 +32,8 @@ from reid.inference import (
     unreadable,
 )
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError
-from reid.models import BackboneError, WeightsError
 from reid.terminal import Table, Terminal
-from reid.tracking import TrackingError
 
-#: What was asked wrongly: exit code 2.
-ASKED_WRONGLY = (CheckpointError, TrackingError, DatasetError, ConfigError, BackboneError, WeightsError)
 #: Pairs in a picture, nearest first, and in the list of verdicts.
 MOST_PAIRS = 24
 

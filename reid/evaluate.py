@@ -7,12 +7,11 @@
 
 from dataclasses import asdict, replace
 from textwrap import shorten
-from typing import Any
 
 import torch
 
-from reid.config.schema import EvalConfig, EvaluateConfig, ImageConfig
-from reid.config.settings import evaluate_settings
+from reid.config.schema import EvaluateConfig, ImageConfig
+from reid.config.settings import as_trained, evaluate_settings
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.describe import how_far, rebuild_model
@@ -127,13 +126,6 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     places = f"scores.json and figures/ are in {job.folder}; {tracked_as(tracker.run_id, uri, job.folder)}"
     job.console.print(places, highlight=False, soft_wrap=True)
     return values
-
-
-def as_trained(typed: EvalConfig, trained: dict[str, Any], overrides: list[str]) -> EvalConfig:
-    """The evaluation settings of the run that made the checkpoint, where the command names no others."""
-    named = {word.lstrip("+").partition("=")[0].removeprefix("eval.") for word in overrides}
-    kept = {key: value for key, value in trained.items() if key not in named and hasattr(typed, key)}
-    return replace(typed, **kept)
 
 
 def main() -> None:

@@ -20,14 +20,13 @@ import numpy.typing as npt
 import pyarrow
 import pyarrow.parquet
 
-from reid.compare import ASKED_WRONGLY
 from reid.config.dialects import CommandParser
 from reid.data import DatasetError
 from reid.data.crops import refuse_foreign_names
 from reid.data.layout import IMAGE_SUFFIXES
 from reid.data.walk import Found, walk
 from reid.engine.runtime import choose_device, set_up_backend
-from reid.inference import TrainedModel, load_model, name_unreadable, newest_model, unreadable
+from reid.inference import ASKED_WRONGLY, TrainedModel, load_model, name_unreadable, newest_model, unreadable
 from reid.jobs.console import ConsoleProgress
 from reid.terminal import Terminal
 

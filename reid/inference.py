@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reid.config.checks import ConfigError
 from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
@@ -33,8 +34,11 @@ from reid.engine.describe import rebuild_model
 from reid.engine.runtime import choose_device, library_call
 from reid.home import home
 from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
-from reid.models import ReidModel
+from reid.models import BackboneError, ReidModel, WeightsError
+from reid.tracking import TrackingError
 
+#: What was asked wrongly: exit code 2.
+ASKED_WRONGLY = (CheckpointError, TrackingError, DatasetError, ConfigError, BackboneError, WeightsError)
 #: A crop smaller than this, in pixels (height, width), shows nobody that one could tell apart.
 SMALLEST = (32, 16)
 #: How far from the model's height : width an image may be, as a factor.

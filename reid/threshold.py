@@ -15,7 +15,7 @@ import torch
 
 from reid.config.checks import ConfigError
 from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
-from reid.config.settings import threshold_settings
+from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.division import validation_split
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
@@ -24,7 +24,6 @@ from reid.engine.describe import rebuild_model
 from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
 from reid.engine.rundir import LAST
 from reid.engine.runtime import choose_device, set_up_backend
-from reid.evaluate import as_trained
 from reid.home import home
 from reid.jobs.job import Job
 from reid.jobs.launch import launch

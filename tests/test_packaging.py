@@ -1,4 +1,4 @@
-"""The wheel carries conf/ and its commands work from any directory (of a source tree: test_commands.py)."""
+"""The wheel carries conf/ and its commands work from any directory (of a source tree: test_launch.py)."""
 
 import configparser
 import json

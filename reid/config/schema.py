@@ -16,12 +16,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from reid.config.checks import above, at_least, between, one_of
 from reid.config.search_path import FurtherChoices
 from reid.home import for_hydra, home, literal
-from reid.jobs.plain_warnings import show_plainly
 
 #: What MLflow calls a run.
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -245,8 +244,7 @@ class ThresholdConfig:
 
 
 def register() -> None:
-    """Make the schemas and resolvers known to Hydra, and warnings readable; safe to call again."""
-    show_plainly()
+    """Make the schemas and resolvers known to Hydra; safe to call again."""
     Plugins.instance().register(FurtherChoices)
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
@@ -255,6 +253,13 @@ def register() -> None:
     store.store(name="tune_schema", node=TuneConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("reid.home", lambda: str(for_hydra(home())), replace=True)
+
+
+def default_config() -> DictConfig:
+    """The config of `python -m reid.train` without an override."""
+    register()
+    with _composing():
+        return compose("train")
 
 
 def dataset_choices() -> list[str]:

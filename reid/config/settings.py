@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from reid.config.schema import (
     GIVEN,
     OWN_KEYS,
     RUN_ID,
+    EvalConfig,
     EvaluateConfig,
     LossKeys,
     OptimizerKeys,
@@ -292,3 +294,10 @@ def _check_image(settings: TrainConfig) -> None:
             f"backbone.name={backbone['name']} does not fit image.height={height} image.width={width}: its "
             f"instance norms take {SMALLEST_IBN_SIDE} pixels or more in height or width"
         )
+
+
+def as_trained(typed: EvalConfig, trained: dict[str, Any], overrides: list[str]) -> EvalConfig:
+    """The evaluation settings of the run that made the checkpoint, where the command names no others."""
+    named = {word.lstrip("+").partition("=")[0].removeprefix("eval.") for word in overrides}
+    kept = {key: value for key, value in trained.items() if key not in named and hasattr(typed, key)}
+    return replace(typed, **kept)

@@ -1,4 +1,4 @@
-"""The loop, the schedule, checkpoints, seeds, devices and the sweep callback."""
+"""A model trained: the loop, the schedule, checkpoints, seeds and devices."""
 
 from reid.engine.schedule import learning_rate
 

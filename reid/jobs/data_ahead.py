@@ -1,4 +1,4 @@
-"""Whether a sweep has any data, asked before it starts: one refusal, and no failed job for each cell."""
+"""What a command needs before it starts, asked first: weights, and data for a sweep."""
 
 import json
 from collections.abc import Iterable
@@ -8,6 +8,8 @@ from reid.config.checks import ConfigError
 from reid.config.schema import TrainConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.prepare import split_for
+from reid.models import check_weights
+from reid.sweeps.cells import Plan
 from reid.sweeps.slots import SHARED_LAUNCHERS
 
 #: Launchers whose jobs see the folders that this process sees; a cluster's may lie elsewhere.
@@ -15,6 +17,22 @@ HERE = ("basic", *SHARED_LAUNCHERS)
 
 #: Datasets that lie nowhere before they are drawn.
 DRAWN = "synthetic"
+
+
+def refuse_ahead(plan: Plan) -> None:
+    """Raise what would fail before a first step: weights that are not there, a sweep without any data.
+
+    Raises:
+        WeightsError: a file that `backbone.weights` names is not there.
+        DatasetError, ConfigError, OSError: no cell of a sweep has data to train on.
+    """
+    if plan.launcher not in HERE:
+        return
+    for settings in plan.trained:
+        if settings.resume is None:  # a resumed run has its weights
+            check_weights(settings.backbone.get("weights", "none"))
+    if plan.multirun:
+        refuse_without_data(plan.trained)
 
 
 def refuse_without_data(cells: Iterable[TrainConfig]) -> None:

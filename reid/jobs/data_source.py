@@ -13,6 +13,7 @@ from reid.config.schema import DataConfig, register
 from reid.data import ReidDataset, load_dataset
 from reid.data.crops import LeakError, Progress, silent
 from reid.data.layout import FOLDERS
+from reid.jobs.plain_warnings import show_plainly
 
 #: How keys of the group `dataset` are typed to the data commands, where they are no options there.
 SPELLINGS = {
@@ -47,6 +48,7 @@ def open_source(options: argparse.Namespace, progress: Progress = silent) -> Rei
         DatasetError: it cannot be read.
     """
     register()
+    show_plainly()
     choice, values = _named(str(options.source))
     for word in options.option:
         key, equals, value = word.partition("=")

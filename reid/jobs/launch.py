@@ -30,7 +30,9 @@ from reid.engine.runtime import restored_switches, set_up_process
 from reid.engine.stop import Stopped, StopSignals
 from reid.home import from_hydra
 from reid.jobs.compose_errors import explain, known_keys
+from reid.jobs.data_ahead import refuse_ahead
 from reid.jobs.job import Job, job_name
+from reid.jobs.plain_warnings import show_plainly
 from reid.jobs.processes import check_launch, rank_arguments, run_folder
 from reid.jobs.resolved import Primary, primary_config
 from reid.models import BackboneError, WeightsError
@@ -84,6 +86,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     Exit codes: 0 done, 1 something failed, 2 asked wrongly, 130 / 143 stopped by Ctrl-C / SIGTERM.
     """
     register()
+    show_plainly()
     logging.captureWarnings(True)
     for inherited in (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER):
         os.environ.pop(inherited, None)
@@ -98,6 +101,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
 
     def app(config: DictConfig) -> None:
         register()  # the worker of a launcher is a process of its own
+        show_plainly()
         set_up_process()  # here already, since it holds for threads that are started later
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         fail_fast = OmegaConf.select(config, "sweep.fail_fast", default=False)
@@ -136,6 +140,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         if world.first:
             check_launch(command, sys.argv[1:], world, together)
             ahead = plan(primary.name, sys.argv[1:])
+            refuse_ahead(ahead)
             retry = ahead.retry
             sys.argv += sweep_arguments(ahead, sys.argv[1:])
         sys.argv += rank_arguments(world.first_says(run_folder(sys.argv[1:])), world)

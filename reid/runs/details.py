@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from reid.config.schema import config_folder, register
+from reid.config.schema import default_config
 from reid.home import home
 from reid.runs.selection import code_version, died, differing, families
 from reid.runs.tables import age, duration, is_share, run_row
@@ -118,9 +117,7 @@ def _from_defaults(run: RunRecord) -> dict[str, str]:
         train_settings,  # it imports torch, which the other subcommands do without
     )
 
-    register()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        defaults = {key: str(value) for key, value in flat(train_settings(compose("train"))).items()}
+    defaults = {key: str(value) for key, value in flat(train_settings(default_config())).items()}
     return {
         key: value
         for key, value in sorted(run.params.items())

@@ -33,8 +33,6 @@ from reid.config.search_space import tune_settings
 from reid.config.settings import evaluate_settings, threshold_settings, train_settings
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.home import for_hydra, from_hydra, home
-from reid.jobs.data_ahead import HERE, refuse_without_data
-from reid.models import check_weights
 from reid.sweeps.slots import places
 from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.tracking import default_store
@@ -56,7 +54,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a command.  `cells` is empty where only Hydra can tell them (a sweeper plugin, `--cfg`)."""
+    """All jobs of a command.  `cells` is empty where only Hydra can tell them (a sweeper plugin, `--cfg`).
+
+    trained: the settings of the cells that train.
+    """
 
     multirun: bool
     cells: list[Cell] = field(default_factory=list)
@@ -64,6 +65,7 @@ class Plan:
     experiment: str = ""
     take: str = "same_code"
     retry: int = 0
+    trained: list[TrainConfig] = field(default_factory=list)
 
 
 def check_train(config: DictConfig) -> TrainConfig:
@@ -91,7 +93,7 @@ def expand(command: str, words: Sequence[str]) -> list[Cell]:
         ConfigError, HydraException: the first job that is wrong.
     """
     register()
-    return _planned(command, ["-m", *words])[0].cells
+    return plan(command, ["-m", *words]).cells
 
 
 def plan(command: str, typed: Sequence[str]) -> Plan:
@@ -99,30 +101,16 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
 
     command: the name of its primary config.
     What is typed for Hydra itself (`--cfg`, sweeps that only a plugin can expand, `${hydra:…}`, which is
-    known once a job runs) is left to Hydra.
+    known once a job runs) is left to Hydra.  Neither data nor weights are looked at.
 
     Raises:
         ConfigError, HydraException: the first job that is wrong.
-        WeightsError: a file that `backbone.weights` names is not there.
-        DatasetError, ConfigError, OSError: a sweep of which no cell has data to train on.
     """
-    planned, trained = _planned(command, typed)
-    if planned.launcher in HERE:
-        for settings in trained:
-            if settings.resume is None:  # a resumed run has its weights
-                check_weights(settings.backbone.get("weights", "none"))
-        if planned.multirun:
-            refuse_without_data(trained)
-    return planned
-
-
-def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig]]:
-    """The plan, looking at no data and no weights, and what the cells that train are made of."""
     _refuse_scattered(typed)
     words = [word for word in typed if not word.startswith("-")]
     multirun = bool({"-m", "--multirun"} & set(typed))
     if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
-        return Plan(multirun), []
+        return Plan(multirun)
     if not multirun and any(word.startswith("sweep=") for word in words):
         raise ConfigError(f"{' '.join(words)}: a sweep runs many jobs. Add -m to run them all")
     # What the job itself will warn of is not said twice.
@@ -130,7 +118,7 @@ def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig
         warnings.simplefilter("ignore")
         choices = _choices(words, multirun)
         if choices is None:
-            return Plan(multirun), []
+            return Plan(multirun)
         launcher, config = "basic", DictConfig({})
         if multirun:
             hydra = _compose(command, [choice[0] for choice in choices.values()], whole=True).hydra
@@ -158,7 +146,7 @@ def _planned(command: str, typed: Sequence[str]) -> tuple[Plan, list[TrainConfig
         retry = 0 if fail_fast else int(OmegaConf.select(config, "sweep.retry", default=0))
     if take != "none":
         _refuse_twins(cells)
-    return Plan(multirun, cells, launcher, experiment, take, retry), trained
+    return Plan(multirun, cells, launcher, experiment, take, retry, trained)
 
 
 def _refuse_scattered(typed: Sequence[str]) -> None:

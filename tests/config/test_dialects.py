@@ -28,8 +28,8 @@ PARSED = [
     ("reid.convert", "a.pth backbone.stem_relu=true -o m.pt", "Type --stem-relu"),
     ("reid.convert", "a.pth image.height=256 -o m.pt", "Type --height 256"),
     ("reid.report", "runs=x name=alpha", "Type --name alpha"),
-    ("reid.runs", "list tracking.experiment=study", "Type --experiment study"),
-    ("reid.runs", "delete experiment=study yes=true", "Type --experiment study"),
+    ("reid.runs.__main__", "list tracking.experiment=study", "Type --experiment study"),
+    ("reid.runs.__main__", "delete experiment=study yes=true", "Type --experiment study"),
     ("reid.sync", "tracking.uri=http://host", "Type --uri http://host"),
     ("reid.sync", "again=true", "Type --again"),
     ("reid.ui", "port=5001", "Type --port 5001"),
@@ -128,7 +128,7 @@ def test_what_only_looks_like_an_override_is_taken(tmp_path: Path, monkeypatch: 
     )
     assert options.option == ["root=x", "preset=tiny"]
     listed = (
-        importlib.import_module("reid.runs")
+        importlib.import_module("reid.runs.__main__")
         ._parser()
         .parse_args(["list", "--uri", "sqlite+pysqlite:///file:/a?uri=true", "--experiment", "status=x"])
     )

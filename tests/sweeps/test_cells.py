@@ -2,14 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra.errors import HydraException
 
 from reid.config.checks import ConfigError
-from reid.config.schema import register
-from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.sweeps.cells import SWEEP_DIR, Plan, expand, plan, sweep_arguments
 from reid.sweeps.sweep_file import SweepFile, read_sweep
 from reid.tracking.journal import Journal
@@ -56,52 +53,6 @@ def test_twins_are_refused_unless_nothing_is_taken() -> None:
     ):
         expand("train", ["dataset=synthetic", "device=cpu,cuda"])
     assert len(expand("train", ["dataset=synthetic", "device=cpu,cuda", "sweep.take=none"])) == 2
-
-
-# ---- data, looked at before the first job
-
-
-@pytest.fixture
-def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders of the datasets that are read, as they are read."""
-    told: list[str] = []
-
-    def read(root: str, **options: Any) -> ReidDataset:
-        told.append(root)
-        return load_dataset(root=root, **options)
-
-    register()
-    monkeypatch.setattr("reid.jobs.data_ahead.load_dataset", read)
-    return told
-
-
-def test_a_sweep_that_no_cell_of_can_train_is_refused(tiny_data: Path, listed: list[str]) -> None:
-    root = f"{tiny_data}/synthetic/day_tiny_0"
-    words = ["-m", "dataset=folder", f"dataset.root={root}", "seed=0,1", "loss.alpha=1.0,1.2"]
-    with pytest.raises(ConfigError, match="identities=13 is larger than the 12 identities"):
-        plan("train", [*words, "batch.identities=13"])
-    assert listed == [root]
-    with pytest.raises(DatasetError, match="val_identities=12"):
-        plan("train", [*words, "batch.identities=4", "eval.split=val", "eval.val_identities=12"])
-    with pytest.raises(DatasetError, match="/nowhere/a"):
-        plan("train", ["-m", "dataset=folder", "dataset.root=/nowhere/a,/nowhere/b", "seed=0,1"])
-
-
-def test_a_sweep_of_which_a_cell_can_train_goes_ahead(tiny_data: Path, listed: list[str]) -> None:
-    root = f"{tiny_data}/synthetic/day_tiny_0"
-    words = ["-m", "dataset=folder", f"dataset.root=/nowhere,{root}", "seed=0,1"]
-    assert len(plan("train", [*words, "batch.identities=4,13"]).cells) == 8
-    assert listed == ["/nowhere", root]
-
-
-def test_data_are_not_looked_for_where_the_jobs_run_elsewhere_or_draw_them(
-    tmp_path: Path, listed: list[str]
-) -> None:
-    for words in (["hydra/launcher=submitit_slurm"], ["dataset=synthetic"]):
-        assert plan("train", ["-m", "seed=0,1", *words]).cells
-    assert expand("train", ["seed=0,1"])
-    assert listed == []
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---- the folder of a sweep

@@ -11,10 +11,11 @@ from hydra.core.global_hydra import GlobalHydra
 
 from reid.config.schema import register
 from reid.jobs.compose_errors import explain
+from reid.jobs.data_ahead import refuse_ahead
 from reid.jobs.launch import Job, launch
 from reid.sweeps.cells import plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 #: (command, what is typed, fragments of the answer)
 REFUSED: list[tuple[str, str, list[str]]] = [
@@ -181,7 +182,7 @@ def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: py
 def test_right_command_lines_pass(typed: str, home: Path) -> None:
     register()
     words = [typed] if "'" in typed else typed.split()
-    plan("train", words)
+    refuse_ahead(plan("train", words))
     assert list(home.iterdir()) == []
     assert not GlobalHydra.instance().is_initialized()
 
