@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+from experiments.house.versions import source_tree
 
 #: Two epochs in place of fourteen, with the steps of the schedule moved with them: under a minute.
 QUICKSTART = (
@@ -172,15 +172,7 @@ def lines_of(version: str) -> Lines:
     if path.is_file():
         lines = (line.rpartition("  ") for line in path.read_text().splitlines() if not line.startswith("#"))
         return {name.strip(): value for name, _, value in lines if name}
-    if path.is_dir():
-        return train_all(path.resolve())
-    with tempfile.TemporaryDirectory(prefix="same-bits-") as temporary:
-        archive = Path(temporary) / "source.tar"
-        # The files alone, without a work tree that git would have to forget afterwards.
-        subprocess.run(["git", "archive", "-o", str(archive), version], cwd=ROOT, check=True)
-        source = Path(temporary) / "source"
-        source.mkdir()
-        subprocess.run(["tar", "-xf", str(archive), "-C", str(source)], check=True)
+    with source_tree(version) as source:
         return train_all(source)
 
 
