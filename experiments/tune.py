@@ -21,7 +21,7 @@ def tune(job: Job) -> dict[str, float]:
     if worker is not None:
         run_trials(search, job)
         return {}
-    job.console.print(search.told(), highlight=False, soft_wrap=True)
+    job.console.print(search.progress(), highlight=False, soft_wrap=True)
     parent = open_study_run(search)
     scores: dict[str, float] = {}
     status: Status = "FAILED"
@@ -36,8 +36,8 @@ def tune(job: Job) -> dict[str, float]:
         status = "KILLED"
         raise
     finally:
-        told = close_parent(search, parent, scores, status)
-        job.console.print(told, highlight=False, soft_wrap=True)
+        report = close_parent(search, parent, scores, status)
+        job.console.print(report, highlight=False, soft_wrap=True)
     return scores
 
 

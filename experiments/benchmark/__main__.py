@@ -13,22 +13,25 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.catalogue import NotHere, Setup, load, names
+from experiments.benchmark.catalogue import ROOT, NotHere, Setup, load, names
 from experiments.benchmark.limits import Limits, measure_limits
 from experiments.benchmark.machine import describe
 from experiments.benchmark.outcome import Outcome
 from experiments.benchmark.show import markdown_table, picture, terminal_table
+from experiments.house.versions import source_tree
 from reid.config.dialects import CommandParser
 from reid.engine.runtime import set_up_backend
 from reid.figures import save
 from reid.terminal import Terminal
 
 RESULTS = Path(__file__).parent / "results"
+#: The benchmark that starts the commands of any version.
+OTHER_VERSIONS = "start"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: all done, goals met (small sizes are not judged); 1: a goal missed, or a benchmark failed;
-    2: asked wrongly."""
+    2: wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
     known = names()
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no benchmark {', '.join(unknown)}; there are all, table, {', '.join(known)}")
     if options.repeats is not None and options.repeats < 1:
         parser.error(f"--repeats {options.repeats}: expected 1 or more")
+    if options.version and options.names != [OTHER_VERSIONS]:
+        parser.error(f"--version {options.version}: only {OTHER_VERSIONS} measures another version's code")
     console = Terminal()
     if not console.is_terminal:
         console.width = 120
@@ -71,8 +76,10 @@ def _run(
     try:
         benchmark = load(name)
         repeats = options.repeats or (1 if options.quick else benchmark.REPEATS)
-        cases = benchmark.measure(Setup(options.quick, repeats, limits, say))
-        outcome = Outcome(name, question, options.quick, repeats, describe(limits), cases)
+        with source_tree(options.version or str(ROOT)) as source:
+            cases = benchmark.measure(Setup(options.quick, repeats, limits, say, source))
+        machine = describe(limits) | ({"git_sha": options.version} if options.version else {})
+        outcome = Outcome(name, question, options.quick, repeats, machine, cases)
     except NotHere as error:
         say(f"not measured: {error}")
         return []
@@ -97,7 +104,7 @@ def _write_table(known: dict[str, str], folder: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name:16}{told}" for name, told in names().items())
+    listed = "\n".join(f"  {name:16}{line}" for name, line in names().items())
     parser = CommandParser(
         prog="python -m experiments.benchmark",
         description=(__doc__ or "").partition("\n")[0],
@@ -109,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="+", metavar="NAME", help="which to run; see below")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; not judged")
     parser.add_argument("--repeats", type=int, help="how often each contestant is timed (default: its own)")
+    parser.add_argument(
+        "--version", help=f"of {OTHER_VERSIONS}: a commit or a folder, whose code is measured"
+    )
     parser.add_argument("--results", default=str(RESULTS), help="folder to write to (default: %(default)s)")
     return parser
 

@@ -1,4 +1,4 @@
-"""Crops on disk, as many as asked for: drawn pedestrians, each file under several names."""
+"""Crops on disk, as many as wanted: drawn pedestrians, each file under several names."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Child:
 def peak_mib() -> float:
     """The most memory that this process has had resident so far (VmHWM, Linux), in MiB.
 
-    `ru_maxrss` is not asked, because a child begins with its parent's.
+    `ru_maxrss` is not read, because a child begins with its parent's.
     """
     fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) / 1024

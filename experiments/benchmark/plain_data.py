@@ -15,7 +15,7 @@ from reid.data.erasing import PUBLISHED_FILL
 
 
 class PlainCrops(Dataset[tuple[torch.Tensor, int]]):
-    """Each crop opened, decoded, resized and augmented whenever it is asked for."""
+    """Each crop opened, decoded, resized and augmented each time it is read."""
 
     def __init__(
         self, crops: Sequence[Crop], height: int, width: int, flip: float, padding: int, erasing: float

@@ -14,14 +14,14 @@ import torch
 from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
 
-from experiments.benchmark.benchmarks.train_step import (
+from experiments.benchmark.features import draw, market, size
+from experiments.benchmark.measurements.train_step import (
     HEIGHT,
     WIDTH,
     small_store,
     stream_of,
     training_batches,
 )
-from experiments.benchmark.features import draw, market, size
 from experiments.benchmark.trainee import Trainee
 from reid.config.dialects import CommandParser
 from reid.figures import save

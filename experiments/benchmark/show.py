@@ -89,8 +89,8 @@ def markdown_table(outcomes: Mapping[str, Outcome | None]) -> str:
     for name, outcome in outcomes.items():
         if outcome is not None:
             code = outcome.machine["git_sha"][:10] + (" and changes" if outcome.machine["git_dirty"] else "")
-            told = f"{machine_line(outcome.machine)}; {outcome.machine['date'][:10]}, code {code}"
-            machines.setdefault(told, []).append(f"`{name}`")
+            described = f"{machine_line(outcome.machine)}; {outcome.machine['date'][:10]}, code {code}"
+            machines.setdefault(described, []).append(f"`{name}`")
     lines.append("")
     lines += [f"{', '.join(names)}: {machine}." for machine, names in machines.items()]
     return "\n".join(lines) + "\n"
@@ -113,8 +113,8 @@ def _panel(axes: Axes, what: str, cases: Sequence[tuple[Case, Goal]], quick: boo
     bounds = {goal.bound for goal in goals if goal.bound is not None}
     for bound in bounds:
         axes.axvline(bound, color=INK, linestyle="--", linewidth=1.4)
-    told = ", ".join(f"{goals[0].sense} {goals[0].shown(bound)}" for bound in sorted(bounds))
-    axes.set_title(f"{what}   (goal {told}, dashed)" if told else what, fontsize=10)
+    bounds_text = ", ".join(f"{goals[0].sense} {goals[0].shown(bound)}" for bound in sorted(bounds))
+    axes.set_title(f"{what}   (goal {bounds_text}, dashed)" if bounds_text else what, fontsize=10)
     axes.set_yticks(places, [case.name for case, _ in cases])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

@@ -36,7 +36,7 @@ DISK_MIB = 900
 class Row:
     """One round.  moment: how many operations its cells had tracked when the fault struck, of how many.
 
-    exits: of each start; -9 is a launcher that was killed.  The rest is told by `Verdict`.
+    exits: of each start; -9 is a launcher that was killed.  The other columns are those of `Verdict`.
     """
 
     fault: str
@@ -63,12 +63,14 @@ class Reference:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: nothing lost, doubled or changed; 1: something was; 2: asked wrongly."""
+    """Exit code 0: nothing lost, doubled or changed; 1: something was; 2: wrong usage."""
     options = _parser().parse_args(arguments)
     chosen = [fault for fault in FAULTS if options.only in f"{fault.name}, {fault.launcher}"]
     if not chosen or options.rounds < 1:
-        told = "; ".join(f"{fault.name}, {fault.launcher}" for fault in FAULTS)
-        print(f"experiments.faults: expected --rounds 1 or more, and --only part of: {told}", file=sys.stderr)
+        faults = "; ".join(f"{fault.name}, {fault.launcher}" for fault in FAULTS)
+        print(
+            f"experiments.faults: expected --rounds 1 or more, and --only part of: {faults}", file=sys.stderr
+        )
         return 2
     folder = Path(options.folder or tempfile.mkdtemp(prefix="reid-faults-")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,7 @@ def _undisturbed(folder: Path) -> Reference:
 
 
 def _round(fault: Fault, number: int, chance: random.Random, folder: Path, reference: Reference) -> Row:
-    began = time.monotonic()
+    started = time.monotonic()
     title = f"{fault.strike.__name__}-{fault.launcher}-{number}"
     data = _data(folder / "data")
     words, images, operations = [*CELLS, f"data.root={data}"], [], reference.operations
@@ -139,7 +141,7 @@ def _round(fault: Fault, number: int, chance: random.Random, folder: Path, refer
         shutil.rmtree(folder / title)
     return Row(
         fault.name, fault.launcher, number, f"{moment} of {operations}", len(sweep.exits),
-        " ".join(map(str, sweep.exits)), **asdict(verdict), seconds=round(time.monotonic() - began),
+        " ".join(map(str, sweep.exits)), **asdict(verdict), seconds=round(time.monotonic() - started),
     )  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def _home(home: Path, full: bool) -> Iterator[Path]:
     """The folder of a round's outputs; where its disk will be full, a small file system of its own."""
     home.mkdir()
     if full:
-        # Only root may; anybody else is told by mount.
+        # Only root may; mount refuses anybody else.
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", home], check=True)
     try:
         yield home

@@ -1,4 +1,4 @@
-"""The faults: each strikes a running sweep once, and says what has to be put right before it goes on."""
+"""The faults: each strikes a running sweep once, and returns what repairs it before the sweep goes on."""
 
 import random
 import signal
@@ -21,7 +21,7 @@ OUTAGE_S = 15.0
 
 @dataclass(frozen=True)
 class Fault:
-    """`strike` is called at a random moment and returns how to put it right once the launcher has ended."""
+    """`strike` is called at a random moment and returns the repair for when the launcher has ended."""
 
     name: str
     launcher: str

@@ -24,7 +24,7 @@ TINY = (
 
 LAUNCHERS = {"basic": "basic", "joblib": "joblib", "submitit": "submitit_local"}
 
-#: What the command line of a process that runs jobs says, by launcher.
+#: A part of the command line of a process that runs jobs, by launcher.
 WORKERS = {"joblib": "popen_loky_posix", "submitit": "submitit.core._submit"}
 
 PATIENCE_S = 1800.0
@@ -114,7 +114,7 @@ class Sweep:
         me = psutil.Process(self.process.pid)
         if self.launcher == "basic":
             return [me]
-        return [child for child in me.children(recursive=True) if _says(child, WORKERS[self.launcher])]
+        return [child for child in me.children(recursive=True) if _runs(child, WORKERS[self.launcher])]
 
     def family(self) -> list[psutil.Process]:
         """The launcher's children of any depth; what is left of them after its death are orphans."""
@@ -138,7 +138,7 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def _says(process: psutil.Process, word: str) -> bool:
+def _runs(process: psutil.Process, word: str) -> bool:
     try:
         return any(word in part for part in process.cmdline())
     except psutil.Error:  # it has ended

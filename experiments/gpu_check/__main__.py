@@ -33,7 +33,7 @@ BUDGET = 460.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: no check failed; 1: one did; 2: asked wrongly, or there is no GPU."""
+    """Exit code 0: no check failed; 1: one did; 2: wrong usage, or there is no GPU."""
     parser = _parser()
     options = parser.parse_args(arguments)
     known = {one.name: one for one in CHECKS}
@@ -43,18 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device == "cpu" and options.results is None:
         parser.error("--device cpu tries the checks themselves, no GPU: give --results FOLDER")
     if options.device != "cpu" and not torch.cuda.is_available():
-        told = "there is no GPU here that PyTorch can use, so nothing was checked"
-        print(f"experiments.gpu_check: {told}", file=sys.stderr)
+        message = "there is no GPU here that PyTorch can use, so nothing was checked"
+        print(f"experiments.gpu_check: {message}", file=sys.stderr)
         return 2
     try:
         device = choose_device(options.device)
     except ConfigError as error:
         parser.error(str(error))
     chosen = [one for one in CHECKS if not options.checks or one.name in options.checks]
-    began = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as home:
-        results = run(chosen, Context(str(device), Path(home)), began + options.budget)
-    report = Report(described(device), machine(), options.budget, round(time.monotonic() - began, 1), results)
+        results = run(chosen, Context(str(device), Path(home)), started + options.budget)
+    report = Report(
+        described(device), machine(), options.budget, round(time.monotonic() - started, 1), results
+    )
     files = report.write(options.results or RESULTS)
     print(f"written: {', '.join(map(str, files))}")
     for outcome in ("failed", "not run"):
@@ -66,27 +68,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(checks: Sequence[Named], context: Context, until: float, least: float = LEAST) -> list[Result]:
     """Each check, one after the other, within its limit and what is left until that `time.monotonic`.
 
-    least: seconds below which one is not begun.
+    least: seconds below which one is not started.
     """
     results: list[Result] = []
     for one in checks:
-        began = time.monotonic()
-        limit = min(one.limit, until - began)
+        started = time.monotonic()
+        limit = min(one.limit, until - started)
         if limit < least and limit < one.limit:
             results.append(Result(one.name, "not run", 0.0, one.limit, "the budget was spent before it"))
             continue
         print(f"{one.name}: at most {limit:.0f} s", flush=True)
-        result = _run(one, context.of(one.name, began + limit), cut=limit < one.limit)
+        result = _run(one, context.of(one.name, started + limit), cut=limit < one.limit)
         results.append(result)
         print(f"{one.name}: {result.outcome} in {result.seconds:.0f} s. {result.message}", flush=True)
     return results
 
 
 def _run(one: Named, context: Context, cut: bool) -> Result:
-    began = time.monotonic()
+    started = time.monotonic()
 
     def ended(outcome: Any, message: str = "", **rest: Any) -> Result:
-        return Result(one.name, outcome, round(time.monotonic() - began, 1), one.limit, message, **rest)
+        return Result(one.name, outcome, round(time.monotonic() - started, 1), one.limit, message, **rest)
 
     try:
         return ended("passed", numbers=dict(one.check(context)))

@@ -1,4 +1,4 @@
-"""What a check is given: the device, a folder of its own, the commands, and the time that is left."""
+"""What a check works with: the device, a folder of its own, the commands, and the time that is left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 #: Lines of a failed command that the report keeps.
 KEPT = 25
-#: Seconds below which a check is not begun: it would import PyTorch and be stopped.
+#: Seconds below which a check is not started: it would import PyTorch and be stopped.
 LEAST = 20.0
 
 #: What a check is: it returns what it measured, and raises `Failed` or `OutOfTime`.
@@ -85,10 +85,10 @@ class Context:
         place = self.folder / folder
         sweep = words[:1] == ("-m",)
         where = f"hydra.sweep.dir={place}" if sweep else f"hydra.run.dir={place}"
-        typed = [word for word in words if word != "-m"]
+        overrides = [word for word in words if word != "-m"]
         self.command(
             "reid.train", *(["-m"] if sweep else []), *TINY, f"data.root={self.home / 'data'}",
-            f"device={self.device}", *typed, where,
+            f"device={self.device}", *overrides, where,
         )  # fmt: skip
         return place
 

@@ -38,10 +38,10 @@ ALLOWED = ("data.root=", "data.store=", "device=", "tracking.uri=", "sweep.", "h
 
 
 def reproduce(options: argparse.Namespace, console: Console) -> int:
-    """Run the table, or with `--dry-run` say what it would run; returns the exit code.
+    """Run the table, or with `--dry-run` list what it would run; returns the exit code.
 
     Raises:
-        ConfigError, HydraException, TrackingError: asked wrongly.
+        ConfigError, HydraException, TrackingError: wrong usage.
     """
     profile, more = PROFILES[options.profile], list(options.override)
     refused = [word for word in more if not word.lstrip("+").startswith(ALLOWED)]
@@ -71,40 +71,40 @@ def reproduce(options: argparse.Namespace, console: Console) -> int:
 def _prepare(profile: Profile, planned: list[Planned], console: Console) -> bool:
     """Print the plan, what is there, how long it will take, what is missing; True where nothing is."""
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
     todo = [one for one in planned if not one.finished]
-    say(f"{profile.title}: {len(planned)} runs, {len(planned) - len(todo)} of them finished already")
+    show(f"{profile.title}: {len(planned)} runs, {len(planned) - len(todo)} of them finished already")
     common = set.intersection(*(set(one.cell.overrides) for one in planned))
     for one in planned:
         apart = [word for word in one.cell.overrides if word not in common]
-        say(f"  {'finished' if one.finished else 'to run  '}  {' '.join(apart)}")
+        show(f"  {'finished' if one.finished else 'to run  '}  {' '.join(apart)}")
     if not todo:
         return True
     device = choose_device(todo[0].settings.device)
     progress = ConsoleProgress(console)
     found = needs.check(planned, device, progress)
     for line in found.found:
-        say(f"there: {line}")
+        show(f"there: {line}")
     by_backbone = {str(one.settings.backbone["name"]): one.settings for one in todo}
     paces = {
         name: probe.measure(settings, device)
         for name, settings in progress(by_backbone.items(), len(by_backbone), "networks measured")
     }
     for name, pace in paces.items():
-        say(f"  {name}: {1 / pace.train:.3g} images/s training, {1 / pace.embed:.3g} embedding, on {device}")
+        show(f"  {name}: {1 / pace.train:.3g} images/s training, {1 / pace.embed:.3g} embedding, on {device}")
     total = probe.estimate(planned, paces, found.counts)
-    say(
+    show(
         "estimate: none, since the data are not there to be counted"
         if total is None
         else f"estimate: {probe.duration(total)} for the {len(todo)} runs, one after the other on {device} "
         f"(from a few steps; without decoding, figures and re-ranking)"
     )
     if found.missing:
-        say(f"\nMISSING, {len(found.missing)} to get before anything can run:")
+        show(f"\nMISSING, {len(found.missing)} to get before anything can run:")
         for number, item in enumerate(found.missing, 1):
-            say(f"{number}. " + item.replace("\n", "\n   "))
+            show(f"{number}. " + item.replace("\n", "\n   "))
     return not found.missing
 
 
@@ -167,7 +167,7 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; exit codes: 0 done, 1 something is missing or failed, 2 asked wrongly."""
+    """The command; exit codes: 0 done, 1 something is missing or failed, 2 wrong usage."""
     parser = CommandParser(prog="python -m experiments.reproduce_table", description=__doc__)
     parser.add_argument("--profile", choices=PROFILES, default="full", help="smoke: minutes, no data needed")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, … of each cell (default: 1)")

@@ -17,13 +17,13 @@ _VERSIONS = ("python", "torch", "torchvision", "timm", "numpy")
 
 
 def sweep_folder(cells: Sequence[Cell], experiment: str) -> Path | None:
-    """The newest folder of the sweep of these cells by this code; None where it was never begun."""
+    """The newest folder of the sweep of these cells by this code; None where there is none."""
     trained = [[cell.config_hash, cell.data_root] for cell in cells]
     return find_sweep(SweepFile(experiment, sources_hash(), trained), home() / "multirun")
 
 
 def finished_runs(folder: Path, store: Store) -> tuple[list[Run], list[str]]:
-    """The finished runs of a sweep, and what is to be said of its other jobs, one a line."""
+    """The finished runs of a sweep, and a line for each of its other jobs."""
     runs, failures = [], []
     for status in job_statuses(folder):
         if status.status != "FINISHED":
@@ -37,11 +37,11 @@ def finished_runs(folder: Path, store: Store) -> tuple[list[Run], list[str]]:
 
 
 def read_run(status: RunStatus, store: Store) -> Run:
-    """A finished run as its folder tells it: its scores are those after its last epoch.
+    """A finished run as its folder records it: its scores are those after its last epoch.
 
     Raises:
         TrackingError, OSError: its journal cannot be read.
-        KeyError: it says nothing of its network, data or seed.
+        KeyError: its network, data or seed are not recorded.
     """
     record = read_record(Path(status.run_dir))
     run_id = record.run_id or status.run_id
@@ -59,24 +59,24 @@ def read_run(status: RunStatus, store: Store) -> Run:
 def provenance(runs: Iterable[Run], command: str) -> dict[str, str]:
     """How the numbers came about: what all runs have in common, or each different value."""
     runs = list(runs)
-    told = {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    facts = {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
     if not runs:
-        return told
-    told["seeds"] = _each(str(run.seed) for run in runs)
-    told["commit"] = _each(_commit(run) for run in runs)
-    told["hash of reid/'s sources"] = _each(run.facts["code"] for run in runs)
+        return facts
+    facts["seeds"] = _each(str(run.seed) for run in runs)
+    facts["commit"] = _each(_commit(run) for run in runs)
+    facts["hash of reid/'s sources"] = _each(run.facts["code"] for run in runs)
     for dataset in dict.fromkeys(run.dataset for run in runs):
         own = [run for run in runs if run.dataset == dataset]
-        told[f"data of {dataset}"] = _each(
+        facts[f"data of {dataset}"] = _each(
             f"fingerprint {run.facts.get('reid.data.fingerprint')} ({run.facts.get('reid.data.training')}; "
             f"{run.facts.get('reid.data.judged')})"
             for run in own
         )
-    told["device"] = _each(_device(run) for run in runs)
-    told["versions"] = _each(
+    facts["device"] = _each(_device(run) for run in runs)
+    facts["versions"] = _each(
         ", ".join(f"{name} {run.facts.get(f'reid.version.{name}')}" for name in _VERSIONS) for run in runs
     )
-    return told
+    return facts
 
 
 def _commit(run: Run) -> str:

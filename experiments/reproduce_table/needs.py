@@ -89,26 +89,26 @@ def _weights(settings: TrainConfig, needs: Needs) -> None:
 
 def _disk(todo: list[TrainConfig], needs: Needs) -> None:
     """Checkpoints of every cell, and every image decoded once."""
-    wanted: dict[Path, float] = {}
+    needed_bytes: dict[Path, float] = {}
     runs = sum(_checkpoint_bytes(settings) for settings in todo)
-    wanted[home()] = runs
+    needed_bytes[home()] = runs
     for settings in {str(s.dataset["root"]): s for s in todo}.values():
         counts = needs.counts.get(str(settings.dataset["root"]))
         if counts is not None:
             store = Path(settings.data.store)
             pixels = 3 * settings.image.height * settings.image.width
-            wanted[store] = wanted.get(store, 0.0) + pixels * (counts.train + counts.judged)
+            needed_bytes[store] = needed_bytes.get(store, 0.0) + pixels * (counts.train + counts.judged)
     disks: dict[int, list[Path]] = {}
-    for path in wanted:
+    for path in needed_bytes:
         disks.setdefault(_existing(path).stat().st_dev, []).append(path)
     for paths in disks.values():
-        total, free = sum(wanted[path] for path in paths), shutil.disk_usage(_existing(paths[0])).free
+        total, free = sum(needed_bytes[path] for path in paths), shutil.disk_usage(_existing(paths[0])).free
         where = " and ".join(str(path) for path in paths)
-        told = (
+        message = (
             f"disk at {where}: up to {total / GB:.1f} GB for checkpoints and decoded images, "
             f"{free / GB:.1f} free"
         )
-        (needs.found if total < free else needs.missing).append(told)
+        (needs.found if total < free else needs.missing).append(message)
 
 
 def _checkpoint_bytes(settings: TrainConfig) -> int:
@@ -117,7 +117,7 @@ def _checkpoint_bytes(settings: TrainConfig) -> int:
 
 
 def _bare_model(settings: TrainConfig) -> ReidModel:
-    """The model of a recipe on tensors without memory: it costs nothing to ask for its sizes."""
+    """The model of a recipe on tensors without memory: its sizes can be read at no cost."""
     with torch.device("meta"):
         return build_model(without_weights(settings), IDENTITIES)
 
@@ -129,11 +129,11 @@ def _parameter_bytes(settings: TrainConfig) -> int:
 def _memory(settings: TrainConfig, device: torch.device, needs: Needs) -> None:
     needed, free = training_bytes(settings), free_bytes(device)
     name, batch = settings.backbone["name"], settings.batch.size
-    told = (
+    message = (
         f"memory of {device} for {name}: about {needed / GB:.1f} GB for a batch of {batch}, "
         f"{free / GB:.1f} free"
     )
-    (needs.found if needed < free else needs.missing).append(told)
+    (needs.found if needed < free else needs.missing).append(message)
 
 
 def training_bytes(settings: TrainConfig) -> float:

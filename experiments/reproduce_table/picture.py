@@ -18,11 +18,11 @@ def picture(table: Table) -> Figure:
     """Draw the table in the published form, with its notes and the commit that it was made with."""
     columns = table.profile.columns
     width = _NETWORK + len(columns) * sum(_PARTS) + 0.3
-    said = [line for note in notes(table) for line in textwrap.wrap(note, int(width * 14))]
+    note_lines = [line for note in notes(table) for line in textwrap.wrap(note, int(width * 14))]
     if "commit" in table.provenance:
-        said.append(f"commit {table.provenance['commit']}, {table.provenance.get('date', '')}")
+        note_lines.append(f"commit {table.provenance['commit']}, {table.provenance.get('date', '')}")
     rows = list(dict.fromkeys(entry.row for entry in table.entries))
-    figure = new_figure(_TOP + _LINE * (len(rows) + 0.9) + 0.2 * len(said) + 0.1, width, layout=None)
+    figure = new_figure(_TOP + _LINE * (len(rows) + 0.9) + 0.2 * len(note_lines) + 0.1, width, layout=None)
     axes = inch_axes(figure)
     headline(figure, table.profile.title)
     right = [_NETWORK + at for at in _right_edges(len(columns))]
@@ -44,7 +44,7 @@ def picture(table: Table) -> Figure:
             weight = "bold" if outside or place % 3 == 0 else "normal"
             axes.text(at, y, text, ha="right", va="center", color=colour, fontweight=weight)
     below = _TOP + (len(rows) + 0.9) * _LINE
-    for line, text in enumerate(said):
+    for line, text in enumerate(note_lines):
         colour = INK if table.complete or line else WRONG
         axes.text(0.12, below + 0.2 * line, text, va="center", fontsize=SMALL, color=colour)
     return figure

@@ -47,10 +47,10 @@ def plan(words: Sequence[str]) -> list[Planned]:
     with initialize_config_dir(str(config_folder()), version_base="1.3"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself warns
         for cell in cells:
-            apart = tuple(word for word in cell.overrides if not word.startswith("seed="))
-            if apart not in seedless:
-                seedless[apart] = train_settings(compose("train", overrides=list(apart)))
-            planned.append(Planned(cell, seedless[apart], not again and _finished(cell)))
+            without_seed = tuple(word for word in cell.overrides if not word.startswith("seed="))
+            if without_seed not in seedless:
+                seedless[without_seed] = train_settings(compose("train", overrides=list(without_seed)))
+            planned.append(Planned(cell, seedless[without_seed], not again and _finished(cell)))
     return planned
 
 

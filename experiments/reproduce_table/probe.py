@@ -21,7 +21,7 @@ from reid.models import ReidModel
 #: Of the classifier of a model that is measured or sized: about as many as both datasets have.
 IDENTITIES = 750
 _STEPS = 2
-#: A CPU works through a batch image by image, so that a small one tells its pace as well.
+#: A CPU works through a batch image by image, so that a small one has the same pace.
 _CPU_IDENTITIES = 2
 
 
@@ -70,14 +70,14 @@ def _train(model: ReidModel, settings: TrainConfig, batch: Batch, device: torch.
     objective = Objective(*weights, smoothing, None if loss is None else loss.to(device))
 
     def steps(count: int) -> float:
-        began = time.perf_counter()
+        started = time.perf_counter()
         with StopSignals() as stop:
             train_epoch(
                 model, optimizer, objective, [batch] * count, EpochTotals(), stop, device=device,
                 precision=settings.precision, channels_last=settings.channels_last,
                 scaler=gradient_scaler(device, settings.precision),
             )  # fmt: skip
-        return _since(began, device)
+        return _since(started, device)
 
     steps(1)  # the first step allocates, and on a GPU chooses its algorithms
     return steps(_STEPS) / _STEPS / len(batch.labels)
@@ -87,16 +87,16 @@ def _embed(model: ReidModel, settings: TrainConfig, images: torch.Tensor, device
     model.eval()
     with torch.inference_mode(), autocast(device, settings.precision):
         model(images)
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(_STEPS):
             model(images)
-        return _since(began, device) / _STEPS / len(images)
+        return _since(started, device) / _STEPS / len(images)
 
 
-def _since(began: float, device: torch.device) -> float:
+def _since(started: float, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def without_weights(settings: TrainConfig) -> TrainConfig:

@@ -35,8 +35,8 @@ def markdown(table: Table, whole: bool = True) -> str:
     for entries in _rows(table):
         texts = [entries[0].row.label]
         for entry in entries:
-            value, told, apart = cells(entry)
-            texts += [_linked(value, entry.runs), told, apart]
+            value, published, difference = cells(entry)
+            texts += [_linked(value, entry.runs), published, difference]
         lines.append(_row(texts))
     lines += ["", *(line for note in notes(table) for line in (as_markdown(note), ""))]
     if whole:
@@ -85,14 +85,14 @@ def html(table: Table) -> str:
     )
     state, *rest = notes(table)
     flag = "" if table.complete else ' class="incomplete"'
-    said = f"<p{flag}>{escape(state)}</p>\n" + "\n".join(f"<p>{escape(note)}</p>" for note in rest)
+    paragraphs = f"<p{flag}>{escape(state)}</p>\n" + "\n".join(f"<p>{escape(note)}</p>" for note in rest)
     facts = "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in table.provenance.items())
     title = escape(table.profile.title)
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n"
         f"<table>\n<thead><tr><th></th>{heads}</tr>\n<tr><th>network</th>{kinds}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>\n{said}\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>\n{paragraphs}\n"
         + (f"<h2>Provenance</h2>\n<dl>\n{facts}\n</dl>\n" if facts else "")
         + "</html>\n"
     )
@@ -129,17 +129,17 @@ def _runs(table: Table) -> list[str]:
 
 
 def _html_cells(entry: Entry) -> str:
-    value, told, apart = (escape(text) for text in cells(entry))
+    value, published, difference = (escape(text) for text in cells(entry))
     linked = [run for run in entry.runs if run.address]
     if len(entry.runs) == 1 and linked:
         value = f'<a href="{escape(str(linked[0].address))}">{value}</a>'
     elif linked:
         seeds = " ".join(f'<a href="{escape(str(run.address))}">{run.seed}</a>' for run in linked)
         value += f' <span class="seeds">seeds {seeds}</span>'
-    marked = ABOVE in apart or BELOW in apart
+    marked = ABOVE in difference or BELOW in difference
     return (
-        f'<td>{value}</td><td class="published">{told}</td>'
-        f'<td class="{"outside" if marked else "difference"}">{apart}</td>'
+        f'<td>{value}</td><td class="published">{published}</td>'
+        f'<td class="{"outside" if marked else "difference"}">{difference}</td>'
     )
 
 

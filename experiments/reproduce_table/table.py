@@ -81,12 +81,12 @@ class Entry:
 class Table:
     """`entries` row by row; `provenance` says how they came about, one fact a line.
 
-    `asked` counts the runs that a complete table is made of, `failures` names those that did not finish.
+    `expected` counts the runs that a complete table is made of, `failures` names those that did not finish.
     """
 
     profile: Profile
     entries: tuple[Entry, ...]
-    asked: int
+    expected: int
     failures: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ class Table:
 
     @property
     def complete(self) -> bool:
-        return len(self.runs) == self.asked
+        return len(self.runs) == self.expected
 
     def row(self, row: Row) -> list[Entry]:
         return [entry for entry in self.entries if entry.row == row]
@@ -105,17 +105,17 @@ class Table:
     def state(self) -> str:
         """Whether the table is complete, in words."""
         if self.complete:
-            return f"Complete: {self.asked} of {self.asked} runs."
-        missing = self.asked - len(self.runs)
+            return f"Complete: {self.expected} of {self.expected} runs."
+        missing = self.expected - len(self.runs)
         if not self.runs:
-            return f"Not run here: none of its {self.asked} runs. A dash stands for what was not run."
-        return f"NOT COMPLETE: {missing} of {self.asked} runs are not finished."
+            return f"Not run here: none of its {self.expected} runs. A dash stands for what was not run."
+        return f"NOT COMPLETE: {missing} of {self.expected} runs are not finished."
 
 
 def fill(
     profile: Profile,
     runs: Iterable[Run],
-    asked: int,
+    expected: int,
     published: Published,
     failures: Iterable[str] = (),
     provenance: Mapping[str, str] | None = None,
@@ -130,12 +130,15 @@ def fill(
             for run in found
             if (run.backbone, run.dataset) == (row.backbone, column.dataset) and f"{prefix}/mAP" in run.scores
         )
-        told = published.get((row.backbone, column.dataset, row.reranked)) if profile.comparable else None
+        official = published.get((row.backbone, column.dataset, row.reranked)) if profile.comparable else None
         scores = [
-            Score(tuple(100 * run.scores[f"{prefix}/{name}"] for run in own), told[number] if told else None)
+            Score(
+                tuple(100 * run.scores[f"{prefix}/{name}"] for run in own),
+                official[number] if official else None,
+            )
             for number, name in enumerate(("mAP", "rank-1"))
         ]
         return Entry(row, column, scores[0], scores[1], own)
 
     entries = tuple(entry(row, column) for row in ROWS for column in profile.columns)
-    return Table(profile, entries, asked, tuple(failures), provenance or {})
+    return Table(profile, entries, expected, tuple(failures), provenance or {})

@@ -1,4 +1,4 @@
-"""What a study tells: its parent run in MLflow, with the table of trials, the figures and one sentence."""
+"""The report of a study: its parent run in MLflow, with the table of trials, the figures and one sentence."""
 
 from collections.abc import Mapping
 
@@ -78,14 +78,14 @@ def sentence(search: Search, test_scores: Mapping[str, float]) -> str:
     states = [STATES[trial.state] for trial in search.study.get_trials(deepcopy=False)]
     counted = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states))
     values = ", ".join(f"{key}={value}" for key, value in values_of(search, best).items())
-    told = (
+    text = (
         f"Best of {len(states)} trials ({counted}): trial {best.number}, {values}, "
         f"mAP {percent(best.value or 0)} on val, by which it was chosen."
     )
     if not test_scores:
-        return f"{told} It was not yet judged on test."
+        return f"{text} It was not yet judged on test."
     return (
-        f"{told} Trained again on all training identities and judged once: "
+        f"{text} Trained again on all training identities and judged once: "
         f"mAP {percent(test_scores['test/mAP'])}, rank-1 {percent(test_scores['test/rank-1'])} on test."
     )
 
@@ -108,11 +108,11 @@ def close_parent(search: Search, parent: Tracker, test_scores: Mapping[str, floa
     """Put table, figures and sentence on the parent and close it; the sentence, and where all of it lies."""
     try:
         table = trial_table(search)
-        told = sentence(search, test_scores)
+        text = sentence(search, test_scores)
         parent.text(table.to_csv(index=False), "trials.csv")
         _draw(search, parent, table)
-        shown = markdown(search, table)
-        parent.description(f"{as_markdown(told)}\n\n{shown}")
+        listed = markdown(search, table)
+        parent.description(f"{as_markdown(text)}\n\n{listed}")
         best = best_trial(search)
         if best is not None and best.value is not None:
             parent.metrics({f"best/{SCORE}": best.value}, len(table))
@@ -122,7 +122,7 @@ def close_parent(search: Search, parent: Tracker, test_scores: Mapping[str, floa
             parent.metrics(winner, len(table))
     finally:
         parent.finish(status)
-    return f"{told}\n\n{shown}\n\ntable and figures: {search.folder}"
+    return f"{text}\n\n{listed}\n\ntable and figures: {search.folder}"
 
 
 def _draw(search: Search, parent: Tracker, table: pd.DataFrame) -> None:

@@ -30,7 +30,7 @@ CONFIG = "reid.config.schema"
 
 @dataclass(frozen=True)
 class Search:
-    """A study under way: what was asked, and what Optuna knows of it."""
+    """A study under way: its settings, and its trials in Optuna."""
 
     settings: TuneConfig
     overrides: list[str]
@@ -41,20 +41,20 @@ class Search:
 
     @classmethod
     def of(cls, job: Job, create: bool = True) -> "Search":
-        """The study of this command line, begun where it is new (`create`).
+        """The study of this command line, created where it is new (`create`).
 
         Raises:
             ConfigError: the name that was typed belongs to a study of another config.
             TrackingError: the database does not answer.
         """
         settings = tune_settings(job.config)
-        told = {
+        identity = {
             "config": config_hash(training(settings)),
             "space": {name: asdict(entry) for name, entry in settings.study.space.items()},
             "search": [settings.study.seed, settings.study.startup, settings.study.prune,
                        settings.study.prune_after],
         }  # fmt: skip
-        fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+        fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         choice = HydraConfig.get().runtime.choices.get("study") or "study"
         name = settings.study.name or f"{choice}-{fingerprint}"
         store = default_store(home(), settings.tracking.uri)
@@ -75,8 +75,8 @@ class Search:
             ) from error
         if study.user_attrs.get(CONFIG, fingerprint) != fingerprint:
             raise ConfigError(
-                f"study.name={name}: that study was begun with another config, search space or sampler. "
-                "Type what was typed then, or another name"
+                f"study.name={name}: that study has another config, search space or sampler. "
+                "Type the overrides of then, or another name"
             )
         if create and CONFIG not in study.user_attrs:
             study.set_user_attr(CONFIG, fingerprint)
@@ -88,11 +88,11 @@ class Search:
     def keys(self) -> list[str]:
         return [dimension.key for dimension in self.settings.study.space.values()]
 
-    def told(self) -> str:
+    def progress(self) -> str:
         done = sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
-        wanted = self.settings.study.trials
-        told = f"study {self.name}: {done} of {wanted} trials are done"
-        return f"{told}; kept in {self.place}, runs in {self.folder}"
+        trials = self.settings.study.trials
+        counts = f"study {self.name}: {done} of {trials} trials are done"
+        return f"{counts}; kept in {self.place}, runs in {self.folder}"
 
     def sampler(self, number: int) -> optuna.samplers.TPESampler:
         """The sampler of one trial, seeded by its number: so a study that is taken up again goes on as if it
@@ -132,10 +132,10 @@ class Search:
         config = compose("tune", overrides=[*self.overrides, *added])
         settings = train_settings(config)
         assert isinstance(settings, TuneConfig)
-        settings.sweep.take = "none"  # which trials are done is the study's to say
+        settings.sweep.take = "none"  # the study knows which trials are done
         split = [] if more else ["eval.split=val", "eval.period=1"]
-        typed = [word for word in self.overrides if not word.lstrip("+~").startswith("study")]
-        return config, training(settings), [*typed, *split, *added]
+        kept = [word for word in self.overrides if not word.lstrip("+~").startswith("study")]
+        return config, training(settings), [*kept, *split, *added]
 
 
 def rounded(value: float) -> float:
@@ -162,7 +162,7 @@ def open_storage(store: Store, uri: str, create: bool) -> optuna.storages.RDBSto
     Optuna and MLflow both keep the revision of their schema in a table `alembic_version`, and either refuses
     the other's there (Optuna 5.0: "no longer compatible with the table schema"; MLflow 3.17: "Can't locate
     revision").  Their other tables have no name in common.  So MLflow's come first, always: Optuna leaves a
-    revision that it finds alone, and is told not to compare it with its own.
+    revision that it finds alone, and is set not to compare it with its own.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shared = uri == store.uri

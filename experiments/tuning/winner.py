@@ -36,9 +36,9 @@ def judge_winner(search: Search, job: Job) -> dict[str, float]:
     winner = child_job(
         search, job, f"winner-{best.number}", f"winner: {trial_name(values)}", config, overrides
     )
-    told = read_status(winner.folder)
-    if told is not None and told.status == "FINISHED":
-        return told.scores
+    earlier = read_status(winner.folder)
+    if earlier is not None and earlier.status == "FINISHED":
+        return earlier.scores
     winner.tags = {"reid.study": search.name, "reid.kind": "winner", "reid.trial": best.number,
                    "reid.selected_on": "val"}  # fmt: skip
     settings.resume = str(winner.folder) if (winner.folder / LAST).exists() else None

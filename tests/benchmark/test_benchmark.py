@@ -17,6 +17,7 @@ from PIL import Image
 
 from experiments.benchmark.__main__ import main
 from experiments.benchmark.catalogue import load, names
+from experiments.benchmark.measurements.start import MISTAKES, Call, Place, find_commands
 from experiments.benchmark.outcome import Case, Goal, Outcome, ratio
 from experiments.benchmark.show import markdown_table, picture
 from experiments.benchmark.timing import Contest, Disagreement, agree
@@ -222,3 +223,32 @@ def test_what_disagrees_is_not_timed() -> None:
         agree("mAP", 0.5, 0.6, tolerance=1e-6)
     with pytest.raises(Disagreement):
         agree("mAP", math.nan, 0.5, tolerance=1e-6)
+
+
+# ---- start
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(ROOT, tmp_path_factory.mktemp("home"))
+
+
+def test_every_command_has_its_mistakes() -> None:
+    assert find_commands(ROOT).keys() == MISTAKES.keys()
+
+
+def test_seconds_of_the_cpu_are_those_of_one_start_of_python(place: Place) -> None:
+    busy = "import os\nwhile os.times().user < 0.3: sum(range(10_000))"
+    assert place.cpu_seconds(Call(["-c", "pass"])) < 0.2
+    assert place.cpu_seconds(Call(["-c", busy])) > 0.2
+
+
+def test_a_call_that_ends_with_another_exit_code_is_no_measurement(place: Place) -> None:
+    with pytest.raises(RuntimeError, match="ended with 3, expected 2: no such key"):
+        place.cpu_seconds(Call(["-c", "print('no such key'); raise SystemExit(3)"], code=2))
+
+
+def test_only_start_measures_another_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["rerank", "--version", "HEAD"])
+    assert "only start measures another version's code" in capsys.readouterr().err

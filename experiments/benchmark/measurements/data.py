@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.benchmarks.train_step import IDENTITIES as IDENTITIES_A_BATCH
-from experiments.benchmark.benchmarks.train_step import INSTANCES, training_batches
 from experiments.benchmark.catalogue import Setup
 from experiments.benchmark.crops import linked_crops
+from experiments.benchmark.measurements.train_step import IDENTITIES as IDENTITIES_A_BATCH
+from experiments.benchmark.measurements.train_step import INSTANCES, training_batches
 from experiments.benchmark.outcome import Case, Goal, ratio
 from experiments.benchmark.plain_data import PlainCrops, plain_loader
 from experiments.benchmark.timing import agree
@@ -26,7 +26,7 @@ REPEATS = 5
 #: The identities and images of the Market train-half split, to the nearest even number of images each.
 IDENTITIES, EACH = 566, 17
 HEIGHT, WIDTH, PADDING = 256, 128, 10
-#: The reference is given so many batches of an epoch: an image takes it as long in the first as in the last.
+#: The reference reads so many batches of an epoch: an image takes it as long in the first as in the last.
 REFERENCE_BATCHES = 15
 STEPS, QUICK_STEPS = 8, 1
 
@@ -38,9 +38,9 @@ def measure(setup: Setup) -> list[Case]:
     with tempfile.TemporaryDirectory() as folder:
         crops = linked_crops(Path(folder) / "crops", *((20, 8) if setup.quick else (IDENTITIES, EACH)))
         setup.say(f"decoding {len(crops):,} crops into a store, once")
-        began = _now()
+        started = _now()
         store = open_store(crops, height, width, Path(folder) / "store")
-        building = _spent(began)
+        building = _spent(started)
         plain = PlainCrops(crops, height, width, 0.5, PADDING, 0.5)
         _compare(PlainCrops(crops[:64], height, width, 0.0, 0, 0.0), store.subset(crops[:64]))
         batches = training_batches(store, device)
@@ -123,11 +123,11 @@ def _now() -> float:
     return time.process_time()
 
 
-def _spent(began: float) -> float:
-    return time.process_time() - began
+def _spent(started: float) -> float:
+    return time.process_time() - started
 
 
 def _cpu_seconds(function: Callable[[], None]) -> float:
-    began = _now()
+    started = _now()
     function()
-    return _spent(began)
+    return _spent(started)

@@ -17,11 +17,11 @@ SMALL_PART = 0.05
 
 
 def measure(setup: Setup) -> list[Case]:
-    """One case: features to scores, and scores of distances that are given."""
+    """One case: features to scores, and scores of ready distances."""
     scale = market(64).part(SMALL_PART) if setup.quick else market(2048)
     query, gallery = draw(scale)
     distance = distance_matrix(query.features, gallery.features)
-    given = torch.from_numpy(distance)
+    ready = torch.from_numpy(distance)
     product = torch.empty(len(query), len(gallery))
 
     setup.say("each once, to compare what they return")
@@ -30,7 +30,7 @@ def measure(setup: Setup) -> list[Case]:
             "ours": lambda: evaluate(query, gallery),
             "bare product": lambda: torch.mm(query.features, gallery.features.t(), out=product),
             "loop": lambda: evaluate_loop(distance_matrix(query.features, gallery.features), query, gallery),
-            "ours, distances given": lambda: evaluate(query, gallery, distance=given),
+            "ours, distances given": lambda: evaluate(query, gallery, distance=ready),
             "loop, distances given": lambda: evaluate_loop(distance, query, gallery),
         }
     )

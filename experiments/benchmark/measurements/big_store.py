@@ -74,19 +74,19 @@ def work(folder: str, people: int, each: int) -> dict[str, object]:
     watcher.start()
     seconds: dict[str, object] = {}
     try:
-        began = time.perf_counter()
+        started = time.perf_counter()
         store = open_store(crops, HEIGHT, WIDTH, Path(folder) / "store")
-        seconds["build"] = time.perf_counter() - began
+        seconds["build"] = time.perf_counter() - started
 
-        began = time.perf_counter()
+        started = time.perf_counter()
         total = sum(len(batch) for batch in plain_batches(store, 128, torch.device("cpu")))
-        seconds["read in order"] = time.perf_counter() - began
+        seconds["read in order"] = time.perf_counter() - started
         assert total == len(crops)
 
-        began = time.perf_counter()
+        started = time.perf_counter()
         for indices in torch.randperm(len(crops), generator=torch.Generator().manual_seed(0)).split(64):
             store.read(indices)
-        seconds["read at random"] = time.perf_counter() - began
+        seconds["read at random"] = time.perf_counter() - started
     finally:
         over.set()
         watcher.join()

@@ -45,9 +45,9 @@ def measure(setup: Setup) -> list[Case]:
     """The tiny preset, judged every fifth epoch and tracked, as the command runs it."""
     epochs = QUICK_EPOCHS if setup.quick else EPOCHS
     setup.say(f"{epochs} epochs of the tiny preset")
-    began = time.perf_counter()
+    started = time.perf_counter()
     samples = watch_run(epochs)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     early = window(samples, SETTLED * epochs, 2 * SETTLED * epochs)
     # What follows the last epoch, a judgement with its pictures, is no training.
     late = window(samples, (1 - SETTLED) * epochs, epochs)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from experiments.benchmark.benchmarks.train_step import (
+from experiments.benchmark.catalogue import NotHere, Setup
+from experiments.benchmark.measurements.train_step import (
     HEIGHT,
     IDENTITIES,
     INSTANCES,
@@ -19,7 +20,6 @@ from experiments.benchmark.benchmarks.train_step import (
     stream_of,
     training_batches,
 )
-from experiments.benchmark.catalogue import NotHere, Setup
 from experiments.benchmark.outcome import Case, Goal, ratio
 from experiments.benchmark.trainee import BACKBONES, Trainee
 from reid.data.batches import Batch

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.benchmarks.train_step import training_batches
 from experiments.benchmark.catalogue import Setup
 from experiments.benchmark.crops import linked_market
 from experiments.benchmark.growth import growth_goal
+from experiments.benchmark.measurements.train_step import training_batches
 from experiments.benchmark.outcome import Case
 from experiments.benchmark.trainee import Trainee
 from reid.data import load_dataset
@@ -62,9 +62,9 @@ def _path(root: Path, folder: Path, people: int, size: tuple[int, int]) -> dict[
 
     @contextmanager
     def timed(part: str) -> Iterator[None]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         yield
-        spent[part] = time.perf_counter() - began
+        spent[part] = time.perf_counter() - started
 
     device = torch.device("cpu")
     with timed("reading the folders"):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.benchmark.benchmarks.train_step import small_store, stream_of, training_batches
 from experiments.benchmark.catalogue import Setup
+from experiments.benchmark.measurements.train_step import small_store, stream_of, training_batches
 from experiments.benchmark.outcome import Case, Goal
 from experiments.benchmark.timing import Contest
 from experiments.benchmark.trainee import Trainee
@@ -55,23 +55,23 @@ def _steps(setup: Setup, store: ImageStore, folder: Path) -> Case:
             trainee.suite(itertools.islice(stream, steps)).means()
 
     def tracked() -> None:
-        began = time.perf_counter()
+        started = time.perf_counter()
         place = folder / "runs" / str(next(runs))
         tracker = Tracker.start(default_store(folder, None), "overhead", place, "run")
-        opened = time.perf_counter() - began
+        opened = time.perf_counter() - started
         spent = 0.0
         for epoch in range(epochs):
             values = trainee.suite(itertools.islice(stream, steps)).means()
-            began = time.perf_counter()
+            started = time.perf_counter()
             tracker.metrics({f"train/{name}": value for name, value in values.items()}, epoch + 1)
-            spent += time.perf_counter() - began
-        began = time.perf_counter()
+            spent += time.perf_counter() - started
+        started = time.perf_counter()
         tracker.finish()
-        around.append(opened + time.perf_counter() - began)
+        around.append(opened + time.perf_counter() - started)
         within.append(spent)
 
     seconds = Contest({"tracked": tracked, "untracked": untracked}).run(setup.repeats)
-    # What opening and closing take is said apart: it does not grow with the steps.
+    # What opening and closing take is shown apart: it does not grow with the steps.
     del around[0], within[0]
     net = [all_of_it - once for all_of_it, once in zip(seconds["tracked"], around, strict=True)]
     added = [100 * (a / b - 1) for a, b in zip(net, seconds["untracked"], strict=True)]
@@ -99,7 +99,7 @@ def _start(setup: Setup, home: Path) -> Case:
     if not setup.quick:
         setup.say(f"a sweep of {cells} jobs, after one that draws and decodes the data")
         _sweep(home, "first", [99], words)
-    typed = time.time()
+    entered = time.time()
     _sweep(home, "timed", list(range(cells)), words)
     starts, first = [], 0.0
     for cell in range(cells):
@@ -107,7 +107,7 @@ def _start(setup: Setup, home: Path) -> Case:
         first_step = _first_step(place)
         starts.append(first_step - (place / ".hydra" / "config.yaml").stat().st_mtime)
         if cell == 0:
-            first = first_step - typed
+            first = first_step - entered
     later = starts[1:]
     return Case(
         "start of a sweep's job to its first step",
@@ -117,10 +117,10 @@ def _start(setup: Setup, home: Path) -> Case:
     )
 
 
-def _sweep(home: Path, name: str, seeds: list[int], typed: Sequence[str]) -> None:
+def _sweep(home: Path, name: str, seeds: list[int], overrides: Sequence[str]) -> None:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "REID_"))}
     words = [
-        *typed, f"seed={','.join(map(str, seeds))}", "sweep.take=none",
+        *overrides, f"seed={','.join(map(str, seeds))}", "sweep.take=none",
         f"hydra.sweep.dir={home / 'multirun' / name}",
     ]  # fmt: skip
     done = subprocess.run(

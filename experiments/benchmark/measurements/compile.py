@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from experiments.benchmark.benchmarks.train_step import small_store, stream_of, training_batches
 from experiments.benchmark.catalogue import NotHere, Setup
+from experiments.benchmark.measurements.train_step import small_store, stream_of, training_batches
 from experiments.benchmark.outcome import Case, ratio
 from experiments.benchmark.timing import Contest
 from experiments.benchmark.trainee import Trainee
@@ -38,9 +38,9 @@ def _case(backbone: str, store: ImageStore, setup: Setup) -> Case:
     device = torch.device("cpu")
     eager, compiled = (Trainee.build(backbone, 64, device, compiled=how) for how in (False, True))
     fixed = next(stream_of(training_batches(store, device)))
-    began = time.perf_counter()
+    started = time.perf_counter()
     compiled.suite([fixed])
-    compiling = time.perf_counter() - began
+    compiling = time.perf_counter() - started
     contest = Contest(
         {
             "eager": lambda: eager.suite(STEPS * [fixed]),
