@@ -40,7 +40,7 @@ Prepare = Callable[[Path, str], Sweep]
 def prepare(
     tiny_data: Path, tmp_path_factory: pytest.TempPathFactory, start_command: Callable[..., Forked]
 ) -> Prepare:
-    """A sweep that has not begun, in a new home whose store has its tables: making them takes seconds."""
+    """A sweep that was not started, in a new home whose store has its tables: making them takes seconds."""
     template = tmp_path_factory.mktemp("template")
     default_store(template, f"sqlite:///{template / 'mlflow.db'}").prepare("reid")
 

@@ -46,13 +46,13 @@ def test_a_recipe_opens_with_its_command_and_its_published_score(file: Path) -> 
     dataset, _, backbone = file.stem.partition("_")
     lines = file.read_text().splitlines()
     assert lines[1] == f"# python -m reid.train experiment=paper/{file.stem}"
-    told = " ".join(lines)
+    text = " ".join(lines)
     for reranked in (False, True):
         published = published_scores().get((backbone, dataset, reranked))
         if published:
-            assert f"mAP {published[0]}, rank-1 {published[1]} (published)" in told
-    assert "duration" in told
-    assert ("rerank: true" in told) == ((backbone, dataset, True) in published_scores())
+            assert f"mAP {published[0]}, rank-1 {published[1]} (published)" in text
+    assert "duration" in text
+    assert ("rerank: true" in text) == ((backbone, dataset, True) in published_scores())
 
 
 def test_the_table_runs_these_recipes_and_no_other() -> None:
@@ -215,7 +215,7 @@ def test_the_estimate_counts_epochs_and_evaluations(recipe_words: list[str]) -> 
     ("arguments", "message"),
     [(["epochs=1"], "another table"), (["--seeds", "0"], "1 or more")],
 )
-def test_what_is_asked_wrongly_is_refused_in_words(
+def test_wrong_arguments_are_refused(
     own_home: None, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["--profile", "smoke", *arguments]) == 2
@@ -238,10 +238,10 @@ def test_the_smoke_table(run_command: Runner, tmp_path: Path) -> None:
     assert all(0 <= float(line["measured"]) <= 100 for line in lines)
     assert all(float(line["measured"]) > 0 for line in lines if line["score"] == "mAP")
     assert {line["published"] for line in lines} == {""}
-    told = (results / "table.md").read_text()
+    markdown = (results / "table.md").read_text()
     for fact in ("commit", "hash of reid/'s sources", "fingerprint", "device", "versions", "date", "seeds"):
-        assert re.search(rf"- .*{fact}", told), fact
-    assert "Complete: 10 of 10 runs." in told
+        assert re.search(rf"- .*{fact}", markdown), fact
+    assert "Complete: 10 of 10 runs." in markdown
     page = (results / "table.html").read_text()
     store = default_store(tmp_path)
     runs = list_runs(store, "reproduce_table_smoke")

@@ -59,7 +59,7 @@ def test_every_study_composes_and_its_trials_are_those_of_train(study: str) -> N
 
 @pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("override", "message"),
     [
         ("eval.split=test", "looks at val alone"),
         ("eval.period=2", "study.prune=none"),
@@ -80,9 +80,9 @@ def test_every_study_composes_and_its_trials_are_those_of_train(study: str) -> N
         ("+study.space.lr={key:optimizer.lr,low:-1,high:1}", "optimizer.lr=-1.0 is not allowed"),
     ],
 )
-def test_a_wrong_study_is_refused_in_words(typed: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        tune_settings(composed("tune", typed))
+def test_a_wrong_study_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tune_settings(composed("tune", override))
 
 
 # ---- one database
@@ -162,10 +162,10 @@ def test_a_pruned_trial_says_so_everywhere(
     assert status is not None
     assert status.status == "PRUNED"
     (child,) = children(store, parent.run_id or "")
-    for told in (record, child):
-        assert told.status == "KILLED"
-        assert (told.tags["reid.pruned"], told.tags["reid.pruned_epoch"]) == ("true", "1")
-        assert "reid.error" not in told.tags
+    for run in (record, child):
+        assert run.status == "KILLED"
+        assert (run.tags["reid.pruned"], run.tags["reid.pruned_epoch"]) == ("true", "1")
+        assert "reid.error" not in run.tags
 
 
 @pytest.mark.slow
@@ -175,20 +175,22 @@ def test_a_killed_study_goes_on_and_its_winner_is_judged_once(
     start_command: Callable[..., "subprocess.Popen[str]"],
     run_command: Callable[..., "subprocess.CompletedProcess[str]"],
 ) -> None:
-    typed = [*[word for word in tiny if not word.startswith("eval.")], "eval.val_identities=4", "epochs=2",
-             "study.name=s", "study.trials=4", "study.startup=2"]  # fmt: skip
+    overrides = [
+        *(word for word in tiny if not word.startswith("eval.")), "eval.val_identities=4", "epochs=2",
+        "study.name=s", "study.trials=4", "study.startup=2",
+    ]  # fmt: skip
     study = tmp_path / "multirun" / "s"
-    first = start_command("experiments.tune", *typed, home=tmp_path)
+    first = start_command("experiments.tune", *overrides, home=tmp_path)
     deadline = time.monotonic() + 200
     while not (study / "1" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    told = read_status(study / "1")
-    assert told is not None
-    assert told.status == "RUNNING"
+    status = read_status(study / "1")
+    assert status is not None
+    assert status.status == "RUNNING"
 
-    second = run_command("experiments.tune", *typed, home=tmp_path)
+    second = run_command("experiments.tune", *overrides, home=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "1 of 4 trials are done" in second.stdout
     assert "resumed after epoch" in second.stdout
@@ -210,9 +212,9 @@ def test_a_killed_study_goes_on_and_its_winner_is_judged_once(
     assert own.data.metrics["winner/test/mAP"] == judged_on_test[0].metrics["test/mAP"]
     assert "judged once" in own.data.tags["mlflow.note.content"]
 
-    refused = run_command("experiments.tune", *typed, "study.seed=1", home=tmp_path)
+    refused = run_command("experiments.tune", *overrides, "study.seed=1", home=tmp_path)
     assert refused.returncode == 2
-    assert "begun with another config" in refused.stderr
+    assert "that study has another config" in refused.stderr
 
 
 # ---- figures

@@ -107,25 +107,25 @@ def test_help_lists_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, line in names().items():
         assert line
-        assert f"{name:16}{line}" in told
+        assert f"{name:16}{line}" in printed
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "NAME"),
         (["evalute"], "no benchmark evalute; there are all, table, "),
         (["evaluate", "--repeats", "0"], "expected 1 or more"),
     ],
 )
-def test_asked_wrongly(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_table_of_nothing_has_dashes(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_each_check_has_its_limit_and_none_stops_the_others(tmp_path: Path) -> N
 
 def test_what_the_budget_does_not_reach_is_not_run(tmp_path: Path) -> None:
     checks = [Named("sleeps", 90, sleeps), Named("passes", 90, passes)]
-    # What is begun within the budget, and cut off by it, is no failure.
+    # What is started within the budget, and cut off by it, is no failure.
     cut, unreached = run(checks, Context("cpu", tmp_path), time.monotonic() + 1, least=0.9)
     assert (cut.outcome, unreached.outcome) == ("not run", "not run")
     assert "the budget ended within it" in cut.message
@@ -71,12 +71,12 @@ def test_a_trial_on_the_cpu_writes_its_report(tmp_path: Path, capsys: pytest.Cap
     """The real checks: rankings are equal there, and the CUDA tests are skipped, which is a failure."""
     words = ["values", "cuda_tests", "--device", "cpu", "--results", str(tmp_path)]
     assert main(words) == (0 if torch.cuda.is_available() else 1)
-    told = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert {key: told["device"][key] for key in ("device", "torch")} == {
+    report = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert {key: report["device"][key] for key in ("device", "torch")} == {
         "device": "cpu",
         "torch": torch.__version__,
     }
-    by_name = {result["name"]: result for result in told["results"]}
+    by_name = {result["name"]: result for result in report["results"]}
     assert by_name["values"]["outcome"] == "passed"
     assert set(by_name["values"]["numbers"].values()) == {0.0}
     assert len(by_name["values"]["numbers"]) == 28
@@ -129,7 +129,7 @@ def test_what_is_asked_wrongly_is_refused(words: list[str]) -> None:
             main(words)
 
 
-def test_the_report_tells_what_failed_and_what_was_not_run() -> None:
+def test_the_report_lists_what_failed_and_what_was_not_run() -> None:
     results = [
         Result("a", "failed", 1.0, 9.0, "3.1 seen"),
         Result("b", "not run", 0.0, 9.0, "the budget was spent"),
