@@ -21,6 +21,8 @@ from experiments.house.versions import ROOT, source_tree
 #: Lines below which a file is counted as short.
 SHORT = 60
 PACKAGE = "reid"
+#: The name of the files as they are.
+NOW = "now"
 
 Arrow = tuple[str, str]
 
@@ -199,11 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "versions", nargs="*", metavar="VERSION", default=[str(ROOT)], help="a commit, or a folder with reid/"
+        "versions", nargs="*", metavar="VERSION", default=[NOW], help="a commit, or a folder with reid/"
     )
     plans = {}
     for version in parser.parse_args(arguments).versions:
-        with source_tree(version) as source:
+        with source_tree(str(ROOT) if version == NOW else version) as source:
             plans[version] = read_plan(source)
         print(describe(version, plans[version]), end="\n\n")
     print(table(plans))

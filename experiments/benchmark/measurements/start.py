@@ -80,7 +80,9 @@ def measure(setup: Setup) -> list[Case]:
         cells = QUICK_CELLS if setup.quick else CELLS
         setup.say("a model to compare with is trained")
         calls = {name: Call(["-c", text]) for name, text in IMPORTS.items()}
-        calls |= {name: call for module, script in commands.items() for name, call in doors(module, script)}
+        by_command = {module: doors(module, scripts) for module, scripts in commands.items()}
+        for own in by_command.values():
+            calls |= own
         calls |= uses_of_a_model(place)
         sweep = f"a sweep of {cells} cells"
         # All cells are composed and checked before the command says that none of them has its images.
@@ -93,7 +95,10 @@ def measure(setup: Setup) -> list[Case]:
                 seconds[name].append(place.cpu_seconds(call))
     return [
         Case("imports alone", [_median(name, seconds[name]) for name in IMPORTS]),
-        *(_command_case(module, seconds) for module in commands),
+        *(
+            _command_case(module, {name: seconds[name] for name in own}, seconds)
+            for module, own in by_command.items()
+        ),
         *(_use_case(name, seconds[name], seconds[NETWORK_IMPORTS]) for name in USES),
         Case(
             sweep,
@@ -145,22 +150,26 @@ class Place:
         return usage.ru_utime
 
 
-def find_commands(source: Path) -> dict[str, str]:
-    """The modules that run as a command, with the name of the script that a wheel installs ("" for none)."""
+def find_commands(source: Path) -> dict[str, dict[str, str]]:
+    """The modules that run as a command, each with a wheel's scripts for it: name to `module:function`."""
     scripts = tomllib.loads((source / "pyproject.toml").read_text())["project"]["scripts"]
-    installed = {function.partition(":")[0]: script for script, function in scripts.items()}
-    return {"experiments.tune": "", **installed}
+    commands: dict[str, dict[str, str]] = {"experiments.tune": {}}
+    for script, function in scripts.items():
+        module = function.partition(":")[0].removesuffix(".__main__")
+        commands.setdefault(module, {})[script] = function
+    return commands
 
 
-def doors(module: str, script: str) -> list[tuple[str, Call]]:
-    """The calls of a command by their names: its help, the help of its script, and each mistake."""
-    calls = [(f"{module} --help", Call(["-m", module, "--help"]))]
-    if script:
-        text = f"import sys; sys.argv[0] = {script!r}; from {module} import main; sys.exit(main())"
-        calls.append((f"{script} --help", Call(["-c", text, "--help"])))
+def doors(module: str, scripts: Mapping[str, str]) -> dict[str, Call]:
+    """The calls of a command by their names: its help, the help of its scripts, and each mistake."""
+    calls = {f"{module} --help": Call(["-m", module, "--help"])}
+    for script, function in scripts.items():
+        place, _, name = function.partition(":")
+        text = f"import sys; from {place} import {name}; sys.argv[0] = {script!r}; sys.exit({name}())"
+        calls[f"{script} --help"] = Call(["-c", text, "--help"])
     unknown = ["no_such_key=1"] if module in HYDRA else ["--no-such-option"]
     for words in MISTAKES.get(module, [unknown]):
-        calls.append((" ".join([module, *words]), Call(["-m", module, *words], code=2)))
+        calls[" ".join([module, *words])] = Call(["-m", module, *words], code=2)
     return calls
 
 
@@ -179,10 +188,8 @@ def uses_of_a_model(place: Place) -> dict[str, Call]:
     return dict(zip(USES, (Call(compare), Call(extract)), strict=True))
 
 
-def _command_case(module: str, seconds: Mapping[str, Sequence[float]]) -> Case:
-    """Help and the slowest of the refusals are judged, with the script's help where there is one."""
-    names = (module, module.replace(".", "-"))
-    own = {name: values for name, values in seconds.items() if name.split()[0] in names}
+def _command_case(module: str, own: Mapping[str, list[float]], seconds: Mapping[str, list[float]]) -> Case:
+    """The slowest help and the slowest refusal of a command are judged."""
     helps = {name: values for name, values in own.items() if name.endswith(" --help")}
     refusals = {name: values for name, values in own.items() if name not in helps}
     floor = "import hydra" if module in HYDRA else "python"
