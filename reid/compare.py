@@ -20,7 +20,7 @@ from rich.text import Text
 
 from reid.config.dialects import CommandParser
 from reid.data import DatasetError
-from reid.engine.runtime import choose_device, set_up_backend
+from reid.engine.compute import Compute
 from reid.figures import Pair, compared_pairs, save
 from reid.inference import (
     ASKED_WRONGLY,
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bad = unreadable(images)
         if bad:
             raise DatasetError(name_unreadable(bad))
-        set_up_backend(choose_device(options.device))
+        Compute.set_up(options.device)
         model = load_model(
             options.checkpoint or newest_model(),
             options.device,

@@ -8,15 +8,13 @@
 from dataclasses import asdict, replace
 from textwrap import shorten
 
-import torch
-
 from reid.config.schema import EvaluateConfig, ImageConfig
 from reid.config.settings import as_trained, evaluate_settings
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
+from reid.engine.compute import Compute
 from reid.engine.describe import how_far, rebuild_model
 from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
-from reid.engine.runtime import choose_device, set_up_backend
 from reid.home import home
 from reid.jobs import run_figures
 from reid.jobs.console import score_table, tracked_as
@@ -31,8 +29,7 @@ from reid.tracking import default_store, hide_home
 
 def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     """Scores (fractions) of a checkpoint on one dataset or on many; tracked, drawn, and in scores.json."""
-    device = choose_device(settings.device)
-    set_up_backend(device, settings.precision)
+    compute = Compute.set_up(settings.device, settings.precision)
     checkpoint = with_data_now(
         load_checkpoint(find_checkpoint(settings.checkpoint, settings.tracking.uri)), settings.data.root
     )
@@ -45,8 +42,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         keys = settings.dataset or trained_dataset(checkpoint)
         domains = [read_domain(keys, trained_on, evaluation, job.progress, job.overrides)]
         evaluation = domains[0].evaluation
-    model = rebuild_model(checkpoint).to(device)
-    model.to(memory_format=torch.channels_last)
+    model = compute.place(rebuild_model(checkpoint))
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
 
@@ -68,17 +64,16 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         results: dict[str, Judgement] = {}
         fingerprints: dict[str, str] = {}
         for domain in domains:
-            asked = domain.evaluation
-            judged = open_judged_data(domain.dataset, image, settings.data, job.progress, asked.protocol)
-            judgement = judge(
-                model, judged.query, judged.gallery, asked, device, settings.precision, job.progress
-            )
+            how = domain.evaluation
+            judged = open_judged_data(domain.dataset, image, settings.data, job.progress, how.protocol)
+            judgement = judge(model, judged.query, judged.gallery, how, compute, job.progress)
+            assert judgement is not None  # one process judges alone
             label = domain.label
             results[label], fingerprints[label] = judgement, fingerprint(judged.fingerprint)
             folder = job.folder / "figures" / (label if evaluation.datasets else "")
-            with job.stop.deferred():  # what is raised below matplotlib's C++ arrives as a ValueError
+            with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
                 drawn = run_figures.draw_judgement(
-                    folder, judgement, judged, f"{home_of_model} -> {label}", asked.protocol
+                    folder, judgement, judged, f"{home_of_model} -> {label}", how.protocol
                 )
             for path, shows_people in drawn:
                 if settings.tracking.images or not shows_people:
@@ -94,7 +89,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         }
         tracker.text(query_csv(named), QUERIES)
         tracker.metrics(values, 0)
-        tracker.tags({f"reid.data.fingerprint/{label}": told for label, told in fingerprints.items()})
+        tracker.tags({f"reid.data.fingerprint/{label}": value for label, value in fingerprints.items()})
         without = [domain.label for domain in domains if not domain.dataset.cameras]
         tracker.tags({f"reid.data.cameras/{label}": CAMERAS_UNKNOWN for label in without})
         tracker.json(
@@ -112,7 +107,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             "scores.json",
         )
         if evaluation.datasets:
-            with job.stop.deferred():
+            with job.stop.in_one_piece():
                 bars = run_figures.draw_domains(job.folder / "figures", results, home_of_model)
             tracker.artifact(bars, "figures")
     rows: dict[str, Scores] = {}

@@ -25,7 +25,7 @@ from reid.data import DatasetError
 from reid.data.crops import refuse_foreign_names
 from reid.data.layout import IMAGE_SUFFIXES
 from reid.data.walk import Found, walk
-from reid.engine.runtime import choose_device, set_up_backend
+from reid.engine.compute import Compute
 from reid.inference import ASKED_WRONGLY, TrainedModel, load_model, name_unreadable, newest_model, unreadable
 from reid.jobs.console import ConsoleProgress
 from reid.terminal import Terminal
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = find_images(options.folder)
         images = found.images
-        set_up_backend(choose_device(options.device))
+        Compute.set_up(options.device)
         model = load_model(options.checkpoint or newest_model(), options.device)
         bad = unreadable(images, progress)
         if bad and (options.on_bad_image == "raise" or len(bad) == len(images)):

@@ -30,8 +30,9 @@ from reid.data.threads import in_threads
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint
+from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
-from reid.engine.runtime import choose_device, library_call
+from reid.engine.runtime import library_call
 from reid.home import home
 from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
 from reid.models import BackboneError, ReidModel, WeightsError
@@ -161,21 +162,22 @@ def load_model(
     """
     path = find_checkpoint(str(checkpoint))
     loaded = load_checkpoint(path)
-    chosen = choose_device(device)
-    asked = {"metric": metric, "feature_norm": feature_norm, "neck_feature": neck_feature}
-    given = {key: value for key, value in asked.items() if value is not None}
-    space = feature_space({**loaded.meta["eval"], **given})
+    compute = Compute(choose_device(device))
+    arguments = {"metric": metric, "feature_norm": feature_norm, "neck_feature": neck_feature}
+    chosen = {key: value for key, value in arguments.items() if value is not None}
+    space = feature_space({**loaded.meta["eval"], **chosen})
     distance_function(space.metric)
     with torch.random.fork_rng(devices=[]):  # the weights that it begins with are drawn
-        model = rebuild_model(loaded).to(chosen)
-    model.to(memory_format=torch.channels_last)
+        model = compute.place(rebuild_model(loaded))
     model.eval()
     model.eval_feature = space.neck_feature
     size = loaded.meta["preprocessing"]
     stored = stored_threshold(loaded.meta)
     by_run = RUN_ID.fullmatch(str(checkpoint)) and path != Path(checkpoint)  # fetched into a temporary folder
     name = str(checkpoint) if by_run else str(path)
-    return TrainedModel(model, chosen, size["height"], size["width"], space, stored, loaded.meta, name)
+    return TrainedModel(
+        model, compute.device, size["height"], size["width"], space, stored, loaded.meta, name
+    )
 
 
 def newest_model() -> Path:

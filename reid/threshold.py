@@ -20,10 +20,10 @@ from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dat
 from reid.data.division import validation_split
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
+from reid.engine.compute import Compute
 from reid.engine.describe import rebuild_model
 from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
 from reid.engine.rundir import LAST
-from reid.engine.runtime import choose_device, set_up_backend
 from reid.home import home
 from reid.jobs.job import Job
 from reid.jobs.launch import launch
@@ -48,8 +48,7 @@ log = logging.getLogger(__name__)
 
 def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     """Rates (fractions) of a checkpoint on a dataset; writes figures, threshold.json and the checkpoint."""
-    device = choose_device(settings.device)
-    set_up_backend(device, settings.precision)
+    compute = Compute.set_up(settings.device, settings.precision)
     source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
     checkpoint = with_data_now(load_checkpoint(source), settings.data.root)
     target = destination(settings, source, job.folder)
@@ -64,8 +63,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     check_not_trained_on(dataset, spec, checkpoint.meta)
     crops = dataset.query + dataset.gallery
     require_pairs(*pair_totals(*ids(crops), evaluation.protocol), settings.target)
-    model = rebuild_model(checkpoint).to(device)
-    model.to(memory_format=torch.channels_last)
+    model = compute.place(rebuild_model(checkpoint))
     model.eval_feature = evaluation.neck_feature
 
     size = checkpoint.meta["preprocessing"]
@@ -76,8 +74,8 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     space = feature_space(evaluation, settings.precision)
     parts = [
         embed(
-            model, store, device, normalise=space.feature_norm, flip=space.flip, batch=evaluation.batch,
-            precision=settings.precision, progress=job.progress, what=what,
+            model, store, compute, normalise=space.feature_norm, flip=space.flip, batch=evaluation.batch,
+            progress=job.progress, what=what,
         )
         for store, what in ((judged.query, "query"), (judged.gallery, "gallery"))
     ]  # fmt: skip
@@ -100,7 +98,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     )
     hardest = hardest_by_batch(images, space.metric, settings)
     title = f"{data_name(checkpoint.meta['dataset'])} -> {measured_on}"
-    with job.stop.deferred():  # what is raised below matplotlib's C++ arrives as a ValueError
+    with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
         figures = verification_report.draw(
             job.folder / "figures", counts, measured, sure, hardest, space, title
         )

@@ -77,9 +77,9 @@ def wait_for_epoch(process: "subprocess.Popen[str]", folder: Path, epoch: int) -
     raise AssertionError(f"no epoch {epoch} in time")
 
 
-def rank_process(torchrun: "subprocess.Popen[str]", rank: int) -> psutil.Process:
+def process_of(torchrun: "subprocess.Popen[str]", number: int) -> psutil.Process:
     children = psutil.Process(torchrun.pid).children()
-    return next(child for child in children if child.environ().get("RANK") == str(rank))
+    return next(child for child in children if child.environ().get("RANK") == str(number))
 
 
 def status(folder: Path) -> str:
@@ -103,7 +103,7 @@ def test_loss_gradients_and_scores_are_those_of_one_process(
 
 def test_one_process_writes_and_tracks(together: Path, home: Path) -> None:
     assert status(together) == "FINISHED"
-    assert sorted(path.name for path in together.glob("*.log")) == ["rank1.log", "train.log"]
+    assert sorted(path.name for path in together.glob("*.log")) == ["process1.log", "train.log"]
     assert list(together.glob(".hydra/overrides.yaml"))
     assert not (home / "outputs").exists()
 
@@ -121,7 +121,7 @@ def test_stopped_and_bereaved_it_ends_in_order_and_goes_on(
 
     process = start(home, "reid.train", *words, "resume=auto", f"hydra.run.dir={home}/again")
     wait_for_epoch(process, folder, 3)
-    rank_process(process, 1).kill()
+    process_of(process, 1).kill()
     bereaved = finished(process)
     assert bereaved.returncode != 0
     assert "resumed after epoch" in bereaved.stdout
@@ -138,7 +138,8 @@ def test_stopped_and_bereaved_it_ends_in_order_and_goes_on(
 
 STOPPED_AFTER_AN_EPOCH = """
 import os, signal
-import reid.train as train
+import reid.commands.train as train
+from reid.train import main
 
 whole = train.train_epoch
 
@@ -149,7 +150,7 @@ def then_stopped(*arguments, **options):
 
 train.train_epoch = then_stopped
 if __name__ == "__main__":
-    train.main()
+    main()
 """
 
 

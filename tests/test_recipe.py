@@ -3,7 +3,7 @@
 A trick that a run names and tracks, and that nothing applies, would show in no score of the tiny set.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from torch import nn
 
-from reid import train as command
+from reid.commands import train as command
 from reid.config.checks import ConfigError
 from reid.data.augment import Augmentation
 from reid.data.batches import Batch, TrainingBatches
+from reid.engine import compute as compute_module
+from reid.engine.compute import Compute
 from reid.engine.describe import build_model
-from reid.engine.loop import train_epoch
+from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
+from reid.engine.optimizers import Optimizers
 from reid.engine.stop import StopSignals
 from reid.jobs.job import Job
 from reid.losses import RankedListLoss
@@ -49,11 +52,13 @@ class Epoch:
     """What the loop was given for one epoch, with what it took of it."""
 
     objective: Objective
-    optimizer: str
-    groups: list[tuple[float, float]]  # learning rate and weight decay: of the weights, of the biases
-    options: dict[str, Any]
+    optimizers: Optimizers
+    compute: Compute
+    rates: list[float]  # of each step
     layouts: set[torch.memory_format]  # of the network's weights and of the images
     crops: set[int] = field(default_factory=set)
+    # Learning rate and weight decay, at the end of the epoch: of the weights, of the biases.
+    groups: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -101,18 +106,19 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_data: Path) ->
 
     def watched_epoch(
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
         objective: Objective,
         batches: Iterable[Batch],
-        *others: Any,
-        **options: Any,
+        totals: EpochTotals,
+        optimizers: Optimizers,
+        compute: Compute,
+        stop: StopSignals,
+        rates: Sequence[float],
     ) -> None:
         assert isinstance(network, ReidModel)
         weights = network.state_dict()[FIRST]
         models.append(network)
         starts.append(weights.clone())
-        groups = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-        epoch = Epoch(objective, type(optimizer).__name__, groups, options, {layout(weights)})
+        epoch = Epoch(objective, optimizers, compute, list(rates), {layout(weights)})
         epochs.append(epoch)
 
         def noted() -> Iterator[Batch]:
@@ -120,11 +126,12 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_data: Path) ->
                 epoch.crops.update(batch.indices.tolist())
                 yield batch
 
-        with network.register_forward_pre_hook(lambda _, given: epoch.layouts.add(layout(given[0]))):
-            train_epoch(network, optimizer, objective, noted(), *others, **options)
+        with network.register_forward_pre_hook(lambda _, arguments: epoch.layouts.add(layout(arguments[0]))):
+            train_epoch(network, objective, noted(), totals, optimizers, compute, stop, rates)
+        epoch.groups = [(group["lr"], group["weight_decay"]) for group in optimizers.network.param_groups]
 
-    def watched_batches(*given: Any) -> TrainingBatches:
-        sources.append(TrainingBatches(*given))
+    def watched_batches(*arguments: Any) -> TrainingBatches:
+        sources.append(TrainingBatches(*arguments))
         return sources[-1]
 
     def run(*overrides: str) -> Seen:
@@ -136,7 +143,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_data: Path) ->
 
     monkeypatch.setattr(command, "TrainingBatches", watched_batches)
     monkeypatch.setattr(command, "train_epoch", watched_epoch)
-    monkeypatch.setattr(command, "set_up_backend", lambda *_: None)  # it would outlive the test
+    monkeypatch.setattr(compute_module, "set_up_backend", lambda *_: None)  # it would outlive the test
     monkeypatch.setattr(command.run_figures, "draw", lambda *_: [])
     return run
 
@@ -149,9 +156,10 @@ def map_of(model: ReidModel) -> tuple[int, ...]:
 
 def rates(seen: Seen) -> list[float]:
     """The learning rate of the weights in each epoch; the history must tell the same."""
-    given = [epoch.groups[0][0] for epoch in seen.epochs]
-    assert seen.history["train/lr"].tolist() == given
-    return given
+    used = [epoch.groups[0][0] for epoch in seen.epochs]
+    assert seen.history["train/lr"].tolist() == used
+    assert [set(epoch.rates) for epoch in seen.epochs] == [{rate} for rate in used]
+    return used
 
 
 def test_every_trick_and_the_schedule_reach_the_training(trained: Callable[..., Seen]) -> None:
@@ -212,7 +220,7 @@ def test_what_is_typed_reaches_the_training_and_no_default_stands_in(trained: Ca
     )  # fmt: skip
     assert rates(seen) == pytest.approx([2e-4, 1e-4])
     last = seen.epochs[-1]
-    assert last.optimizer == "AdamW"
+    assert type(last.optimizers.network).__name__ == "AdamW"
     assert last.groups == [pytest.approx((1e-4, 0.02)), pytest.approx((2e-4, 0.01))]
     assert seen.batches.augmentation == Augmentation(flip=0.3, padding=3, erasing=0.4, fill="zero")
     objective = last.objective
@@ -220,8 +228,8 @@ def test_what_is_typed_reaches_the_training_and_no_default_stands_in(trained: Ca
     loss = objective.metric_loss
     assert isinstance(loss, RankedListLoss)
     assert (loss.alpha, loss.positive_radius, loss.temperature) == pytest.approx((1.8, 0.6, 3.0))
-    told = {"precision": "bf16", "channels_last": False, "clip_norm": 3.0, "accumulate": 2}
-    assert told.items() <= last.options.items()
+    assert (last.compute.precision, last.compute.channels_last) == ("bf16", False)
+    assert (last.optimizers.clip_norm, last.optimizers.accumulate) == (3.0, 2)
     assert last.layouts == {torch.contiguous_format}
 
     assert seen.batches.seed == 5

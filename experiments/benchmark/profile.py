@@ -57,7 +57,7 @@ def train_step(backbone: str, quick: bool) -> tuple[str, dict[str, float]]:
     height, width = (64, 32) if quick else (HEIGHT, WIDTH)
     with small_store(height, width) as store:
         trainee = Trainee.build(backbone, 64, torch.device("cpu"))
-        stream = stream_of(training_batches(store, trainee.device))
+        stream = stream_of(training_batches(store, trainee.compute.device))
         trainee.suite(itertools.islice(stream, 1))
         spent = _by_operator(lambda: trainee.suite(itertools.islice(stream, STEPS)), STEPS)
     return f"One training step: {backbone}, {height}x{width}, batch 64", spent

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from reid.data.batches import Batch
+from reid.engine.compute import Compute
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
-from reid.engine.optimizers import build_optimizer
-from reid.engine.runtime import autocast, set_up_backend
-from reid.engine.scaling import gradient_scaler
+from reid.engine.optimizers import Optimizers, build_optimizer, gradient_scaler
 from reid.engine.stop import StopSignals
 from reid.losses import RankedListLoss
 from reid.models import ReidModel, build_backbone
@@ -34,13 +32,12 @@ BACKBONES = ("resnet34", "resnet50", "se_resnet50", "se_resnext50", "resnet50_ib
 
 @dataclass
 class Trainee:
-    """A model with its optimizer, and two ways to train it on `device`."""
+    """A model with its optimizers, and two ways to train it."""
 
     model: ReidModel
-    forward: nn.Module
-    optimizer: torch.optim.Optimizer
-    device: torch.device
-    precision: str = "float32"
+    network: nn.Module
+    optimizers: Optimizers
+    compute: Compute
 
     @classmethod
     def build(
@@ -52,31 +49,28 @@ class Trainee:
         compiled: bool = False,
     ) -> Trainee:
         """The network from random weights, with channels last in memory, and the optimizer of a run there."""
-        set_up_backend(device, precision)
+        compute = Compute.set_up(str(device), precision, compile=compiled)
         torch.manual_seed(0)
-        model = ReidModel(build_backbone(backbone), identities).to(device)
-        model.to(memory_format=torch.channels_last)
-        forward = cast(nn.Module, torch.compile(model)) if compiled else model
-        return cls(model, forward, build_optimizer(model, OPTIMIZER, device=device), device, precision)
+        model = compute.place(ReidModel(build_backbone(backbone), identities))
+        optimizers = Optimizers(
+            build_optimizer(model, OPTIMIZER, device=device), scaler=gradient_scaler(device, precision)
+        )
+        return cls(model, compute.network(model), optimizers, compute)
 
     def suite(self, batches: Iterable[Batch]) -> EpochTotals:
         """The suite's own loop over these batches, with both losses and all that it watches."""
         totals = EpochTotals()
         objective = Objective(1.0, 0.4, 0.1, RankedListLoss())
         with StopSignals() as stop:
-            train_epoch(
-                self.forward, self.optimizer, objective, batches, totals, stop,
-                device=self.device, precision=self.precision,
-                scaler=gradient_scaler(self.device, self.precision),
-            )  # fmt: skip
+            train_epoch(self.network, objective, batches, totals, self.optimizers, self.compute, stop)
         return totals
 
     def bare(self, batch: Batch, steps: int) -> None:
         """Network, cross entropy and optimizer on one batch that lies there, and nothing else."""
-        self.forward.train()
+        self.network.train()
         for _ in range(steps):
-            with autocast(self.device, self.precision):
-                _, logits = self.forward(batch.images)
+            with self.compute.autocast():
+                _, logits = self.network(batch.images)
             functional.cross_entropy(logits.float(), batch.labels).backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizers.network.step()
+            self.optimizers.drop_gradients()

@@ -23,7 +23,7 @@ from experiments.gpu_check.context import LEAST, Context, Failed, OutOfTime
 from experiments.gpu_check.report import Report, Result
 from reid.config.checks import ConfigError
 from reid.config.dialects import CommandParser
-from reid.engine.runtime import choose_device
+from reid.engine.compute import choose_device
 from reid.home import source_root
 from reid.tracking import environment
 

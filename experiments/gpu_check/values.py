@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.benchmark.features import Scale, draw
 from reid.distance import cosine, euclidean
-from reid.engine.runtime import choose_device, set_up_backend
+from reid.engine.compute import Compute
 from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletLoss
 from reid.retrieval import Embeddings, count_pairs, evaluate, rerank
 
@@ -83,9 +83,7 @@ def _mean_difference(plain: Tensor, there: Tensor) -> float:
 
 def main() -> int:
     """Exit code 0: all alike; 1: not."""
-    device = choose_device(sys.argv[1])
-    set_up_backend(device)
-    found = compare(device)
+    found = compare(Compute.set_up(sys.argv[1]).device)
     for name, (difference, allowed) in found.items():
         if not difference <= allowed:
             print(f"{name}: {difference:.3g} apart from the CPU's, {allowed:.3g} allowed")

@@ -24,7 +24,7 @@ from experiments.reproduce_table.table import Table, fill
 from reid.config.checks import ConfigError
 from reid.config.dialects import CommandParser
 from reid.config.schema import register
-from reid.engine.runtime import choose_device
+from reid.engine.compute import choose_device
 from reid.figures import save
 from reid.home import home
 from reid.jobs.compose_errors import explain

@@ -13,8 +13,8 @@ from reid.config.schema import TrainConfig
 from reid.data import DatasetError, load_dataset
 from reid.data.crops import Progress
 from reid.data.datasets import duke, market
+from reid.engine.compute import free_bytes
 from reid.engine.describe import build_model
-from reid.engine.runtime import free_bytes
 from reid.home import home
 from reid.judging.judge import check_memory
 from reid.models import BackboneError, ReidModel, WeightsError, build_backbone

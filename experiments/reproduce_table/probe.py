@@ -9,12 +9,11 @@ import torch
 from experiments.reproduce_table.plan import Planned
 from reid.config.schema import TrainConfig
 from reid.data.batches import Batch
+from reid.engine.compute import Compute
 from reid.engine.describe import build_model
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective, build_metric_loss
-from reid.engine.optimizers import build_optimizer, set_learning_rate
-from reid.engine.runtime import autocast, set_up_backend
-from reid.engine.scaling import gradient_scaler
+from reid.engine.optimizers import Optimizers, build_optimizer, gradient_scaler, set_learning_rate
 from reid.engine.stop import StopSignals
 from reid.models import ReidModel
 
@@ -48,23 +47,23 @@ class Counts:
 
 def measure(settings: TrainConfig, device: torch.device) -> Pace:
     """The pace of a recipe's network at its image size, on random images; nothing is read or written."""
-    set_up_backend(device, settings.precision)
+    compute = Compute.set_up(str(device), settings.precision, channels_last=settings.channels_last)
     identities = settings.batch.identities if device.type == "cuda" else _CPU_IDENTITIES
     instances = settings.batch.instances
-    model = build_model(without_weights(settings), IDENTITIES).to(device)
-    if settings.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model = compute.place(build_model(without_weights(settings), IDENTITIES))
     size = identities * instances
     images = torch.randn(size, 3, settings.image.height, settings.image.width, device=device)
     labels = torch.arange(identities, device=device).repeat_interleave(instances)
     batch = Batch(images, labels, torch.arange(size))
-    return Pace(_train(model, settings, batch, device), _embed(model, settings, images, device))
+    return Pace(_train(model, settings, batch, compute), _embed(model, images, compute))
 
 
-def _train(model: ReidModel, settings: TrainConfig, batch: Batch, device: torch.device) -> float:
+def _train(model: ReidModel, settings: TrainConfig, batch: Batch, compute: Compute) -> float:
     loss = build_metric_loss(settings.loss, IDENTITIES, model.backbone.channels)
+    device = compute.device
     optimizer = build_optimizer(model, settings.optimizer, loss, device)
     set_learning_rate(optimizer, 1e-6)  # noise teaches nothing, and must not make it diverge
+    optimizers = Optimizers(optimizer, scaler=gradient_scaler(device, compute.precision))
     smoothing = settings.tricks.label_smoothing
     weights = settings.loss["id_weight"], settings.loss["metric_weight"]
     objective = Objective(*weights, smoothing, None if loss is None else loss.to(device))
@@ -72,25 +71,21 @@ def _train(model: ReidModel, settings: TrainConfig, batch: Batch, device: torch.
     def steps(count: int) -> float:
         started = time.perf_counter()
         with StopSignals() as stop:
-            train_epoch(
-                model, optimizer, objective, [batch] * count, EpochTotals(), stop, device=device,
-                precision=settings.precision, channels_last=settings.channels_last,
-                scaler=gradient_scaler(device, settings.precision),
-            )  # fmt: skip
+            train_epoch(model, objective, [batch] * count, EpochTotals(), optimizers, compute, stop)
         return _since(started, device)
 
     steps(1)  # the first step allocates, and on a GPU chooses its algorithms
     return steps(_STEPS) / _STEPS / len(batch.labels)
 
 
-def _embed(model: ReidModel, settings: TrainConfig, images: torch.Tensor, device: torch.device) -> float:
+def _embed(model: ReidModel, images: torch.Tensor, compute: Compute) -> float:
     model.eval()
-    with torch.inference_mode(), autocast(device, settings.precision):
+    with torch.inference_mode(), compute.autocast():
         model(images)
         started = time.perf_counter()
         for _ in range(_STEPS):
             model(images)
-        return _since(started, device) / _STEPS / len(images)
+        return _since(started, compute.device) / _STEPS / len(images)
 
 
 def _since(started: float, device: torch.device) -> float:

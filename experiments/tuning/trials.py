@@ -15,12 +15,12 @@ import optuna
 from optuna.trial import TrialState
 
 from experiments.tuning.study import SCORE, Search
+from reid.commands.train import train
 from reid.config.checks import ConfigError
 from reid.engine.rundir import LAST
 from reid.jobs.job import Job
 from reid.jobs.launch import ASKED_WRONGLY, run_framed
 from reid.locks import FileLock, Timeout
-from reid.train import train
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections import deque
 import torch
 from torch import nn
 
-from reid.engine.distributed import ALONE, World
-from reid.engine.scaling import SMALLEST_SCALE
+from reid.engine.distributed import ALONE, Processes
+from reid.engine.optimizers import SMALLEST_SCALE
 
 #: Steps after which processes in step read a flag: a GPU is rarely as far behind its host.
 LAG = 8
@@ -30,13 +30,13 @@ class NonFiniteError(DivergedError):
         self.indices = indices
 
 
-def check_finite(model: nn.Module, world: World = ALONE) -> None:
-    """Raises DivergedError if a parameter or buffer holds NaN or infinity, on any rank."""
+def check_finite(model: nn.Module, processes: Processes = ALONE) -> None:
+    """Raises DivergedError if a parameter or buffer holds NaN or infinity, in any process."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     named = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     finite = torch.stack([tensor.detach().isfinite().all() for tensor in named.values()]).tolist()
     bad = [name for name, fine in zip(named, finite, strict=True) if not fine]
-    if world.largest(len(bad)):
+    if processes.largest(len(bad)):
         raise DivergedError(
             f"{len(bad)} of the model's {len(named)} tensors hold NaN or infinity after the epoch "
             f"({', '.join(bad[:3])})."

@@ -2,20 +2,18 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.amp import GradScaler
 
 from reid.data.batches import Batch
-from reid.engine.distributed import ALONE, LostRankError, World
+from reid.engine.compute import Compute
+from reid.engine.distributed import LostProcessError
 from reid.engine.finite import FiniteGuard
 from reid.engine.objective import Objective
-from reid.engine.runtime import autocast
-from reid.engine.scaling import backward, move, unscale
+from reid.engine.optimizers import Optimizers, set_learning_rate
 from reid.engine.stop import StopSignals
 
 # Names among the sums of an epoch.
@@ -88,90 +86,87 @@ class EpochTotals:
 
 
 def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    network: nn.Module,
     objective: Objective,
     batches: Iterable[Batch],
     totals: EpochTotals,
+    optimizers: Optimizers,
+    compute: Compute,
     stop: StopSignals,
-    *,
-    device: torch.device,
-    precision: str = "float32",
-    channels_last: bool = True,
-    clip_norm: float | None = None,
-    accumulate: int = 1,
-    loss_optimizer: torch.optim.Optimizer | None = None,
-    scaler: GradScaler | None = None,
-    world: World = ALONE,
+    rates: Sequence[float] = (),
 ) -> None:
     """Run the steps of `batches`, adding to `totals`; SIGTERM and Ctrl-C wait for the end of a step.
 
-    With `accumulate` > 1 the optimizer moves once every so many batches, by the mean of their gradients;
-    each batch is a P x K of its own for the metric loss.  `loss_optimizer` moves with it, where the metric
-    loss brings one for parameters of its own; their gradients are not clipped, nor do they count in the norm
-    that the network's are clipped by.
+    rates: the learning rate of every step of the epoch, which `totals.steps` counts; (): as they are.
 
-    Where several ranks train together, `model` is what `world.parallel` made of it, and the loss and all that
-    is watched are those of the whole batch on each of them.
+    Where several processes train together, `network` is what `compute.network` made of the model, and the
+    loss and all that is watched are those of the whole batch in each of them.
 
-    `scaler` scales the loss of a run in fp16.  A step whose gradient overflows is skipped and counted; a run
-    that goes on overflowing has diverged (see `FiniteGuard`).
+    In fp16 a step whose gradient overflows is skipped and counted; a run that goes on overflowing has
+    diverged (see `FiniteGuard`).
 
     Raises:
         NonFiniteError: before the optimizer moved on the CPU, within a few steps on a GPU.
-        Stopped: asked to stop, or another rank was; every step counted in `totals` is complete.
-        LostRankError: another rank is gone.
+        Stopped: a signal came to this process or to another; every step counted in `totals` is complete.
+        LostProcessError: another process is gone.
     """
-    model.train()
-    guard = FiniteGuard(in_step=world.size > 1)
-    optimizers = [optimizer] if loss_optimizer is None else [optimizer, loss_optimizer]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    learnt_by_loss = [] if objective.metric_loss is None else list(objective.metric_loss.parameters())
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    network.train()
+    guard = FiniteGuard(in_step=compute.processes.count > 1)
     iterator = iter(batches)
-    # A rank that stopped between two steps would leave the others waiting within the next one.
-    together = nullcontext() if world.size == 1 else stop.deferred(world.largest)
     try:
-        with together:
+        with stop.in_one_piece(compute.processes, of_steps=True):
             while True:
                 began = time.perf_counter()
                 batch = next(iterator, None)
                 waited = time.perf_counter() - began
                 if batch is None:
                     break
-                with stop.deferred(world.largest), world.talking():
-                    images = batch.images.contiguous(memory_format=memory_format)
-                    with autocast(device, precision):
-                        features, logits = model(images)
-                    features, logits = world.gather(features), world.gather(logits)
-                    losses = objective(features, logits, batch.labels)
-                    backward(losses["loss"] / accumulate, scaler)
-                    world.average(parameter.grad for parameter in learnt_by_loss)
-                    moves = (totals.steps + 1) % accumulate == 0
-                    scale = unscale(optimizers, scaler) if moves else None
-                    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-                    finite = skipped = None
-                    if scaler is None:
-                        guard.watch(totals.steps, batch.indices, losses["loss"], norm)
-                    else:
-                        guard.watch_scaled(totals.steps, batch.indices, losses["loss"], scale)
-                        finite, skipped = losses["loss"].isfinite(), ~norm.isfinite()
-                    if moves:
-                        if clip_norm is not None:
-                            torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-                        move(optimizers, scaler)
-                    watched = objective.watch(features, logits, batch.labels)
-                    totals.add({**losses, **watched}, len(batch.labels), finite)
-                    if moves:
-                        totals.add_move(norm, skipped)
+                with stop.in_one_piece(compute.processes):
+                    if rates:
+                        set_learning_rate(optimizers.network, rates[totals.steps])
+                    _step(network, objective, batch, totals, optimizers, compute, guard)
                     totals.seconds += time.perf_counter() - began
                     totals.waited += waited
-    except LostRankError:
+    except LostProcessError:
         guard.forget()  # a GPU may wait for the lost one for ever
         raise
     finally:
-        # Also when asked to stop: what is saved then must be finite too.
+        # Also when a signal came: what is saved then must be finite too.
         guard.flush()
     # What an epoch's last, incomplete accumulation gathered must not leak into the next one.
-    for each in optimizers:
-        each.zero_grad(set_to_none=True)
+    optimizers.drop_gradients()
+
+
+def _step(
+    network: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    totals: EpochTotals,
+    optimizers: Optimizers,
+    compute: Compute,
+    guard: FiniteGuard,
+) -> None:
+    processes = compute.processes
+    images = batch.images.contiguous(memory_format=compute.memory_format)
+    with compute.autocast():
+        features, logits = network(images)
+    features, logits = processes.gather_rows(features), processes.gather_rows(logits)
+    losses = objective(features, logits, batch.labels)
+    optimizers.backward(losses["loss"])
+    if objective.metric_loss is not None:
+        processes.average(parameter.grad for parameter in objective.metric_loss.parameters())
+    moves = (totals.steps + 1) % optimizers.accumulate == 0
+    scale = optimizers.unscale() if moves else None
+    norm = optimizers.gradient_norm()
+    finite = skipped = None
+    if optimizers.scaler is None:
+        guard.watch(totals.steps, batch.indices, losses["loss"], norm)
+    else:
+        guard.watch_scaled(totals.steps, batch.indices, losses["loss"], scale)
+        finite, skipped = losses["loss"].isfinite(), ~norm.isfinite()
+    if moves:
+        optimizers.step(norm)
+    watched = objective.watch(features, logits, batch.labels)
+    totals.add({**losses, **watched}, len(batch.labels), finite)
+    if moves:
+        totals.add_move(norm, skipped)

@@ -1,21 +1,99 @@
-"""The published parameter groups around any torch optimizer."""
+"""What moves the weights: the published parameter groups around any torch optimizer, and one step of them.
+
+Training in float16: its smallest number is 6e-8, so the loss is scaled up before the gradient is taken.
+Where the scaled gradient overflows, the optimizer does not move and the scale is halved; after 2000 steps
+without that it is doubled (Micikevicius et al., "Mixed precision training", ICLR 2018, section 3.2).  For a
+GPU that has no bf16, which needs none of this.
+"""
 
 import inspect
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from reid.config.checks import ConfigError, trusted_target
 from reid.models import layer_depths, undecayed
 
 log = logging.getLogger(__name__)
 
+#: A scale of fp16 below this says that the gradient itself overflows: torch begins at 2^16 and halves.
+SMALLEST_SCALE = 2.0**-10
+
 _CPU = torch.device("cpu")
 #: Types of device where torch's fused form has been there since 2.4, and is the faster one.
 _FUSED_BY_ITSELF = ("cuda", "cpu")
+
+
+@dataclass
+class Optimizers:
+    """The optimizer of the network, what stands beside it, and how often and how far they move.
+
+    Attributes:
+        network: of the model, and of a metric loss that brings none for parameters of its own.
+        loss: the one that the metric loss brings; its parameters are not clipped, nor do they count in the
+            norm that the network's are clipped by.
+        scaler: of a run in fp16 alone.
+        clip_norm: the largest norm of a gradient that moves the network; None: any.
+        accumulate: batches, each a P x K of its own, whose mean gradient makes one move.
+    """
+
+    network: torch.optim.Optimizer
+    loss: torch.optim.Optimizer | None = None
+    scaler: GradScaler | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+
+    @property
+    def _all(self) -> list[torch.optim.Optimizer]:
+        return [self.network] if self.loss is None else [self.network, self.loss]
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.network.param_groups for parameter in group["params"]]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a batch's `loss` to the parameters', scaled where there is a scaler."""
+        loss = loss / self.accumulate
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def unscale(self) -> torch.Tensor | None:
+        """Bring the gradients back to their own size; returns the scale that they had, a 0-d tensor."""
+        if self.scaler is None:
+            return None
+        scale = self.scaler._get_scale_async()  # the number itself would make a GPU's host wait
+        for optimizer in self._all:
+            self.scaler.unscale_(optimizer)
+        return None if scale is None else scale.clone()  # `step` changes it in place
+
+    def gradient_norm(self) -> torch.Tensor:
+        """The norm of the network's gradient, a 0-d tensor."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+
+    def step(self, norm: torch.Tensor) -> None:
+        """Move by the gradients, of the `norm` that they have now, and drop them.
+
+        In fp16 an optimizer whose gradients overflowed stays. A fused one finds that out on the device;
+        another asks, which makes a GPU's host wait for it.
+        """
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.clip_norm, norm)
+        for optimizer in self._all:
+            if self.scaler is None:
+                optimizer.step()
+            elif any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                self.scaler.step(optimizer)
+        self.drop_gradients()
+        if self.scaler is not None:
+            self.scaler.update()
+
+    def drop_gradients(self) -> None:
+        for optimizer in self._all:
+            optimizer.zero_grad(set_to_none=True)
 
 
 def build_optimizer(
@@ -86,7 +164,12 @@ def build_loss_optimizer(metric_loss: nn.Module | None) -> torch.optim.Optimizer
     return optimizer
 
 
-def take_up(
+def gradient_scaler(device: torch.device, precision: str) -> GradScaler | None:
+    """The scaler of a run in `fp16`; None for every other precision."""
+    return GradScaler(device.type) if precision == "fp16" else None
+
+
+def restore_optimizer(
     optimizer: torch.optim.Optimizer, state: Mapping[str, Any], parameters: Iterable[nn.Parameter]
 ) -> None:
     """Load the state of an optimizer that was saved in training.

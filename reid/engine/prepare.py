@@ -45,11 +45,11 @@ class TrainingData:
 
 def read_dataset(
     settings: TrainConfig, progress: Progress, overrides: Sequence[str] = ()
-) -> tuple[ReidDataset, tuple[Crop, ...], TrainConfig]:
-    """The dataset of a run, split as `eval.split` asks, and all of its training crops before that.
+) -> tuple[ReidDataset, tuple[Crop, ...], EvalConfig]:
+    """The dataset of a run, split as `eval.split` asks; its training crops before that; how it is judged.
 
-    It is refused if it cannot be trained or judged on.  The settings come back with the protocol that the
-    data allow, see `with_protocol_of`; `overrides` are what was typed.
+    It is refused if it cannot be trained or judged on.  It is judged as the settings ask, by the protocol
+    that the data allow, see `with_protocol_of`; `overrides` are what was typed.
 
     Raises:
         DatasetError, ConfigError, EvaluationError: what is wrong and what to do.
@@ -58,7 +58,7 @@ def read_dataset(
     dataset = split_for(whole, settings)
     evaluation = with_protocol_of(dataset, settings.eval, overrides)
     check_judgeable(dataset, evaluation)
-    return dataset, whole.train, replace(settings, eval=evaluation)
+    return dataset, whole.train, evaluation
 
 
 def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
@@ -158,7 +158,7 @@ def warn_of_doubles(query: Sequence[Crop], gallery: Sequence[Crop]) -> None:
 
 def data_fingerprint(settings: TrainConfig, progress: Progress, overrides: Sequence[str] = ()) -> str:
     """The fingerprint of the data that a run of this config has now; what no store holds is decoded."""
-    dataset, all_training_crops, settings = read_dataset(settings, progress, overrides)
+    dataset, all_training_crops, _ = read_dataset(settings, progress, overrides)
     data = open_training_data(dataset, settings, progress, all_training_crops)
     judged = open_judged_data(dataset, settings.image, settings.data, progress)
     return fingerprint(data.fingerprint, judged.fingerprint)

@@ -103,8 +103,8 @@ def find_unfinished(
     if not found:
         return None
     newest = max(found, key=lambda path: found[path])
-    last_word = read_status(newest)
-    return newest if last_word is not None and last_word.status != "FINISHED" else None
+    status = read_status(newest)
+    return newest if status is not None and status.status != "FINISHED" else None
 
 
 def find_finished(

@@ -1,4 +1,4 @@
-"""Where a run computes and how it is seeded."""
+"""What a command sets in its own process, and no library call in its caller's: switches, threads, seeds."""
 
 import contextlib
 import ctypes
@@ -7,70 +7,19 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from reid import limits
 from reid.config.checks import ConfigError
 from reid.distance import full_products
 
-#: Bounds of what a step of an evaluation takes on a GPU.
-SMALLEST_WORK, LARGEST_WORK = 16 * 2**20, 2**30
-
 # The numbers that glibc's malloc.h gives to mallopt's parameters.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
-#: What autocast computes in; the other precisions are float32.
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 # With one of these, cuBLAS sums in the same order each time (its manual, "Results Reproducibility").
 _CUBLAS, _CUBLAS_REPEATS = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU; otherwise cpu, cuda (the first GPU) or cuda:N.
-
-    Raises:
-        ConfigError: no such device on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name} is not allowed: expected auto, cpu, cuda or cuda:N.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device={name} is not allowed: expected auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device={name}: PyTorch sees {torch.cuda.device_count()} GPUs here. Set device=auto or cpu, or "
-            "install a CUDA build of torch."
-        )
-    # With its number: torch makes no device current that has none, and tensors lie on cuda:0, not on cuda.
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
-
-
-def free_bytes(device: torch.device) -> int:
-    """The memory that this process can still get there, on a GPU with what torch keeps and does not use."""
-    if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
-    return limits.free_memory()
-
-
-def work_bytes(device: torch.device, usual: int) -> int:
-    """What a step of an evaluation aims to take at once: `usual`, or on a GPU a part of what is free there.
-
-    Large steps keep a GPU busy. Re-ranking holds four such pieces: an eighth of the free memory in all. What
-    is free differs from run to run, and with the size of a product its rounding: a run that has to repeat
-    takes what is usual.
-    """
-    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
-        return usual
-    return max(SMALLEST_WORK, min(LARGEST_WORK, free_bytes(device) // 32))
 
 
 def seed_everything(seed: int) -> None:
@@ -81,14 +30,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  a library may draw from it
     torch.manual_seed(seed)
-
-
-def keep_resident(asked: bool | None, size: int, device: torch.device) -> bool:
-    """Whether the training pixels, `size` bytes, go to the device.
-
-    As asked, or on a GPU where a quarter of its free memory holds them: activations need the rest.
-    """
-    return device.type == "cuda" and size <= free_bytes(device) // 4 if asked is None else asked
 
 
 def require_compiler(device: torch.device) -> None:
@@ -103,18 +44,6 @@ def require_compiler(device: torch.device) -> None:
             "compile=true and ATEN_CPU_CAPABILITY=default in the environment exclude each other: what torch "
             "generates uses vector units. Unset the variable, or set compile=false"
         )
-
-
-def compiled(network: nn.Module) -> nn.Module:
-    """`network` by torch.compile: the same parameters, rounded otherwise on the way."""
-    return cast(nn.Module, torch.compile(network))
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The forward pass in bf16 or fp16 where that is asked for, plain float32 otherwise."""
-    if precision in _AUTOCAST:
-        return torch.autocast(device.type, dtype=_AUTOCAST[precision])
-    return contextlib.nullcontext()
 
 
 def set_up_process() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
-from torch.amp import GradScaler
 
 from reid.config.identity import changed
 from reid.config.schema import ScheduleConfig
@@ -23,10 +22,10 @@ from reid.engine.checkpoint import (
     rng_state,
     save_checkpoint,
 )
-from reid.engine.distributed import ALONE, World
+from reid.engine.compute import Compute
 from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
-from reid.engine.optimizers import load_optimizer, take_up
+from reid.engine.optimizers import Optimizers, load_optimizer, restore_optimizer
 from reid.engine.rundir import LAST
 from reid.models import ReidModel
 
@@ -34,79 +33,117 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """Model, metric loss, optimizers, how far training is, and the history of what was measured.
+    """How far a training is, and the only one that saves it.
+
+    Every moment from which a killed run can go on is a method, which first changes the state and then writes
+    `last.pt`; nothing else writes it:
+
+        start          before the run is tracked       end_epoch      an epoch is complete
+        attach         the run is tracked              add_score      the model was judged
+        pause          stopped within an epoch         finish         model.pt, at the end
 
     `epoch` counts the complete epochs, `totals` belongs to the one after them, which may be under way.
-    `judged` says whether the score that was due after `epoch` is in the history.  Of several ranks the first
-    writes, and all of them resume.
+    `judged` says whether the score that was due after `epoch` is in the history.  Several processes have to
+    come to each of these together: the first one writes, with what each of them draws random numbers from.
     """
 
     def __init__(
         self,
         folder: Path,
         model: ReidModel,
-        optimizer: torch.optim.Optimizer,
-        device: torch.device,
+        optimizers: Optimizers,
+        compute: Compute,
         meta: dict[str, Any],
         metric_loss: nn.Module | None = None,
-        loss_optimizer: torch.optim.Optimizer | None = None,
-        world: World = ALONE,
     ) -> None:
         self.folder = folder
         self.model = model
-        self.optimizer = optimizer
-        self.device = device
+        self.optimizers = optimizers
+        self.compute = compute
         self.meta = meta
         self.metric_loss = metric_loss
-        self.loss_optimizer = loss_optimizer
-        self.scaler: GradScaler | None = None  # of a run in fp16
-        self.world = world
         self.epoch = 0
         self.judged = False
         self.totals = EpochTotals()
         self.history: list[dict[str, float]] = []
 
-    def record(self, epoch: int, values: dict[str, float]) -> None:
+    def start(self) -> None:
+        """A new run: a kill from here on, such as while a store is made, finds one to resume."""
+        self._save()
+
+    def attach(self, folder: Path, run_id: str | None, run_key: str | None, resumed: bool) -> None:
+        """The run is tracked from here on under this id, and its folder is this job's."""
+        self.meta |= {"run_id": run_id, "run_key": run_key}
+        self.folder = folder
+        if not resumed:
+            self._save()
+
+    def pause(self) -> None:
+        """Stopped between two steps, where everything is consistent.
+
+        Gradients half accumulated would be lost: then the checkpoint of the last epoch stays.
+        """
+        if self.optimizers.accumulate == 1:
+            self._save()
+
+    def end_epoch(self, values: dict[str, float], last: bool = False) -> None:
+        """The epoch under way is complete, with these values.
+
+        last: a checkpoint that cannot be written ends the run; before the last epoch training goes on.
+
+        Raises:
+            DivergedError: the model has become useless; what was saved before stays.
+            OSError: the last checkpoint could not be written.
+        """
+        self._record(self.epoch + 1, values)
+        check_finite(self.model, self.compute.processes)
+        self.epoch += 1
+        self.judged = False
+        self.totals = EpochTotals()
+        self._save(must=last)
+
+    def add_score(self, values: dict[str, float] | None) -> None:
+        """The model was judged after `epoch` epochs; the values are None where another process has them."""
+        self.judged = True
+        if values is not None:
+            self._record(self.epoch, values)
+        self._save()
+
+    def finish(self) -> Path:
+        """Write `model.pt`: the model and what it says of itself, without the state of the training."""
+        path = self.folder / "model.pt"
+        progress = {"epoch": self.epoch}
+        save_checkpoint(path, Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, {}))
+        return path
+
+    def _record(self, epoch: int, values: dict[str, float]) -> None:
         """Add values to the row of `epoch` in the history and in `history.csv`."""
         if not self.history or self.history[-1]["epoch"] != epoch:
             self.history.append({"epoch": epoch})
         self.history[-1].update(values)
-        if not self.world.first:
+        if not self.compute.processes.first:
             return
         try:
             pd.DataFrame(self.history).to_csv(self.folder / "history.csv", index=False)
         except OSError as error:
             log.warning("history.csv could not be written (%s); the numbers go on in the checkpoint", error)
 
-    def end_epoch(self) -> None:
-        """The epoch under way is complete.
-
-        Raises:
-            DivergedError: the model has become useless; what was saved before stays.
-        """
-        check_finite(self.model, self.world)
-        self.epoch += 1
-        self.judged = False
-        self.totals = EpochTotals()
-
-    def save(self, must: bool = False) -> None:
-        """Write `last.pt`.  A full disk is only warned of, since training can go on, unless `must`.
-
-        All ranks have to come here: what each draws from is saved.
-        """
-        rng, *rng_of_others = self.world.all_say(rng_state(self.device))
-        if not self.world.first:
+    def _save(self, must: bool = False) -> None:
+        """Write `last.pt`.  A full disk is only warned of, since training can go on, unless `must`."""
+        rng, *rng_of_others = self.compute.processes.gather(rng_state(self.compute.device))
+        if not self.compute.processes.first:
             return
         progress = {"epoch": self.epoch, "judged": self.judged, "history": self.history}
+        loss_optimizer, scaler = self.optimizers.loss, self.optimizers.scaler
         training: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizers.network.state_dict(),
             "rng": rng,
             "totals": self.totals.state(),
             "metric_loss": self.metric_loss.state_dict() if self.metric_loss is not None else {},
-            "loss_optimizer": self.loss_optimizer.state_dict() if self.loss_optimizer is not None else {},
+            "loss_optimizer": loss_optimizer.state_dict() if loss_optimizer is not None else {},
         }
-        if self.scaler is not None:
-            training["scaler"] = self.scaler.state_dict()
+        if scaler is not None:
+            training["scaler"] = scaler.state_dict()
         if rng_of_others:
             training["rng_of_others"] = rng_of_others
         checkpoint = Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, training)
@@ -119,23 +156,19 @@ class Session:
 
     def diverged(self, error: DivergedError, store: ImageStore) -> str:
         """What to say of a training that cannot go on; the crops of a failed step go to `bad_batch.txt`."""
-        told, crops = str(error), ""
+        problem, crops = str(error), ""
         if isinstance(error, NonFiniteError):
             bad = self.folder / "bad_batch.txt"
-            if self.world.first:
+            if self.compute.processes.first:
                 bad.write_text("".join(f"{store.crops[i].path}\n" for i in error.indices.tolist()))
-            told, crops = f"{error} of epoch {self.epoch + 1}.", f" The crops of that batch stand in {bad};"
+            problem, crops = (
+                f"{error} of epoch {self.epoch + 1}.",
+                f" The crops of that batch stand in {bad};",
+            )
         return (
-            f"{told}{crops} last.pt holds epoch {self.epoch}. A lower optimizer.lr, clip_norm=5, a longer "
+            f"{problem}{crops} last.pt holds epoch {self.epoch}. A lower optimizer.lr, clip_norm=5, a longer "
             "warm-up or precision=float32 are the usual cures"
         )
-
-    def save_model(self) -> Path:
-        """Write `model.pt`: the model and what it says of itself, without the state of the training."""
-        path = self.folder / "model.pt"
-        progress = {"epoch": self.epoch}
-        save_checkpoint(path, Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, {}))
-        return path
 
     def resume(self, epochs: float = math.inf) -> dict[str, object]:
         """Take up what `last.pt` in the folder holds; returns what the tracker shows of how it began.
@@ -161,7 +194,7 @@ class Session:
                 f"{path} holds a model without the state of its training: nothing to resume"
             )
         try:
-            self._take_up(path, checkpoint, epochs)
+            self._restore(path, checkpoint, epochs)
         except (CheckpointError, torch.OutOfMemoryError):  # the latter is the device's, not the file's
             raise
         # What a file holds that was changed may be of any type, and of any shape.
@@ -173,7 +206,7 @@ class Session:
         self.meta["begun"] = checkpoint.meta.get("begun", {})
         return dict(self.meta["begun"])
 
-    def _take_up(self, path: Path, checkpoint: Checkpoint, epochs: float) -> None:
+    def _restore(self, path: Path, checkpoint: Checkpoint, epochs: float) -> None:
         training, progress = checkpoint.training, checkpoint.meta["progress"]
         steps = training["totals"]["steps"]
         _require_epochs(path, progress["epoch"], steps, epochs)
@@ -181,17 +214,19 @@ class Session:
         _require_rates(path, trained, checkpoint.meta["config"], self.meta.get("config", {}))
         self.model.load_state_dict(dict(checkpoint.model))
         learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
-        take_up(self.optimizer, training["optimizer"], [*self.model.parameters(), *learnt_by_loss])
+        learnt = [*self.model.parameters(), *learnt_by_loss]
+        restore_optimizer(self.optimizers.network, training["optimizer"], learnt)
         if self.metric_loss is not None:
             self.metric_loss.load_state_dict(training.get("metric_loss", {}))
-        if self.loss_optimizer is not None:
-            load_optimizer(self.loss_optimizer, training["loss_optimizer"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(training["scaler"])
+        if self.optimizers.loss is not None:
+            load_optimizer(self.optimizers.loss, training["loss_optimizer"])
+        if self.optimizers.scaler is not None:
+            self.optimizers.scaler.load_state_dict(training["scaler"])
         rngs = [training["rng"], *training.get("rng_of_others", [])]
-        if self.world.rank < len(rngs):  # a run may go on with more ranks than it had
-            restore_rng(rngs[self.world.rank], self.device)
-        self.totals = EpochTotals.from_state(training["totals"], self.device)
+        number, device = self.compute.processes.number, self.compute.device
+        if number < len(rngs):  # a run may go on with more processes than it had
+            restore_rng(rngs[number], device)
+        self.totals = EpochTotals.from_state(training["totals"], device)
         self.epoch, self.judged, self.history = progress["epoch"], progress["judged"], progress["history"]
 
 

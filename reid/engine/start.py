@@ -36,9 +36,9 @@ class Start:
         Raises:
             CheckpointError: the backbones differ; `model` is then untouched.
         """
-        own, given = _without_classifier(model.state_dict()), _without_classifier(self.checkpoint.model)
+        own, theirs = _without_classifier(model.state_dict()), _without_classifier(self.checkpoint.model)
         left = [name for name in self.checkpoint.model if name.startswith(_CLASSIFIER)]
-        report = compare(own, given, str(self.path), self.sha256, left, part="model")
+        report = compare(own, theirs, str(self.path), self.sha256, left, part="model")
         wrong = [
             *report.mismatched,
             *(f"{name} (missing)" for name in report.missing if name.startswith("backbone.")),
@@ -50,7 +50,7 @@ class Start:
                 f"differ, first {wrong[0]}. Build the network with the options that the checkpoint was "
                 "trained with (its config_resolved.yaml has them)"
             )
-        model.load_state_dict({name: tensor for name, tensor in given.items() if name in own}, strict=False)
+        model.load_state_dict({name: tensor for name, tensor in theirs.items() if name in own}, strict=False)
         return report
 
     def facts(self, report: WeightReport) -> dict[str, object]:

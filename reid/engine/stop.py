@@ -5,13 +5,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is not needed to stop
+    from reid.engine.distributed import Processes
 
 
 class Stopped(BaseException):
     """Somebody asked the process to stop; `.exit_code` is what a shell expects then (143 or 130).
 
     A BaseException, so that no `except Exception` on the way takes it for a failure.  `.clean` is False where
-    a second signal cut a `deferred` block in two, and where other processes may stand elsewhere.
+    a second signal cut a block in two that is `in_one_piece`, and where other processes may stand elsewhere.
     """
 
     def __init__(self, signum: int, clean: bool = True) -> None:
@@ -26,7 +30,7 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """While active, SIGTERM and SIGINT raise `Stopped`: at once, or at the end of a `deferred` block.
+    """While active, SIGTERM and SIGINT raise `Stopped`: at once, or at the end of a block `in_one_piece`.
 
     Outside the main thread no handler can be set; then this does nothing.
 
@@ -43,7 +47,7 @@ class StopSignals:
         self._together = together
         self._first = first
         self._deferring = False
-        self._asked: int | None = None
+        self._signal: int | None = None
         self._before: dict[signal.Signals, signal.Handlers | object] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -58,30 +62,43 @@ class StopSignals:
                 signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
-        first = self._asked is None
+        first = self._signal is None
         if self._once and not first:
             return
         waits = self._deferring and first  # a second signal does not wait
         # Kept, since what is raised within a finaliser is only printed by Python: the next block raises it.
-        self._asked = signum
+        self._signal = signum
         if not waits:
-            tell, self._first = self._first, lambda: None
-            tell()
+            notify, self._first = self._first, lambda: None
+            notify()
             raise Stopped(signum, clean=not self._deferring and not self._together)
 
     @contextmanager
-    def deferred(self, agree: Callable[[int], int] | None = None) -> Iterator[None]:
+    def in_one_piece(self, processes: "Processes | None" = None, of_steps: bool = False) -> Iterator[None]:
         """A block that a first signal does not cut in two: `Stopped` is raised at its end instead.
 
-        `agree` maps the signal that came here (0: none) to the one that counts, where several processes have
-        to stop at the same place; then this holds within another such block too.
+        processes: those that train together come here together. A signal to one of them counts for all, which
+        stop at the end of the same block, within another such block too; where one is gone, it ends with
+        LostProcessError.
+        of_steps: the block consists of such blocks. Between two of them one process alone stops at once, but
+        several would leave the others waiting within the next.
         """
+        together = processes is not None and processes.count > 1
+        if of_steps and not together:
+            yield
+            return
         within, self._deferring = self._deferring, True
         try:
-            yield
+            if processes is None:
+                yield
+            else:
+                with processes.talking():
+                    yield
         finally:
             self._deferring = within
-        asked = agree(self._asked or 0) if agree is not None else self._asked
-        if asked and (agree is not None or not within):
-            self._asked = asked
-            raise Stopped(asked)
+        signum = self._signal or 0
+        if processes is not None:
+            signum = processes.largest(signum)
+        if signum and (together or not within):
+            self._signal = signum
+            raise Stopped(signum)

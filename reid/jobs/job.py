@@ -15,7 +15,7 @@ from rich.text import Text
 
 from reid.config.identity import flat, flat_keys
 from reid.config.schema import EvaluateConfig, TrainConfig
-from reid.engine.distributed import ALONE, World
+from reid.engine.distributed import ALONE, Processes
 from reid.engine.rundir import (
     LAST,
     STATUS,
@@ -47,9 +47,9 @@ class Job:
     """One job of a command: its config and the frame around it.
 
     `folder` is where the job writes: Hydra's output folder, or that of the run which is resumed.
-    `tags` are set on its tracked run.  `after_score` is told of the scores of an epoch once they and the
-    checkpoint are written; what it raises ends the run.  Several processes that train together (`world`) have
-    a job each, with one folder; the first one decides and writes.
+    `tags` are set on its tracked run.  `after_score` is called with the scores of an epoch once they and the
+    checkpoint are written; what it raises ends the run.  Several processes that train together have a
+    job each, with one folder; the first one decides and writes.
     """
 
     config: DictConfig
@@ -61,7 +61,7 @@ class Job:
     name: str = "run"
     sweep: Path | None = None
     tags: Mapping[str, object] = field(default_factory=dict)
-    world: World = ALONE
+    processes: Processes = ALONE
     after_score: Callable[[int, dict[str, float]], None] = field(default=lambda _epoch, _scores: None)
     tracker: Tracker | None = field(default=None, repr=False)
 
@@ -70,15 +70,15 @@ class Job:
         self.status = RunStatus("RUNNING", overrides=self.overrides, name=self.name)
         self._place = self.folder
         self._finished: list[RunStatus] = []
-        self._begun: Path | None = None
-        self._taken = False
+        self._unfinished: Path | None = None
+        self._is_taken = False
         self._logs = log_sizes(self._place)
 
     def save_status(self) -> None:
         """Write `status.json`: into Hydra's folder, and into the resumed run's once this job owns it."""
-        if not self.world.first:
+        if not self.processes.first:
             return
-        if not self._taken:
+        if not self._is_taken:
             self.status.run_dir = str(self.folder)
             self.status.run_id = self.tracker.run_id if self.tracker else None
         places = {self._place, self.folder} if self.tracker is not None else {self._place}
@@ -110,80 +110,80 @@ class Job:
         self.status.code = sources_hash()
         roots = [home() / "outputs", home() / "multirun"]
         if self.sweep is not None and wanted in (None, "auto"):
-            self._go_on(take, roots, fingerprint)
+            self._find_runs_of_cell(take, roots, fingerprint)
             return
         if wanted is None:
             return
         found = None
-        if self.world.first and wanted == "auto":
+        if self.processes.first and wanted == "auto":
             found = find_unfinished(config_hash, data_root, self.folder, roots, fingerprint=fingerprint)
-        elif self.world.first:
+        elif self.processes.first:
             found = run_of(Path(wanted))
-        found = self.world.first_says(found)
+        found = self.processes.broadcast(found)
         if found is None:
             self.console.print("nothing to resume: no unfinished run of this config; starting a new one")
             return
         self.folder, self.resuming = found, True
 
-    def _go_on(self, take: str, roots: list[Path], fingerprint: Fingerprint) -> None:
-        """Find what is there of this sweep's cell: finished runs, or a checkpoint to go on from."""
+    def _find_runs_of_cell(self, take: str, roots: list[Path], fingerprint: Fingerprint) -> None:
+        """Find what is there of this sweep's cell: finished runs, and a checkpoint to go on from."""
         status, code = self.status, None if take == "any_code" else self.status.code
         places = None if take == "none" else roots
         cell = status.config_hash, status.data_root, self.folder, places, code, fingerprint
         self._finished = find_finished(*cell)
-        self._begun = find_unfinished(*cell)
+        self._unfinished = find_unfinished(*cell)
 
     @property
     def found_a_run(self) -> bool:
         """Whether a run of this sweep's cell is known; its data must still be compared, see `taken`."""
-        return bool(self._finished) or self._begun is not None
+        return bool(self._finished) or self._unfinished is not None
 
     def taken(self, data_fingerprint: str) -> dict[str, float] | None:
         """The scores of the finished run of this cell on these very data, or None: then it has to run.
 
-        One that was begun on these data is gone on with.
+        A run that was begun on these data is gone on with.
         """
         for found in self._finished:
             if found.data_fingerprint == data_fingerprint and Path(found.run_dir).is_dir():
                 own = Path(found.run_dir).parent == self._place.parent
                 source = "" if own else found.run_dir
                 self.status = replace(found, overrides=self.overrides, name=self.name, taken_from=source)
-                self._taken = True
+                self._is_taken = True
                 where = "" if own else f" in {found.run_dir}"
                 line = Text.assemble((self.name, "bold"), f": finished already{where}")
                 self.console.print(line, soft_wrap=True)
                 return found.scores
-        if self._begun is not None:
-            self._take_up(self._begun, data_fingerprint)
+        if self._unfinished is not None:
+            self._go_on_from(self._unfinished, data_fingerprint)
         return None
 
-    def _take_up(self, begun: Path, data_fingerprint: str) -> None:
-        told = read_status(begun)
-        if told is not None and told.data_fingerprint not in ("", data_fingerprint):
-            log.warning("%s was begun on other data than lie there now: starting anew", begun)
+    def _go_on_from(self, unfinished: Path, data_fingerprint: str) -> None:
+        status = read_status(unfinished)
+        if status is not None and status.data_fingerprint not in ("", data_fingerprint):
+            log.warning("%s was begun on other data than lie there now: starting anew", unfinished)
             if Journal(self.folder).path.exists():
-                self.folder = self._beside()
+                self.folder = self._new_folder()
             return
-        if begun.parent != self._place.parent:
+        if unfinished.parent != self._place.parent:
             # Begun in another sweep: what it has learnt goes on here, as a run of this one.
             partial = self.folder / f".{LAST}.copy.partial"
-            shutil.copy2(begun / LAST, partial)
+            shutil.copy2(unfinished / LAST, partial)
             partial.replace(self.folder / LAST)
-            begun = self.folder
-        self.folder, self.resuming = begun, True
+            unfinished = self.folder
+        self.folder, self.resuming = unfinished, True
 
     def track(self, settings: TrainConfig | EvaluateConfig, facts: Mapping[str, object]) -> Tracker:
         """Open the tracked run of this job, as a child where it belongs to a sweep.
 
         From here on the run's folder is this job's: another process that holds it makes this raise.
         """
-        if not self.world.first:
+        if not self.processes.first:
             self.tracker = SilentTracker()
             return self.tracker
         provenance = environment(source_root())
         code = {"reid.code": self.status.code or sources_hash()}
         # In one piece, so that no run is opened without anybody to close it.
-        with self.stop.deferred():
+        with self.stop.in_one_piece():
             self.tracker = self._open_run(
                 settings.tracking.uri,
                 settings.tracking.experiment,
@@ -214,10 +214,10 @@ class Job:
         if self.sweep is not None and not again and Journal(self.folder).path.exists():
             # A failed attempt at this cell is tried again as the same run.  A finished one, on other data
             # or by other code, stays what it is.
-            told = read_status(self.folder)
-            again = told is None or told.status != "FINISHED"
+            status = read_status(self.folder)
+            again = status is None or status.status != "FINISHED"
             if not again:
-                self.folder = self._beside()
+                self.folder = self._new_folder()
         return Tracker.start(
             default_store(home(), uri),
             experiment,
@@ -229,7 +229,7 @@ class Job:
             resume=again,
         )
 
-    def _beside(self) -> Path:
+    def _new_folder(self) -> Path:
         """A new folder beside Hydra's."""
         number = 2
         while (folder := self._place.with_name(f"{self._place.name}-{number}")).exists():
@@ -265,13 +265,13 @@ def _literal(value: Any) -> Any:
 
 def job_name(config: DictConfig, overrides: list[str], choices: dict[str, str | None]) -> str:
     """A run's name says what differs: the swept keys in a sweep, else the choices and what was typed."""
-    given = OmegaConf.select(config, "tracking.run_name")
+    run_name = OmegaConf.select(config, "tracking.run_name")
     values = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
     swept = [key for key in os.environ.get(SWEPT_KEYS, "").split(",") if key in values]
     if swept:
         return ", ".join(f"{key}={values[key]}" for key in swept)
-    if given:
-        return str(given)
+    if run_name:
+        return str(run_name)
     if "dataset" not in choices:  # a resolved config: its choices are those of the run that it is of
         choices = {"experiment": values.pop("experiment", None), **_named(config)}
     if choices.get("experiment"):

@@ -24,7 +24,7 @@ from reid.config.dialects import refuse_dashes, refuse_options_of_no_dataset
 from reid.config.schema import config_folder, register
 from reid.data import DatasetError
 from reid.engine.checkpoint import CheckpointError
-from reid.engine.distributed import ALONE, LostRankError, World, join
+from reid.engine.distributed import ALONE, LostProcessError, Processes, join
 from reid.engine.finite import DivergedError
 from reid.engine.runtime import restored_switches, set_up_process
 from reid.engine.stop import Stopped, StopSignals
@@ -33,7 +33,7 @@ from reid.jobs.compose_errors import explain, known_keys
 from reid.jobs.data_ahead import refuse_ahead
 from reid.jobs.job import Job, job_name
 from reid.jobs.plain_warnings import show_plainly
-from reid.jobs.processes import check_launch, rank_arguments, run_folder
+from reid.jobs.processes import check_launch, process_arguments, run_folder
 from reid.jobs.resolved import Primary, primary_config
 from reid.models import BackboneError, WeightsError
 from reid.retrieval import EvaluationError
@@ -55,7 +55,7 @@ ASKED_WRONGLY = (
 )  # fmt: skip
 
 #: What goes wrong on the way and says so itself; anything else is a mistake in somebody's code.
-EXPLAINED = (DivergedError, LostRankError, OSError, torch.OutOfMemoryError)
+EXPLAINED = (DivergedError, LostProcessError, OSError, torch.OutOfMemoryError)
 
 #: What the tracker says of a job that ended with this status; anything else was stopped.
 FINAL: dict[str, Status] = {"FINISHED": "FINISHED", "FAILED": "FAILED"}
@@ -94,7 +94,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
     # Hydra would print its own summary and exit with 1; this lets the exceptions come here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    world = join()
+    processes = join()
     primary, trusted = Primary(command, sys.argv[1:]), os.environ.get(TRUST)
     failures: list[Exception] = []
     failed_in_sweep: list[Exception] = []
@@ -110,7 +110,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
             try:
                 if os.environ.get(TRUST) != trusted:  # hydra.job.env_set
                     raise ConfigError(f"{TRUST} is set by a config: only the environment says whom to trust")
-                return _run_job(config, story, world, primary.overrides)
+                return _run_job(config, story, processes, primary.overrides)
             except Exception as error:
                 if not in_sweep:
                     # Hydra prints the whole command line again before an exception; so it does not see it.
@@ -137,24 +137,28 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         refuse_dashes(primary.words, lambda: known_keys(command))
         refuse_options_of_no_dataset(primary.words, lambda: known_keys(command))
         sys.argv[1:] = primary.words
-        if world.first:
-            check_launch(command, sys.argv[1:], world, together)
+        if processes.first:
+            check_launch(command, sys.argv[1:], processes, together)
             ahead = plan(primary.name, sys.argv[1:])
             refuse_ahead(ahead)
             retry = ahead.retry
             sys.argv += sweep_arguments(ahead, sys.argv[1:])
-        sys.argv += rank_arguments(world.first_says(run_folder(sys.argv[1:])), world)
+        sys.argv += process_arguments(processes.broadcast(run_folder(sys.argv[1:])), processes)
         main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary.name)
-        # A rank that waits for the others in C would not come to a handler.
-        with contextlib.nullcontext() if world.size > 1 else StopSignals(first=_stop_workers):
+        # A process that waits for the others in C would not come to a handler.
+        with contextlib.nullcontext() if processes.count > 1 else StopSignals(first=_stop_workers):
             main(app)()
         if failures:
             raise failures[0]
-        world.leave()
+        processes.leave()
     except Stopped as stopped:
-        why = "; torchrun does so too where another process of this run has ended" if world.size > 1 else ""
+        why = (
+            "; torchrun does so too where another process of this run has ended"
+            if processes.count > 1
+            else ""
+        )
         how = ". To go on: the same command; a single run with resume=auto" if command == "train" else ""
-        _complain(f"{stopped}{why}{how}", world)
+        _complain(f"{stopped}{why}{how}", processes)
         sys.exit(stopped.exit_code)
     except SweepEnded as ended:
         _complain(f"the sweep ended at its first failure (sweep.fail_fast): {ended.__cause__}")
@@ -163,14 +167,14 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
         if tracebacks:
             raise
         hydras = isinstance(error, HydraException | OmegaConfBaseException)
-        _complain(explain(error, command, sys.argv[1:]) if hydras else str(error), world)
+        _complain(explain(error, command, sys.argv[1:]) if hydras else str(error), processes)
         sys.exit(2)
     except Exception as error:
         if type(error).__name__ in WORKER_LOST:
             _go_on_without(error, retry)
         if tracebacks or not isinstance(error, EXPLAINED):
             raise
-        _complain(str(error), world)
+        _complain(str(error), processes)
         sys.exit(1)
     sweep = os.environ.get(PARENT_FOLDER)
     failed = len(failed_jobs(Path(sweep))) if sweep else len(failed_in_sweep)
@@ -181,7 +185,7 @@ def launch(command: str, story: Callable[[Job], Mapping[str, float]], together: 
 
 
 def _run_job(
-    config: DictConfig, story: Callable[[Job], Mapping[str, float]], world: World, earlier: list[str]
+    config: DictConfig, story: Callable[[Job], Mapping[str, float]], processes: Processes, earlier: list[str]
 ) -> None:
     hydra_config = HydraConfig.get()
     folder = from_hydra(Path(hydra_config.runtime.output_dir))
@@ -192,8 +196,9 @@ def _run_job(
     if _stopped:
         raise _stopped[0]
     with contextlib.ExitStack() as frame:
-        told_by_another = world.size > 1 or os.environ.get(LAUNCHER, str(os.getpid())) != str(os.getpid())
-        stop = frame.enter_context(StopSignals(once=told_by_another, together=world.size > 1))
+        together = processes.count > 1
+        of_a_launcher = os.environ.get(LAUNCHER, str(os.getpid())) != str(os.getpid())
+        stop = frame.enter_context(StopSignals(once=together or of_a_launcher, together=together))
         if in_sweep:
             # A worker whose launcher was killed may still be at this cell.
             frame.enter_context(alone(folder))
@@ -201,19 +206,19 @@ def _run_job(
             frame.enter_context(_place(config, hydra_config, sweep))
         name = job_name(config, overrides, dict(hydra_config.runtime.choices))
         parent = Path(sweep) if sweep else None
-        console = Terminal(quiet=not world.first)
-        job = Job(config, folder, overrides, console, stop, name=name, sweep=parent, world=world)
+        console = Terminal(quiet=not processes.first)
+        job = Job(config, folder, overrides, console, stop, name=name, sweep=parent, processes=processes)
         try:
             run_framed(job, story)
-            with stop.deferred():  # a signal that got lost within something else's finaliser
+            with stop.in_one_piece():  # a signal that got lost within something else's finaliser
                 pass
         except Stopped as stopped:
             _stopped.append(stopped)
             raise
-        except LostRankError:
+        except LostProcessError:
             raise
         except Exception:
-            if not world.first:
+            if not processes.first:
                 time.sleep(GRACE_S)  # where all fail, torchrun would cut off what the first one has to say
             raise
 
@@ -248,7 +253,7 @@ def run_framed(job: Job, story: Callable[[Job], Mapping[str, float]]) -> None:
         job.save_status()
         # The jobs of a sweep share this process.
         gc.collect()
-        if torch.cuda.is_available() and job.world.size == 1:  # else it may wait for a lost rank
+        if torch.cuda.is_available() and job.processes.count == 1:  # else it may wait for a lost process
             torch.cuda.empty_cache()
 
 
@@ -300,6 +305,6 @@ def _go_on_without(lost: Exception, retry: int) -> None:
     sys.exit(1)
 
 
-def _complain(message: str, world: World = ALONE) -> None:
-    speaker = "" if world.first else f"process {world.rank + 1} of {world.size}: "
+def _complain(message: str, processes: Processes = ALONE) -> None:
+    speaker = "" if processes.first else f"process {processes.number + 1} of {processes.count}: "
     Terminal(stderr=True, soft_wrap=True).print(complaint(f"{speaker}{message}"), highlight=False)

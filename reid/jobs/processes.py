@@ -6,25 +6,25 @@ from datetime import datetime
 from pathlib import Path
 
 from reid.config.checks import ConfigError
-from reid.engine.distributed import World
+from reid.engine.distributed import Processes
 from reid.home import for_hydra, home
 
 _RUN_DIR = "hydra.run.dir"
 
 
-def check_launch(command: str, typed: Sequence[str], world: World, together: bool) -> None:
+def check_launch(command: str, typed: Sequence[str], processes: Processes, together: bool) -> None:
     """Raises ConfigError for what several processes cannot do: another command than training, and sweeps."""
-    if world.size == 1:
+    if processes.count == 1:
         return
     if not together:
         raise ConfigError(
-            f"the {command} command is one process, and torchrun started {world.size}: start it with "
+            f"the {command} command is one process, and torchrun started {processes.count}: start it with "
             f"python -m reid.{command}"
         )
     if {"-m", "--multirun"} & set(typed):
         raise ConfigError(
-            f"-m under torchrun would run the whole sweep in each of {world.size} processes. Start sweeps "
-            "with python -m, one GPU a job; over several machines by a launcher of Hydra's, such as "
+            f"-m under torchrun would run the whole sweep in each of {processes.count} processes. Start "
+            "sweeps with python -m, one GPU a job; over several machines by a launcher of Hydra's, such as "
             "hydra/launcher=submitit_slurm"
         )
 
@@ -38,16 +38,18 @@ def run_folder(typed: Sequence[str]) -> str:
     return told if "${" in told else str(Path(told).expanduser().absolute())
 
 
-def rank_arguments(folder: str, world: World) -> list[str]:
-    """What is added to the command line of a rank: where the run lies; one that is not the first says nothing
-    on the terminal, and keeps its log beside the first one's."""
-    if world.size == 1:
+def process_arguments(folder: str, processes: Processes) -> list[str]:
+    """What is added to the command line of one of several processes: where the run lies.
+
+    One that is not the first prints nothing, and keeps its log beside the first one's.
+    """
+    if processes.count == 1:
         return []
     quoted = folder.replace("\\", "\\\\").replace("'", "\\'")
     added = [f"{_RUN_DIR}='{quoted}'"]
-    if not world.first:
+    if not processes.first:
         added += [
-            f"hydra.job.name=rank{world.rank}",
+            f"hydra.job.name=process{processes.number}",
             "hydra.job_logging.root.handlers=[file]",
             "hydra.output_subdir=null",
         ]

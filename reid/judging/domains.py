@@ -19,7 +19,7 @@ from reid.retrieval import EvaluationError
 class Domain:
     """A dataset to judge on: `label` names it in tables and metrics, `own` is the one trained on.
 
-    `evaluation` is how it is judged: as asked, by the protocol that its cameras allow.
+    `evaluation` is how it is judged: as the settings ask, by the protocol that its cameras allow.
     """
 
     label: str
@@ -52,7 +52,7 @@ def read_domains(
         except (DatasetError, EvaluationError) as error:
             wrong[label] = str(error)
     if wrong:
-        listed = "\n\n".join(f"{label}: {said}" for label, said in wrong.items())
+        listed = "\n\n".join(f"{label}: {problem}" for label, problem in wrong.items())
         raise DatasetError(
             f"{len(wrong)} of the {len(entries)} eval.datasets cannot be judged on.\n\n{listed}"
         )
@@ -94,8 +94,10 @@ def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
     if "parts" in trained_on and "parts" not in keys:
         return any(same_domain(keys, part) for part in trained_on["parts"])
 
-    def told(dataset: dict[str, Any]) -> dict[str, Any]:
-        place = {"root": Path(dataset["root"]).name if dataset.get("root") else None}
-        return {**without_added({"dataset": dataset})["dataset"], **place}
+    return _identity_of(keys) == _identity_of(trained_on)
 
-    return told(keys) == told(trained_on)
+
+def _identity_of(keys: dict[str, Any]) -> dict[str, Any]:
+    """What names a dataset wherever it lies: all keys but those that came later, and the name of its folder."""
+    folder = Path(keys["root"]).name if keys.get("root") else None
+    return {**without_added({"dataset": keys})["dataset"], "root": folder}

@@ -5,8 +5,7 @@ import torch
 from reid.data.batches import plain_batches
 from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
-from reid.engine.distributed import ALONE, World
-from reid.engine.runtime import autocast
+from reid.engine.compute import Compute
 from reid.models import ReidModel
 from reid.retrieval import Embeddings
 
@@ -15,35 +14,34 @@ from reid.retrieval import Embeddings
 def embed(
     model: ReidModel,
     store: ImageStore,
-    device: torch.device,
+    compute: Compute,
     *,
     normalise: bool,
     flip: bool = False,
     batch: int = 128,
-    precision: str = "float32",
     progress: Progress = silent,
     what: str = "images",
-    world: World = ALONE,
 ) -> Embeddings:
-    """The embeddings (N, C) of every image of `store`, float32 on `device`; the model's mode is restored.
+    """The embeddings (N, C) of every image of `store`, float32 on the device; the model's mode is restored.
 
     `normalise` divides each by its L2 norm; then the squared Euclidean distance that `evaluate` ranks by
     orders as the cosine does.  `flip` takes the mean of the features of each image and its mirror image
-    before that.  The ranks of a `world` deal the batches out among them, and each gets all embeddings.
+    before that.  Several processes deal the batches out among them, and each gets all embeddings.
     """
     training = model.training
     model.eval()
     parts: list[torch.Tensor] = []
-    count = len(range(world.rank, -(-len(store) // batch), world.size))
-    batches = plain_batches(store, batch, device, world.share)
+    device, processes = compute.device, compute.processes
+    count = len(range(processes.number, -(-len(store) // batch), processes.count))
+    batches = plain_batches(store, batch, device, processes.share)
     for images in progress(batches, count, f"embedding {what}"):
-        with autocast(device, precision):
+        with compute.autocast():
             features = model(images).float()
             if flip:
                 features = (features + model(images.flip(3)).float()) / 2
         parts.append(features)
     model.train(training)
     mine = torch.cat(parts) if parts else torch.empty(0, model.backbone.channels, device=device)
-    features = world.collect(mine, len(store), batch)
+    features = processes.collect(mine, len(store), batch)
     embeddings = Embeddings(features, store.pids.to(device), store.camids.to(device))
     return embeddings.normalised() if normalise else embeddings

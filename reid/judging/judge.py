@@ -7,16 +7,13 @@ import torch
 from reid.config.schema import EvalConfig
 from reid.data.crops import Progress, silent
 from reid.data.store import ImageStore
-from reid.engine.distributed import ALONE, World
-from reid.engine.finite import DivergedError
-from reid.engine.runtime import free_bytes, work_bytes
+from reid.engine.compute import Compute, free_bytes, work_bytes
 from reid.judging.embed import embed
 from reid.models import ReidModel
 from reid.people import DISTRACTOR
 from reid.retrieval import (
     Embeddings,
     EvaluationError,
-    NonFiniteFeaturesError,
     Scores,
     evaluate,
     expand_queries,
@@ -42,76 +39,36 @@ def judge(
     query: ImageStore,
     gallery: ImageStore,
     settings: EvalConfig,
-    device: torch.device,
-    precision: str = "float32",
+    compute: Compute,
     progress: Progress = silent,
-) -> Judgement:
+) -> Judgement | None:
     """Embed both, rank, score.
 
-    Raises:
-        EvaluationError: no query has a match under the protocol, or re-ranking would not fit the memory.
-    """
-    return rank(*_embed_both(model, query, gallery, settings, device, precision, progress, ALONE), settings)
-
-
-def judge_together(
-    model: ReidModel,
-    query: ImageStore,
-    gallery: ImageStore,
-    settings: EvalConfig,
-    device: torch.device,
-    precision: str,
-    progress: Progress,
-    world: World,
-) -> Judgement | None:
-    """The same by all ranks: each embeds its share of the images, the first ranks and has the judgement.
+    Several processes each embed a share of the images, with the batch norm statistics of the first one. That
+    one ranks and has the judgement; the others get None.
 
     Raises:
-        EvaluationError: as above.
-        DivergedError: features are not finite.
+        EvaluationError: no query has a match under the protocol, or re-ranking would not fit the memory;
+            NonFiniteFeaturesError, which is one, is raised in every process.
     """
-    try:
-        embedded = _embed_both(model, query, gallery, settings, device, precision, progress, world)
-    except NonFiniteFeaturesError as error:
-        raise DivergedError(f"{error} A training resumed from here ends here again:") from error
-    return rank(*embedded, settings) if world.first else None
-
-
-def _embed_both(
-    model: ReidModel,
-    query: ImageStore,
-    gallery: ImageStore,
-    settings: EvalConfig,
-    device: torch.device,
-    precision: str,
-    progress: Progress,
-    world: World,
-) -> tuple[Embeddings, Embeddings]:
-    """Query and gallery as the evaluation settings ask, embedded by all ranks together with the first one's
-    batch norm statistics.
-
-    Raises:
-        EvaluationError: re-ranking would not fit the memory.
-    """
-    check_memory(len(query), len(gallery), model.backbone.channels, settings, device)
-    world.copy_first(model.buffers())
-    normalise = settings.feature_norm or settings.metric == "cosine"
-
-    def embeddings(store: ImageStore, what: str) -> Embeddings:
-        return embed(
-            model, store, device, normalise=normalise, flip=settings.flip, batch=settings.batch,
-            precision=precision, progress=progress, what=what, world=world,
-        )  # fmt: skip
-
-    before = model.eval_feature
+    check_memory(len(query), len(gallery), model.backbone.channels, settings, compute.device)
+    compute.processes.broadcast_tensors(model.buffers())
+    eval_feature = model.eval_feature
     model.eval_feature = settings.neck_feature
     try:
-        return embeddings(query, "query"), embeddings(gallery, "gallery")
+        found = [
+            embed(
+                model, store, compute, normalise=_normalises(settings), flip=settings.flip,
+                batch=settings.batch, progress=progress, what=what,
+            )
+            for store, what in ((query, "query"), (gallery, "gallery"))
+        ]  # fmt: skip
     finally:
-        model.eval_feature = before
+        model.eval_feature = eval_feature
+    return score(found[0], found[1], settings) if compute.processes.first else None
 
 
-def rank(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judgement:
+def score(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judgement:
     """Scores of embeddings as the settings ask: queries expanded, re-ranked beside the plain ranking.
 
     Raises:
@@ -120,26 +77,30 @@ def rank(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judgem
     if settings.query_expansion:
         expanded = expand_queries(query.features, gallery.features, settings.query_expansion)
         query = replace(query, features=expanded)
-        if settings.feature_norm or settings.metric == "cosine":
+        if _normalises(settings):
             query = query.normalised()
-    device = query.features.device
-
-    def scores_by(distance: torch.Tensor | None) -> Scores:
-        work = work_bytes(device, EVALUATE_BYTES)
-        return evaluate(
-            query, gallery, distance=distance, protocol=settings.protocol, chunk_bytes=work,
-            distractor=DISTRACTOR,
-        )  # fmt: skip
-
-    scores = scores_by(None)
+    plain = _scores(query, gallery, settings)
     if not settings.rerank:
-        return Judgement(scores, query, gallery)
+        return Judgement(plain, query, gallery)
     distance = rerank(
         query.features, gallery.features, settings.rerank_k1, settings.rerank_k2, settings.rerank_lambda,
-        work_bytes(device, RERANK_BYTES),
+        work_bytes(query.features.device, RERANK_BYTES),
     )  # fmt: skip
-    reranked = scores_by(distance)
-    return Judgement(scores, query, gallery, reranked)
+    return Judgement(plain, query, gallery, _scores(query, gallery, settings, distance))
+
+
+def _scores(
+    query: Embeddings, gallery: Embeddings, settings: EvalConfig, distance: torch.Tensor | None = None
+) -> Scores:
+    work = work_bytes(query.features.device, EVALUATE_BYTES)
+    return evaluate(
+        query, gallery, distance=distance, protocol=settings.protocol, chunk_bytes=work, distractor=DISTRACTOR
+    )
+
+
+def _normalises(settings: EvalConfig) -> bool:
+    """Whether features are divided by their L2 norm, which the cosine implies."""
+    return settings.feature_norm or settings.metric == "cosine"
 
 
 def check_memory(
@@ -196,7 +157,7 @@ def score_values(split: str, scores: Scores) -> dict[str, float]:
 
 def describe(settings: EvalConfig, dataset: str) -> str:
     """How a score was computed, for the head of its table."""
-    norm = "L2-normalised" if settings.feature_norm or settings.metric == "cosine" else "raw"
+    norm = "L2-normalised" if _normalises(settings) else "raw"
     mirrored = ", mean with the mirror image" if settings.flip else ""
     expanded = (
         f", queries expanded by their {settings.query_expansion} nearest" if settings.query_expansion else ""

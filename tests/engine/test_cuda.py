@@ -11,11 +11,10 @@ from reid.data import Crop
 from reid.data.augment import Augmentation
 from reid.data.batches import Batch, TrainingBatches
 from reid.data.store import ImageStore
+from reid.engine.compute import Compute
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
-from reid.engine.optimizers import build_optimizer
-from reid.engine.runtime import set_up_backend
-from reid.engine.scaling import gradient_scaler
+from reid.engine.optimizers import Optimizers, build_optimizer, gradient_scaler
 from reid.engine.stop import StopSignals
 from reid.losses import RankedListLoss
 from reid.models import ReidModel, build_backbone
@@ -40,10 +39,9 @@ def store() -> ImageStore:
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_no_step_makes_the_host_wait_for_the_gpu(store: ImageStore, resident: bool, precision: str) -> None:
     """From the second step on torch raises wherever the host would wait, in the data's thread too."""
-    set_up_backend(GPU, precision)
-    model = ReidModel(build_backbone("resnet18"), 16).to(GPU)
-    model.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, ADAM, device=GPU)
+    compute = Compute.set_up(str(GPU), precision)
+    model = compute.place(ReidModel(build_backbone("resnet18"), 16))
+    optimizers = Optimizers(build_optimizer(model, ADAM, device=GPU), scaler=gradient_scaler(GPU, precision))
     batches = TrainingBatches(store, store.pids, 4, 4, Augmentation(), 0, GPU, resident=resident)
     totals = EpochTotals()
 
@@ -57,9 +55,14 @@ def test_no_step_makes_the_host_wait_for_the_gpu(store: ImageStore, resident: bo
             torch.cuda.set_sync_debug_mode("default")
 
     train_epoch(
-        model, optimizer, Objective(1.0, 0.4, 0.1, RankedListLoss()), watched(), totals, StopSignals(),
-        device=GPU, precision=precision, scaler=gradient_scaler(GPU, precision),
-    )  # fmt: skip
+        model,
+        Objective(1.0, 0.4, 0.1, RankedListLoss()),
+        watched(),
+        totals,
+        optimizers,
+        compute,
+        StopSignals(),
+    )
     assert totals.steps > 8
     assert np.isfinite(totals.means()["loss"])
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from reid.config.checks import ConfigError
-from reid.engine.distributed import ALONE, World, synchronise_batch_norm
-from reid.jobs.processes import check_launch, rank_arguments, run_folder
+from reid.engine.distributed import ALONE, Processes, synchronise_batch_norm
+from reid.jobs.processes import check_launch, process_arguments, run_folder
 
-SECOND = World(rank=1, size=4, local_rank=1)
+SECOND = Processes(1, 4, 1)
 
 
 def test_a_batch_is_cut_between_identities_or_refused() -> None:
@@ -36,7 +36,7 @@ def test_each_process_takes_the_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match="one device for 4 processes"):
         SECOND.device("cuda:0")
     with pytest.raises(ConfigError, match="--nproc-per-node 2"):
-        World(rank=2, size=4, local_rank=2).device("auto")
+        Processes(2, 4, 2).device("auto")
 
 
 def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +59,9 @@ def test_one_folder_and_one_voice(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert Path(run_folder(["epochs=1"])).parent == tmp_path / "outputs"
     assert run_folder(["hydra.run.dir=/runs/mine"]) == "/runs/mine"
     assert "now" not in run_folder(["hydra.run.dir='/runs/${now:%Y}/x'"])
-    assert rank_arguments("/runs/it's", ALONE) == []
-    assert rank_arguments("/runs/it's", World(0, 2)) == [r"hydra.run.dir='/runs/it\'s'"]
-    assert "hydra.output_subdir=null" in rank_arguments("/runs/mine", SECOND)
+    assert process_arguments("/runs/it's", ALONE) == []
+    assert process_arguments("/runs/it's", Processes(0, 2)) == [r"hydra.run.dir='/runs/it\'s'"]
+    assert "hydra.output_subdir=null" in process_arguments("/runs/mine", SECOND)
 
 
 def test_a_batch_norm_that_does_more_is_not_replaced() -> None:
@@ -77,7 +77,7 @@ def test_a_batch_norm_that_does_more_is_not_replaced() -> None:
 
 @pytest.mark.slow
 def test_two_processes_together(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("ranks_together.py")
+    script = Path(__file__).with_name("processes_together.py")
     root = script.parents[2]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(

@@ -14,11 +14,12 @@ from torch import nn
 from reid.config.schema import TrainConfig, config_folder
 from reid.data.batches import Batch
 from reid.engine.checkpoint import CheckpointError
+from reid.engine.compute import Compute
 from reid.engine.describe import build_model
 from reid.engine.finite import NonFiniteError
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
-from reid.engine.optimizers import build_loss_optimizer, build_optimizer, set_learning_rate
+from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optimizer, set_learning_rate
 from reid.engine.session import Session
 from reid.engine.stop import StopSignals
 from reid.losses import TripletLoss, clustered_ranked
@@ -26,7 +27,7 @@ from reid.losses.kmeans import kmeans
 from reid.models import ReidModel
 from reid.models.trunk import as_backbone
 
-CPU = torch.device("cpu")
+COMPUTE = Compute(torch.device("cpu"), channels_last=False)
 LOSSES = sorted(file.stem for file in (config_folder() / "loss").glob("*.yaml"))
 #: Those with parameters of their own, and where these stand.
 LEARNING = {"arcface": "W", "cosface": "W", "triplet_center": "centers"}
@@ -56,38 +57,27 @@ def open_session(settings: TrainConfig, folder: Path, seed: int = 0) -> tuple[Se
         warnings.filterwarnings("ignore", "Values of Tp or Tn")
         metric_loss = build_metric_loss(settings.loss, num_classes=4, embedding_size=32)
     optimizer = build_optimizer(model, settings.optimizer, metric_loss)
-    loss_optimizer = build_loss_optimizer(metric_loss)
-    session = Session(folder, model, optimizer, CPU, least_meta(4), metric_loss, loss_optimizer)
+    optimizers = Optimizers(optimizer, build_loss_optimizer(metric_loss))
+    session = Session(folder, model, optimizers, COMPUTE, least_meta(4), metric_loss)
     objective = Objective(settings.loss["id_weight"], settings.loss["metric_weight"], 0.0, metric_loss)
     return session, objective
 
 
 def run_epoch(session: Session, objective: Objective, steps: Iterator[Batch]) -> dict[str, float]:
-    train_epoch(
-        session.model,
-        session.optimizer,
-        objective,
-        steps,
-        session.totals,
-        StopSignals(),
-        device=CPU,
-        channels_last=False,
-        loss_optimizer=session.loss_optimizer,
-    )
-    told = session.totals.means()
-    session.end_epoch()
-    return told
+    train_epoch(session.model, objective, steps, session.totals, session.optimizers, COMPUTE, StopSignals())
+    means = session.totals.means()
+    session.end_epoch(means)
+    return means
 
 
 def test_a_run_ends_at_no_epoch_that_it_has_left_behind(tmp_path: Path) -> None:
     session, objective = open_session(settings_for("softmax"), tmp_path)
     run_epoch(session, objective, batches(2))
-    session.save()
     session.resume(1)
     with pytest.raises(CheckpointError, match=r"after epoch 1, beyond epochs=0,.* Set epochs=1 or more"):
         session.resume(0)
     session.totals.steps = 5  # killed within the second
-    session.save()
+    session.pause()
     session.resume(2)
     with pytest.raises(CheckpointError, match=r"epoch 1 and 5 steps of the next, .* Set epochs=2 or more"):
         session.resume(1)
@@ -116,14 +106,13 @@ def test_resumed_after_two_epochs_it_is_the_run_of_four(loss: str, tmp_path: Pat
 
     def train(session: Session, objective: Objective, epochs: range) -> None:
         for epoch in epochs:
-            set_learning_rate(session.optimizer, 1e-3 / epoch)
+            set_learning_rate(session.optimizers.network, 1e-3 / epoch)
             run_epoch(session, objective, batches(3, seed=epoch))
 
     whole, objective = open_session(settings, tmp_path)
     train(whole, objective, range(1, 5))
     killed, objective = open_session(settings, tmp_path)
     train(killed, objective, range(1, 3))
-    killed.save()
     resumed, objective = open_session(settings, tmp_path, seed=1)
     resumed.resume()
     train(resumed, objective, range(3, 5))
@@ -148,16 +137,16 @@ def test_what_the_loss_learns_moves(loss: str, name: str, tmp_path: Path) -> Non
 
 def test_centres_keep_their_rate_and_proxies_follow_the_schedule(tmp_path: Path) -> None:
     session, _ = open_session(settings_for("triplet_center"), tmp_path)
-    set_learning_rate(session.optimizer, 1e-5)
-    assert session.loss_optimizer is not None
-    assert [group["lr"] for group in session.loss_optimizer.param_groups] == [0.5]
+    set_learning_rate(session.optimizers.network, 1e-5)
+    assert session.optimizers.loss is not None
+    assert [group["lr"] for group in session.optimizers.loss.param_groups] == [0.5]
     session, objective = open_session(settings_for("arcface"), tmp_path)
-    set_learning_rate(session.optimizer, 1e-5)
+    set_learning_rate(session.optimizers.network, 1e-5)
     assert objective.metric_loss is not None
     (proxies,) = objective.metric_loss.parameters()
-    (group,) = (g for g in session.optimizer.param_groups if any(p is proxies for p in g["params"]))
+    (group,) = (g for g in session.optimizers.network.param_groups if any(p is proxies for p in g["params"]))
     assert group["lr"] == 1e-5
-    assert session.loss_optimizer is None
+    assert session.optimizers.loss is None
 
 
 def test_centres_have_no_part_in_the_norm_that_gradients_are_clipped_by(tmp_path: Path) -> None:
@@ -224,12 +213,12 @@ def test_a_device_that_is_full_is_no_fault_of_the_checkpoint(
 ) -> None:
     settings = settings_for("triplet")
     session, _ = open_session(settings, tmp_path)
-    session.save()
+    session.pause()
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     again, _ = open_session(settings, tmp_path)
-    monkeypatch.setattr(again.optimizer, "load_state_dict", full)
+    monkeypatch.setattr(again.optimizers.network, "load_state_dict", full)
     with pytest.raises(torch.OutOfMemoryError):
         again.resume()

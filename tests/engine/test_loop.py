@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from reid.data.batches import Batch
+from reid.engine.compute import Compute
 from reid.engine.finite import NonFiniteError
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
-from reid.engine.optimizers import build_optimizer, set_learning_rate
+from reid.engine.optimizers import Optimizers, build_optimizer, set_learning_rate
 from reid.engine.stop import StopSignals
 from reid.losses import RankedListLoss
 from reid.models import ReidModel, build_backbone
@@ -48,11 +50,15 @@ def batches(count: int, poison: int | None = None) -> Iterator[Batch]:
 OBJECTIVE = Objective(1.0, 0.4, 0.1, RankedListLoss())
 
 
-def run(model: ReidModel, steps: Iterator[Batch], **options: object) -> EpochTotals:
-    totals = EpochTotals()
-    optimizer = build_optimizer(model, ADAM)
-    train_epoch(model, optimizer, OBJECTIVE, steps, totals, StopSignals(), device=CPU, **options)  # type: ignore[arg-type]
+def run(
+    model: ReidModel, steps: Iterator[Batch], compute: Compute | None = None, **moves: Any
+) -> EpochTotals:
+    totals, optimizers = EpochTotals(), Optimizers(build_optimizer(model, ADAM), **moves)
+    train_epoch(model, OBJECTIVE, steps, totals, optimizers, compute or Compute(CPU), StopSignals())
     return totals
+
+
+CONTIGUOUS = Compute(CPU, channels_last=False)
 
 
 def plain(model: ReidModel, steps: Iterator[Batch], group: int = 1, clip: float | None = None) -> list[float]:
@@ -86,10 +92,10 @@ def plain(model: ReidModel, steps: Iterator[Batch], group: int = 1, clip: float 
     ("options", "group", "clip"), [({}, 1, None), ({"accumulate": 2}, 2, None), ({"clip_norm": 0.5}, 1, 0.5)]
 )
 def test_equals_the_training_written_out(
-    model: ReidModel, options: dict[str, object], group: int, clip: float | None
+    model: ReidModel, options: dict[str, Any], group: int, clip: float | None
 ) -> None:
     other = copy.deepcopy(model)
-    totals = run(model, batches(4), channels_last=False, **options)
+    totals = run(model, batches(4), CONTIGUOUS, **options)
     losses = plain(other, batches(4), group, clip)
     assert totals.means()["loss"] == sum(losses) / 4
     for (name, mine), theirs in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
@@ -132,7 +138,7 @@ def test_overfits_one_batch(model: ReidModel) -> None:
 
 def test_bf16_autocast_trains_with_float32_losses(model: ReidModel) -> None:
     """Compared at the first step: what it leads to is another training, and more so on another CPU."""
-    told = run(copy.deepcopy(model), batches(1), precision="bf16").means()
+    told = run(copy.deepcopy(model), batches(1), Compute(CPU, "bf16")).means()
     reference = run(model, batches(1)).means()
     for loss in ("loss", "id_loss", "metric_loss"):
         assert told[loss] == pytest.approx(reference[loss], rel=0.01)  # bfloat16 keeps two or three digits
@@ -158,7 +164,7 @@ def test_totals_survive_a_checkpoint() -> None:
 @pytest.mark.parametrize("group", [1, 2])
 def test_the_recorded_norm_is_what_the_optimizer_moves_by(model: ReidModel, group: int) -> None:
     other = copy.deepcopy(model)
-    told = run(model, batches(4), channels_last=False, accumulate=group).means()
+    told = run(model, batches(4), CONTIGUOUS, accumulate=group).means()
     optimizer, norms = build_optimizer(other, ADAM), []
     other.train()
     for number, batch in enumerate(batches(4), start=1):

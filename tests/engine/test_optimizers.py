@@ -8,7 +8,12 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from reid.config.checks import ConfigError
-from reid.engine.optimizers import build_optimizer, load_optimizer, set_learning_rate, take_up
+from reid.engine.optimizers import (
+    build_optimizer,
+    load_optimizer,
+    restore_optimizer,
+    set_learning_rate,
+)
 from reid.models import BackboneError, ReidModel, as_backbone, build_backbone, layer_depths, undecayed
 
 OPTIONS: dict[str, Any] = {
@@ -102,7 +107,7 @@ def test_a_run_that_began_when_all_decayed_goes_on_so(vit: ReidModel, layer_deca
 
     newer = build_optimizer(vit, options, proxies)
     assert len(newer.param_groups) > len(older.param_groups)
-    take_up(newer, older.state_dict(), parameters)
+    restore_optimizer(newer, older.state_dict(), parameters)
     assert [group["weight_decay"] for group in newer.param_groups] == [
         group["weight_decay"] for group in older.param_groups
     ]
@@ -113,7 +118,7 @@ def test_a_run_that_began_when_all_decayed_goes_on_so(vit: ReidModel, layer_deca
             torch.testing.assert_close(newer.state[parameter]["exp_avg"], 0.1 * parameter.grad)
     # Saved again and taken up again, it is still the same.
     once_more = build_optimizer(vit, options, proxies)
-    take_up(once_more, newer.state_dict(), parameters)
+    restore_optimizer(once_more, newer.state_dict(), parameters)
     assert torch.equal(once_more.state[parameters[0]]["exp_avg"], newer.state[parameters[0]]["exp_avg"])
     set_learning_rate(once_more, 0.1)
     for parameter in parameters:
@@ -123,7 +128,7 @@ def test_a_run_that_began_when_all_decayed_goes_on_so(vit: ReidModel, layer_deca
 def test_a_state_of_today_is_taken_up_as_it_is(vit: ReidModel) -> None:
     saved = build_optimizer(vit, {**OPTIONS, "layer_decay": 0.5})
     other = build_optimizer(vit, {**OPTIONS, "layer_decay": 0.5})
-    take_up(other, saved.state_dict(), vit.parameters())
+    restore_optimizer(other, saved.state_dict(), vit.parameters())
     assert decays(vit, other) == decays(vit, saved)
 
 

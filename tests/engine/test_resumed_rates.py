@@ -10,8 +10,9 @@ from composing import settings_of
 from torch import nn
 
 from reid.engine.checkpoint import CheckpointError
+from reid.engine.compute import Compute
 from reid.engine.describe import checkpoint_meta
-from reid.engine.optimizers import build_optimizer
+from reid.engine.optimizers import Optimizers, build_optimizer
 from reid.engine.prepare import TrainingData
 from reid.engine.session import Session
 from reid.models import ReidModel
@@ -24,13 +25,14 @@ def session_of(folder: Path, epochs: int, milestones: str) -> Session:
     model = ReidModel(as_backbone(net, "tiny", channels=8), 4)
     data = cast(TrainingData, SimpleNamespace(pids=(1, 2, 3, 4), fingerprint="t"))
     meta = checkpoint_meta(settings, data, model)
-    return Session(folder, model, build_optimizer(model, settings.optimizer), torch.device("cpu"), meta)
+    optimizers = Optimizers(build_optimizer(model, settings.optimizer))
+    return Session(folder, model, optimizers, Compute(torch.device("cpu")), meta)
 
 
 def test_fractions_are_resumed_at_their_own_length(tmp_path: Path) -> None:
     killed = session_of(tmp_path, 4, "[0.5]")
     killed.epoch = 3
-    killed.save()
+    killed.pause()
     session_of(tmp_path, 4, "[0.5]").resume(4)
     with pytest.raises(CheckpointError, match=r"3 epochs .*=\[0.5\] of epochs=4; .* Set epochs=4, or leave"):
         session_of(tmp_path, 8, "[0.5]").resume(8)
@@ -39,12 +41,12 @@ def test_fractions_are_resumed_at_their_own_length(tmp_path: Path) -> None:
 def test_before_the_first_of_them_a_run_may_become_longer(tmp_path: Path) -> None:
     killed = session_of(tmp_path, 4, "[0.5]")
     killed.epoch = 2
-    killed.save()
+    killed.pause()
     session_of(tmp_path, 8, "[0.5]").resume(8)
 
 
 def test_epochs_mean_the_same_in_a_run_of_any_length(tmp_path: Path) -> None:
     killed = session_of(tmp_path, 4, "[2]")
     killed.epoch = 4
-    killed.save()
+    killed.pause()
     session_of(tmp_path, 8, "[2]").resume(8)

@@ -13,17 +13,13 @@ import torch
 from torch import nn
 
 from reid.config.checks import ConfigError
-from reid.engine import runtime
+from reid.engine import compute, runtime
+from reid.engine.compute import Compute, choose_device, free_bytes, work_bytes
 from reid.engine.runtime import (
-    choose_device,
-    compiled,
-    free_bytes,
-    keep_resident,
     library_call,
     require_compiler,
     restored_switches,
     set_up_backend,
-    work_bytes,
 )
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -78,18 +74,19 @@ def test_a_gpu_has_its_number_and_torch_makes_it_current(monkeypatch: pytest.Mon
 
 
 def test_pixels_go_to_a_gpu_where_a_quarter_of_its_memory_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "free_bytes", lambda _: 400)
-    assert keep_resident(None, 100, GPU)
-    assert not keep_resident(None, 101, GPU)
-    assert not keep_resident(None, 1, CPU)
-    assert keep_resident(True, 101, CPU)
-    assert not keep_resident(False, 1, GPU)
+    monkeypatch.setattr(compute, "free_bytes", lambda _: 400)
+    gpu, cpu = Compute(GPU), Compute(CPU)
+    assert gpu.keep_resident(None, 100)
+    assert not gpu.keep_resident(None, 101)
+    assert not cpu.keep_resident(None, 1)
+    assert cpu.keep_resident(True, 101)
+    assert not gpu.keep_resident(False, 1)
 
 
 def test_a_gpus_steps_go_by_what_is_free_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert work_bytes(CPU, 1234) == 1234
     for free, expected in ((2**20, 16 * 2**20), (2**33, 2**28), (2**37, 2**30)):
-        monkeypatch.setattr(runtime, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(compute, "free_bytes", lambda _, free=free: free)
         assert work_bytes(GPU, 1234) == expected
 
 
@@ -130,7 +127,7 @@ def test_a_library_call_rounds_nothing_and_leaves_no_trace(
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, True)
 
 
-def test_a_gpu_without_bf16_is_told_of_fp16(pretended: Properties) -> None:
+def test_a_gpu_without_bf16_is_refused_and_fp16_named(pretended: Properties) -> None:
     pretended.major, pretended.name = 7, "Tesla T4"
     for precision in ("float32", "tf32", "fp16"):
         set_up_backend(GPU, precision)
@@ -186,12 +183,12 @@ def test_there_are_no_more_threads_than_cores_unless_somebody_set_it(monkeypatch
         "import torch; from reid import limits; from reid.engine.runtime import set_up_process;"
         "torch.set_num_threads(5); limits.cores = lambda: 2; set_up_process(); print(torch.get_num_threads())"
     )
-    for given, threads in ((None, "2"), ("5", "5")):
+    for value, threads in ((None, "2"), ("5", "5")):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        if given is not None:
-            monkeypatch.setenv("OMP_NUM_THREADS", given)
-        told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
-        assert told.stdout.strip() == threads
+        if value is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", value)
+        answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+        assert answer.stdout.strip() == threads
 
 
 def test_denormal_numbers_are_zero_in_every_thread() -> None:
@@ -200,20 +197,20 @@ def test_denormal_numbers_are_zero_in_every_thread() -> None:
         "import torch; from reid.engine.runtime import set_up_backend;"
         "set_up_backend(torch.device('cpu')); print(torch.full((4_000_000,), 1e-39).mul(1.0).count_nonzero())"
     )
-    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "tensor(0)"
+    answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "tensor(0)"
 
 
 def test_threads_look_for_each_other_less_often_unless_somebody_set_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = "import os, sys, reid; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
-    for given, told in ((None, "20000 False"), ("7", "7 False")):  # set later, OpenMP would not see it
+    code = "import os, sys, reid; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    for value, expected in ((None, "20000 False"), ("7", "7 False")):  # set later, OpenMP would not see it
         monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-        if given is not None:
-            monkeypatch.setenv("GOMP_SPINCOUNT", given)
-        answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-        assert answer.stdout.strip() == told
+        if value is not None:
+            monkeypatch.setenv("GOMP_SPINCOUNT", value)
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert answer.stdout.strip() == expected
 
 
 def test_compiling_without_a_compiler_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +238,7 @@ def test_a_compiled_network_has_the_same_parameters_outputs_and_gradients(
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     other = copy.deepcopy(network)
-    fast = compiled(other)
+    fast = Compute(CPU, compile=True).network(other)
     images = torch.randn(8, 3, 8, 8)
     results = []
     for one in (network, fast):

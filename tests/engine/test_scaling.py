@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,17 @@ from torch import nn
 from torch.amp import GradScaler
 
 from reid.data.batches import Batch
+from reid.engine.compute import Compute
 from reid.engine.finite import PATIENCE, FiniteGuard, NonFiniteError
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
-from reid.engine.optimizers import build_loss_optimizer, build_optimizer
-from reid.engine.scaling import SMALLEST_SCALE, gradient_scaler
+from reid.engine.optimizers import (
+    SMALLEST_SCALE,
+    Optimizers,
+    build_loss_optimizer,
+    build_optimizer,
+    gradient_scaler,
+)
 from reid.engine.session import Session
 from reid.engine.stop import StopSignals
 from reid.losses import TripletCenterLoss, TripletLoss
@@ -24,6 +31,7 @@ from reid.models import ReidModel
 from reid.models.trunk import Backbone
 
 CPU = torch.device("cpu")
+HALF = Compute(CPU, "fp16", channels_last=False)
 ADAM = {
     "_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 5e-4, "bias_lr_factor": 1.0,
     "bias_weight_decay": 0.0, "fused": False,
@@ -58,14 +66,12 @@ def batches(count: int, first: int = 0, poison: range = range(0)) -> Iterator[Ba
 
 def run(
     model: ReidModel, optimizer: torch.optim.Optimizer, scaler: GradScaler | None, steps: Iterator[Batch],
-    totals: EpochTotals | None = None, **options: object,
+    totals: EpochTotals | None = None, **moves: Any,
 ) -> EpochTotals:  # fmt: skip
     totals = totals or EpochTotals()
     objective = Objective(1.0, 0.4, 0.1, TripletLoss())
-    train_epoch(
-        model, optimizer, objective, steps, totals, StopSignals(), device=CPU, precision="fp16",
-        channels_last=False, scaler=scaler, **options,  # type: ignore[arg-type]
-    )  # fmt: skip
+    optimizers = Optimizers(optimizer, scaler=scaler, **moves)
+    train_epoch(model, objective, steps, totals, optimizers, HALF, StopSignals())
     return totals
 
 
@@ -117,30 +123,31 @@ def test_two_and_two_epochs_are_four(model: ReidModel, tmp_path: Path) -> None:
 
     def session(name: str, model: ReidModel) -> Session:
         (tmp_path / name).mkdir(exist_ok=True)
-        begun = Session(tmp_path / name, model, build_optimizer(model, ADAM), CPU, least_meta(4))
-        begun.scaler = GradScaler("cpu", init_scale=TOO_LARGE, growth_interval=3)
-        return begun
+        scaler = GradScaler("cpu", init_scale=TOO_LARGE, growth_interval=3)
+        optimizers = Optimizers(build_optimizer(model, ADAM), scaler=scaler)
+        return Session(tmp_path / name, model, optimizers, HALF, least_meta(4))
 
     def train(session: Session, epochs: range) -> None:
         for epoch in epochs:
-            run(session.model, session.optimizer, session.scaler, batches(11, 11 * epoch), session.totals)
-            session.end_epoch()
-            session.save()
+            optimizers = session.optimizers
+            steps = batches(11, 11 * epoch)
+            run(session.model, optimizers.network, optimizers.scaler, steps, session.totals)
+            session.end_epoch({})
 
     whole, first = session("whole", copy.deepcopy(model)), session("halves", copy.deepcopy(model))
     train(whole, range(4))
     train(first, range(2))
     second = session("halves", copy.deepcopy(model))
     second.resume()
-    assert second.scaler is not None
-    assert second.scaler.get_scale() < TOO_LARGE
+    assert second.optimizers.scaler is not None
+    assert second.optimizers.scaler.get_scale() < TOO_LARGE
     train(second, range(2, 4))
     for (name, one), other in zip(
         whole.model.state_dict().items(), second.model.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other), name
-    assert whole.scaler is not None
-    assert second.scaler.state_dict() == whole.scaler.state_dict()
+    assert whole.optimizers.scaler is not None
+    assert second.optimizers.scaler.state_dict() == whole.optimizers.scaler.state_dict()
 
 
 def test_one_batch_that_overflows_is_skipped_and_no_mean_holds_it(model: ReidModel) -> None:
@@ -178,9 +185,14 @@ def test_what_a_loss_learns_is_unscaled_too(model: ReidModel) -> None:
     own = build_loss_optimizer(loss)
     objective = Objective(1.0, 0.4, 0.1, loss)
     train_epoch(
-        model, build_optimizer(model, ADAM, loss), objective, batches(1), EpochTotals(), StopSignals(),
-        device=CPU, precision="fp16", loss_optimizer=own, scaler=GradScaler("cpu"),
-    )  # fmt: skip
+        model,
+        objective,
+        batches(1),
+        EpochTotals(),
+        Optimizers(build_optimizer(model, ADAM, loss), own, GradScaler("cpu")),
+        Compute(CPU, "fp16"),
+        StopSignals(),
+    )
     assert 0 < float((loss.centers.detach() - before).abs().max()) < 1
 
 

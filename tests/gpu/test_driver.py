@@ -69,14 +69,15 @@ def assert_reached(found: Found, file: str, current: list[int]) -> None:
     """It came to the first tensor on cuda:0, in this file, and these devices had been made current."""
     assert found.reached is not None, f"{found.ended} in {found.frames[-1:]}"
     assert found.reached.endswith(" on cuda:0")
-    assert found.frames[-1].startswith(file)
+    assert found.frames[-1] == "reid/engine/compute.py:place"
+    assert found.frames[-2].startswith(file)
     assert found.made_current == current
 
 
 @pytest.mark.parametrize("words", [["device=auto"], ["device=cuda", "eval.rerank=true"], ["-m", "seed=0"]])
 def test_training(words: list[str], run_command: Runner, home: Path, on_a_gpu: list[str]) -> None:
     found = pretended(run_command, home, "reid.train", *words[:1], *on_a_gpu, *words[1:])
-    assert_reached(found, "reid/train.py:train", [0])
+    assert_reached(found, "reid/commands/train.py:preparation", [0])
 
 
 @pytest.mark.parametrize("module", ["reid.evaluate", "reid.threshold"])
@@ -102,7 +103,7 @@ def test_using_a_model(
     found = pretended(run_command, home, *words[command])
     assert found.reached is not None, f"{found.ended} in {found.frames[-1:]}"
     assert found.reached.endswith(" on cuda:0")
-    assert found.frames[-1] == "reid/inference.py:load_model"
+    assert found.frames[-2] == "reid/inference.py:load_model"
 
 
 def test_the_probe_of_the_table(run_command: Runner, home: Path, tiny_data: Path) -> None:

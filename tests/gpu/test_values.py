@@ -21,7 +21,7 @@ from experiments.benchmark.features import Scale, draw
 from reid.config.schema import EvalConfig
 from reid.distance import euclidean
 from reid.engine.optimizers import build_loss_optimizer, build_optimizer
-from reid.judging.judge import rank
+from reid.judging.judge import score
 from reid.losses import (
     ClusteredRankedListLoss,
     RankedListLoss,
@@ -165,7 +165,7 @@ def test_a_ranking_is_the_cpus(drawn: tuple[Embeddings, Embeddings], gpu: None) 
     """All that a judgement computes: expanded queries, scores, re-ranked scores."""
     settings = EvalConfig(rerank=True, query_expansion=2)
     query, gallery = drawn
-    plain, other = rank(query, gallery, settings), rank(there(query), there(gallery), settings)
+    plain, other = score(query, gallery, settings), score(there(query), there(gallery), settings)
     assert other.query.features.device == GPU
     assert_same(other.scores, plain.scores)
     assert plain.reranked is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reid.config.schema import EvalConfig
-from reid.judging.judge import judged_values, rank
+from reid.judging.judge import judged_values, score
 from reid.judging.queries import query_csv, query_table
 from reid.retrieval import Embeddings
 
@@ -22,7 +22,7 @@ def images(count: int, seed: int, pids: int = 8) -> Embeddings:
 
 def test_the_table_gives_the_tracked_scores_back() -> None:
     query = images(30, 0, pids=9)  # the ninth has no match
-    judgement = rank(query, images(60, 1), EvalConfig(rerank=True, rerank_k1=6, rerank_k2=3))
+    judgement = score(query, images(60, 1), EvalConfig(rerank=True, rerank_k1=6, rerank_k2=3))
     scores = judged_values("test", judgement)
     table = pd.read_csv(io.StringIO(query_csv({"test": judgement})))
     pd.testing.assert_frame_equal(table, query_table({"test": judgement}), rtol=1e-12)
@@ -36,6 +36,6 @@ def test_the_table_gives_the_tracked_scores_back() -> None:
 
 
 def test_several_datasets_stand_below_one_another() -> None:
-    one, other = (rank(images(10, seed), images(40, seed + 1), EvalConfig()) for seed in (0, 5))
+    one, other = (score(images(10, seed), images(40, seed + 1), EvalConfig()) for seed in (0, 5))
     table = query_table({"market": one, "synthetic": other})
     assert table["name"].tolist() == ["market"] * 10 + ["synthetic"] * 10

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reid.config.schema import EvalConfig
-from reid.judging.judge import rank
+from reid.judging.judge import score
 from reid.retrieval import Embeddings, EvaluationError, count_matches, evaluate, pair_totals, require_matches
 from reid.retrieval.bootstrap import identities_of
 from reid.retrieval.pairs import count_pairs, hardest_pairs
@@ -27,7 +27,7 @@ def test_two_distractors_are_no_match_and_no_pair(protocol: str) -> None:
     assert (counts.total.tolist(), counts.usable.tolist(), counts.distractors) == ([0, 1], [0, 1], 1)
     assert pair_totals(ids(0, 0, 0, 1), ids(0, 1, 2, 0), protocol) == (0, 3)
     query, gallery = images([0, 1], [0, 0]), images([0, 1], [1, 1])
-    scores = rank(query, gallery, EvalConfig(protocol=protocol)).scores
+    scores = score(query, gallery, EvalConfig(protocol=protocol)).scores
     assert scores.valid_queries == 1
     assert math.isnan(scores.average_precision[0])
     both = images([0, 0, 1, 1], [0, 1, 0, 1])

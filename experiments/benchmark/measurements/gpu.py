@@ -24,7 +24,7 @@ from experiments.benchmark.outcome import Case, Goal, ratio
 from experiments.benchmark.trainee import BACKBONES, Trainee
 from reid.data.batches import Batch
 from reid.data.store import ImageStore
-from reid.engine.runtime import choose_device
+from reid.engine.compute import choose_device
 
 REPEATS = 5
 STEPS = 30

@@ -46,7 +46,7 @@ def _steps(setup: Setup, store: ImageStore, folder: Path) -> Case:
     epochs, steps = (2, 2) if setup.quick else (EPOCHS, STEPS)
     setup.say(f"{epochs * steps} steps of ResNet18 at 64x32, {setup.repeats} times with and without tracking")
     trainee = Trainee.build("resnet18", 64, torch.device("cpu"))
-    stream = stream_of(training_batches(store, trainee.device))
+    stream = stream_of(training_batches(store, trainee.compute.device))
     runs = itertools.count()
     around, within = [], []
 

@@ -82,7 +82,7 @@ def _path(root: Path, folder: Path, people: int, size: tuple[int, int]) -> dict[
         trainee.suite(batches.of(plan, 1))
     with timed("embedding"):
         query, gallery = (
-            embed(trainee.model, judged.subset(crops), device, normalise=True)
+            embed(trainee.model, judged.subset(crops), trainee.compute, normalise=True)
             for crops in (dataset.query, dataset.gallery)
         )
     with timed(RANKING):

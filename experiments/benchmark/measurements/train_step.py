@@ -19,7 +19,7 @@ from reid.data.augment import Augmentation
 from reid.data.batches import Batch, TrainingBatches
 from reid.data.resident import resident_bytes
 from reid.data.store import ImageStore, open_store
-from reid.engine.runtime import keep_resident
+from reid.engine.compute import Compute
 
 REPEATS = 5
 HEIGHT, WIDTH, IDENTITIES, INSTANCES = 256, 128, 16, 4
@@ -43,7 +43,7 @@ def small_store(height: int, width: int) -> Iterator[ImageStore]:
 
 def training_batches(store: ImageStore, device: torch.device, people: int = IDENTITIES) -> TrainingBatches:
     """The published batches and augmentation; the pixels lie where a run would keep them."""
-    resident = keep_resident(None, resident_bytes(store), device)
+    resident = Compute(device).keep_resident(None, resident_bytes(store))
     return TrainingBatches(
         store, store.pids - 1, people, INSTANCES, Augmentation(), 0, device, resident=resident
     )

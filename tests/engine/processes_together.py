@@ -1,4 +1,4 @@
-"""What the ranks of a world do together, checked by each; torchrun starts it, see test_distributed.py."""
+"""What processes do together, checked by each of them; torchrun starts it, see test_distributed.py."""
 
 import copy
 import os
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from reid.data.batches import Batch
 from reid.data.part import Part
-from reid.engine.distributed import ALONE, LostRankError, World, join
+from reid.engine.compute import Compute
+from reid.engine.distributed import ALONE, LostProcessError, Processes, join
 from reid.engine.finite import NonFiniteError
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
-from reid.engine.optimizers import build_loss_optimizer, build_optimizer
+from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optimizer
 from reid.engine.shared_neck import share_neck
 from reid.engine.stop import Stopped, StopSignals
 from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletCenterLoss
@@ -55,64 +56,68 @@ class Small(nn.Module):
 
 
 def batches(
-    world: World, count: int, poisoned: int | None = None, killed: int | None = None, lost: int | None = None
+    processes: Processes,
+    count: int,
+    poisoned: int | None = None,
+    killed: int | None = None,
+    lost: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of 4 x 2 images, of which each rank gets its rows."""
+    """Batches of 4 x 2 images, of which each process gets its rows."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(4).repeat_interleave(2)
     for step in range(count):
         images = torch.randn(8, 3, 4, 2, generator=generator)
         if step == poisoned:
             images[7] = torch.nan
-        if step == killed and world.rank == 1:
+        if step == killed and processes.number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        if step == lost and world.rank == 1:
+        if step == lost and processes.number == 1:
             os._exit(0)
-        yield Batch(images[Part.of(8, *world.share).rows], labels, torch.arange(8) + 8 * step)
+        yield Batch(images[Part.of(8, *processes.share).rows], labels, torch.arange(8) + 8 * step)
 
 
 def trained(
-    world: World, metric_loss: nn.Module, steps: int = 4, stop: StopSignals | None = None,
+    processes: Processes, metric_loss: nn.Module, steps: int = 4, stop: StopSignals | None = None,
     poisoned: int | None = None, killed: int | None = None, lost: int | None = None,
-    totals: EpochTotals | None = None, **options: object,
+    totals: EpochTotals | None = None, **moves: Any,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:  # fmt: skip
-    """All that was learnt in one epoch, and what it was told by."""
+    """All that was learnt in one epoch, and the means that are tracked of it."""
     torch.manual_seed(0)
     model, metric_loss = Small(), copy.deepcopy(metric_loss)
     optimizer = build_optimizer(model, SGD, metric_loss)
     totals = totals or EpochTotals()
+    compute = Compute(CPU, processes=processes)
     train_epoch(
-        world.parallel(model, CPU),
-        optimizer,
+        compute.network(model),
         Objective(1.0, 0.4, 0.1, metric_loss),
-        batches(world, steps, poisoned, killed, lost),
+        batches(processes, steps, poisoned, killed, lost),
         totals,
+        Optimizers(optimizer, build_loss_optimizer(metric_loss), **moves),
+        compute,
         stop or StopSignals(),
-        device=CPU,
-        loss_optimizer=build_loss_optimizer(metric_loss),
-        world=world,
-        **options,  # type: ignore[arg-type]
     )
-    told = {
+    means = {
         name: mean for name, mean in totals.means().items() if name not in ("images_per_second", "data_wait")
     }
-    return {**model.state_dict(), **{f"loss.{k}": v for k, v in metric_loss.state_dict().items()}}, told
+    return {**model.state_dict(), **{f"loss.{k}": v for k, v in metric_loss.state_dict().items()}}, means
 
 
-def check_training(world: World) -> None:
+def check_training(processes: Processes) -> None:
     """Losses, gradients and all that is learnt are those of one process that has the whole batch."""
     torch.manual_seed(5)
     losses = [RankedListLoss(), ClusteredRankedListLoss(clusters=2), TripletCenterLoss(4, 5), Proxies()]
     cases: list[tuple[nn.Module, dict[str, Any]]] = [(loss, {}) for loss in losses]
     cases.append((losses[-1], {"accumulate": 2, "clip_norm": 0.05}))
     for loss, options in cases:
-        (learnt, told), (wanted, expected) = (trained(where, loss, **options) for where in (world, ALONE))
+        (learnt, means), (wanted, expected) = (
+            trained(where, loss, **options) for where in (processes, ALONE)
+        )
         torch.testing.assert_close(learnt, wanted, rtol=1e-5, atol=1e-6)
-        assert told == pytest.approx(expected, rel=1e-5, nan_ok=True), loss
+        assert means == pytest.approx(expected, rel=1e-5, nan_ok=True), loss
         if not isinstance(loss, RankedListLoss | ClusteredRankedListLoss):
             name = next(name for name in learnt if name.startswith("loss."))
             assert not torch.equal(learnt[name], loss.state_dict()[name.removeprefix("loss.")])
-        for others in world.all_say(learnt):
+        for others in processes.gather(learnt):
             assert all(torch.equal(learnt[name], others[name]) for name in learnt)
 
 
@@ -128,75 +133,78 @@ class Necked(nn.Module):
         return features, self.last(features)
 
 
-def check_neck(world: World) -> None:
-    """A neck whose statistics are of all ranks trains as that of one process with the whole batch does."""
+def check_neck(processes: Processes) -> None:
+    """A neck whose statistics are of all processes trains as one process with the whole batch does."""
 
-    def learnt(where: World) -> dict[str, Tensor]:
+    def learnt(where: Processes) -> dict[str, Tensor]:
         torch.manual_seed(0)
         model = Necked()
         share_neck(model.norm, where)
         optimizer = build_optimizer(model, SGD)
+        compute, objective = Compute(CPU, processes=where), Objective(1.0, 0.4, 0.1, RankedListLoss())
         train_epoch(
-            where.parallel(model, CPU), optimizer, Objective(1.0, 0.4, 0.1, RankedListLoss()),
-            batches(where, 4), EpochTotals(), StopSignals(), device=CPU, world=where,
+            compute.network(model), objective, batches(where, 4), EpochTotals(), Optimizers(optimizer),
+            compute, StopSignals(),
         )  # fmt: skip
         return dict(model.state_dict())
 
-    together, alone = learnt(world), learnt(ALONE)
+    together, alone = learnt(processes), learnt(ALONE)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(alone["norm.running_var"], torch.ones(5), atol=0.1)
 
 
-def check_talk(world: World, folder: Path) -> None:
-    assert world.first_says(f"rank {world.rank}") == "rank 0"
-    assert world.all_say(world.rank) == [0, 1]
-    assert world.largest(5 * world.rank) == 5
-    with world.first_ahead():
-        if world.first:
+def check_talk(processes: Processes, folder: Path) -> None:
+    assert processes.broadcast(f"number {processes.number}") == "number 0"
+    assert processes.gather(processes.number) == [0, 1]
+    assert processes.largest(5 * processes.number) == 5
+    with processes.first_ahead():
+        if processes.first:
             (folder / "built").touch()
         assert (folder / "built").exists()
-    tensor = torch.full((2,), float(world.rank))
-    world.copy_first([tensor])
+    tensor = torch.full((2,), float(processes.number))
+    processes.broadcast_tensors([tensor])
     assert tensor.tolist() == [0, 0]
 
 
-def check_collect(world: World) -> None:
-    for count, batch in ((11, 2), (4, 2), (3, 5)):  # the second rank has less, as much, nothing
-        dealt = torch.arange(count).split(batch)[world.rank :: world.size]
+def check_collect(processes: Processes) -> None:
+    for count, batch in ((11, 2), (4, 2), (3, 5)):  # the second process has less, as much, nothing
+        dealt = torch.arange(count).split(batch)[processes.number :: processes.count]
         mine = torch.cat([torch.arange(0), *dealt]).float().unsqueeze(1)
-        assert world.collect(mine, count, batch).flatten().tolist() == list(range(count))
+        assert processes.collect(mine, count, batch).flatten().tolist() == list(range(count))
 
 
-def check_ends(world: World) -> None:
-    """A signal or a NaN that one rank alone meets ends all of them after the same step."""
+def check_ends(processes: Processes) -> None:
+    """A signal or a NaN that one process alone meets ends all of them after the same step."""
     totals = EpochTotals()
     with StopSignals(once=True) as stop, pytest.raises(Stopped) as stopped:
-        trained(world, RankedListLoss(), 50, stop, killed=3, totals=totals)
+        trained(processes, RankedListLoss(), 50, stop, killed=3, totals=totals)
     assert (stopped.value.exit_code, stopped.value.clean) == (143, True)
-    assert world.all_say(totals.steps) == [4, 4]
+    assert processes.gather(totals.steps) == [4, 4]
 
     with pytest.raises(NonFiniteError) as found:
-        trained(world, RankedListLoss(), poisoned=2)
-    assert world.all_say((found.value.step, found.value.indices.tolist())) == [(2, list(range(16, 24)))] * 2
+        trained(processes, RankedListLoss(), poisoned=2)
+    assert (
+        processes.gather((found.value.step, found.value.indices.tolist())) == [(2, list(range(16, 24)))] * 2
+    )
 
 
-def check_loss_of_a_rank(world: World) -> None:
-    with StopSignals(once=True) as stop, pytest.raises(LostRankError, match="resume=auto"):
-        trained(world, RankedListLoss(), stop=stop, lost=2)
+def check_loss_of_a_process(processes: Processes) -> None:
+    with StopSignals(once=True) as stop, pytest.raises(LostProcessError, match="resume=auto"):
+        trained(processes, RankedListLoss(), stop=stop, lost=2)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    with pytest.raises(LostRankError):
-        world.wait()
+    with pytest.raises(LostProcessError):
+        processes.wait()
 
 
 if __name__ == "__main__":
     ours = join()
-    assert ours.size == 2
+    assert ours.count == 2
     check_talk(ours, Path(sys.argv[1]))
     check_collect(ours)
     check_training(ours)
     check_neck(ours)
     check_ends(ours)
-    check_loss_of_a_rank(ours)
+    check_loss_of_a_process(ours)
     print("all is well", flush=True)
-    # What gloo still has open to the lost rank would abort the process at times, once Python lets go of it.
+    # What gloo still has open to the lost process would abort this one at times, once Python lets go of it.
     os._exit(0)

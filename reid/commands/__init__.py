@@ -1,0 +1,1 @@
+"""What each command does once its door (`reid/<command>.py`) has accepted what was typed."""

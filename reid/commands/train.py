@@ -1,0 +1,330 @@
+"""Training as one story: beginning, data and model, epochs, judgement, conclusion."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import torch
+from rich.text import Text
+from torch import nn
+
+from reid.config.checks import ConfigError
+from reid.config.identity import config_hash
+from reid.config.schema import EvalConfig, TrainConfig
+from reid.config.settings import train_settings
+from reid.data import ReidDataset
+from reid.data.augment import Augmentation
+from reid.data.batches import TrainingBatches
+from reid.data.resident import resident_bytes
+from reid.engine.checkpoint_source import find_checkpoint
+from reid.engine.collapse import collapse
+from reid.engine.compute import Compute
+from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
+from reid.engine.distributed import synchronise_batch_norm
+from reid.engine.finite import DivergedError
+from reid.engine.loop import train_epoch
+from reid.engine.objective import Objective, build_metric_loss
+from reid.engine.optimizers import (
+    Optimizers,
+    build_loss_optimizer,
+    build_optimizer,
+    gradient_scaler,
+)
+from reid.engine.prepare import (
+    JudgedData,
+    TrainingData,
+    data_fingerprint,
+    open_judged_data,
+    open_training_data,
+    read_dataset,
+)
+from reid.engine.runtime import seed_everything
+from reid.engine.schedule import scheduled_rate
+from reid.engine.session import Session
+from reid.engine.shared_neck import share_neck
+from reid.engine.start import Start, begin, open_start
+from reid.engine.stop import Stopped
+from reid.jobs import run_figures
+from reid.jobs.console import epoch_line, say_where, score_line, score_table
+from reid.jobs.job import Job
+from reid.judging.judge import Judgement, check_memory, describe, judge, judged_rows, judged_values
+from reid.judging.queries import QUERIES, query_csv
+from reid.models import ReidModel
+from reid.retrieval import NonFiniteFeaturesError
+from reid.tracking import JOURNAL, Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run trains with, once everything is there; `evaluation` is how `judged` is judged."""
+
+    job: Job
+    settings: TrainConfig
+    compute: Compute
+    dataset: ReidDataset
+    evaluation: EvalConfig
+    training: TrainingData
+    judged: JudgedData
+    objective: Objective
+    session: Session
+
+
+def run(job: Job) -> dict[str, float]:
+    """What `python -m reid.train` does with what was typed."""
+    return train(job, train_settings(job.config))
+
+
+def train(job: Job, settings: TrainConfig) -> dict[str, float]:
+    """One run from config to scores (fractions, by the names that the tracker shows)."""
+    scores, start = beginning(job, settings)
+    if scores is not None:
+        return scores
+    run, origin = preparation(job, settings, start)
+    session = run.session
+    facts = run_facts(settings, run.dataset, run.training, run.judged)
+    facts |= {"reid.processes": run.compute.processes.count, **origin}
+    with job.track(replace(settings, eval=run.evaluation), facts) as tracker:
+        session.attach(job.folder, tracker.run_id, tracker.run_key, job.resuming)
+        # What a kill kept from the tracker; what it has already is not sent again.
+        for row in session.history:
+            tracker.metrics(trackable(row), int(row["epoch"]))
+        try:
+            last = epochs(run, tracker)
+        except DivergedError as error:
+            tracker.tags({"reid.diverged": "true"})
+            raise DivergedError(session.diverged(error, run.training.store)) from error
+        if last is None:  # the first process ranks, writes and draws
+            return {}
+        scores = conclusion(run, tracker, last)
+    rows = judged_rows("last epoch", last, run.evaluation)
+    job.console.print(score_table(rows, describe(run.evaluation, run.dataset.name)))
+    say_where(job.console, settings, job.folder, session.history, tracker.run_id)
+    return scores
+
+
+def beginning(job: Job, settings: TrainConfig) -> tuple[dict[str, float] | None, Start | None]:
+    """How the run begins: the scores, where this cell of a sweep is finished already, and the model that
+    `init_from` names.
+
+    With neither it is a new run, or (`job.resuming`, in the folder of that run) one that goes on.
+    """
+    fingerprint_now = cache(partial(data_fingerprint, settings, job.progress, job.overrides))
+    data_root = str(settings.dataset["root"])
+    job.resume(settings.resume, config_hash(settings), data_root, settings.sweep.take, fingerprint_now)
+    if job.found_a_run and (scores := job.taken(fingerprint_now())) is not None:
+        return scores, None
+    if settings.init_from is None or job.resuming:
+        return None, None
+    with job.processes.first_ahead():
+        found = find_checkpoint(settings.init_from, settings.tracking.uri, "init_from")
+        return None, open_start(found, settings)
+
+
+def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[Run, Mapping[str, object]]:
+    """Data, model, objective, and the session with their state; what the tracker shows of its origin."""
+    compute = Compute.set_up(
+        settings.device,
+        settings.precision,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+        deterministic=settings.deterministic,
+        processes=job.processes,
+    )
+    processes = compute.processes
+    seed_everything(settings.seed)
+    # Of several processes the first one draws, fetches and decodes what is not there yet.
+    with processes.first_ahead():
+        processes.check_batch(settings.batch.identities, settings.batch.instances)
+        dataset, all_training_crops, evaluation = read_dataset(settings, job.progress, job.overrides)
+        model, objective, optimizers = trainee(settings, dataset, compute, job.resuming)
+        together = f" by {processes.count} processes" if processes.count > 1 else ""
+        place = f" on {compute.device}{together}, {settings.precision}; run folder {job.folder}"
+        job.console.print(Text.assemble((job.name, "bold"), place))
+        origin: dict[str, object] = {}
+        if not job.resuming:
+            line, origin = begin(model, start)
+            job.console.print(line, highlight=False)
+        training = open_training_data(dataset, settings, job.progress, all_training_crops)
+        judged = open_judged_data(dataset, settings.image, settings.data, job.progress, evaluation.protocol)
+        job.console.print(describe_data(dataset, training, judged), highlight=False)
+        counts = len(judged.query), len(judged.gallery)
+        check_memory(*counts, model.backbone.channels, evaluation, compute.device)
+    if not processes.first:
+        seed_everything(settings.seed + processes.number)  # the same weights, but dropout of its own
+    compute.place(model)
+    if objective.metric_loss is not None:
+        objective.metric_loss.to(compute.device)
+    meta = checkpoint_meta(settings, training, model) | {"begun": origin}
+    session = Session(job.folder, model, optimizers, compute, meta, objective.metric_loss)
+    if job.resuming:
+        with processes.first_ahead():
+            origin = session.resume(settings.epochs)
+        job.console.print(f"resumed after epoch {session.epoch}, step {session.totals.steps} of the next")
+    elif not (job.folder / JOURNAL).exists():
+        session.start()
+        job.save_status()
+    run = Run(job, settings, compute, dataset, evaluation, training, judged, objective, session)
+    return run, origin
+
+
+def trainee(
+    settings: TrainConfig, dataset: ReidDataset, compute: Compute, resuming: bool
+) -> tuple[ReidModel, Objective, Optimizers]:
+    """The model, what is minimised, and what moves it; not yet on the device."""
+    identities = len({crop.pid for crop in dataset.train})
+    model = build_model(settings, identities, resuming)
+    if settings.sync_bn and compute.processes.count > 1:
+        synchronise_batch_norm(model)
+    if settings.freeze_bn:
+        share_neck(model.bottleneck, compute.processes)
+    metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
+    objective = Objective(
+        settings.loss["id_weight"],
+        settings.loss["metric_weight"],
+        settings.tricks.label_smoothing,
+        metric_loss,
+    )
+    optimizer = build_optimizer(model, settings.optimizer, metric_loss, compute.device)
+    scaler = gradient_scaler(compute.device, compute.precision)
+    loss_optimizer = build_loss_optimizer(metric_loss)
+    return (
+        model,
+        objective,
+        Optimizers(optimizer, loss_optimizer, scaler, settings.clip_norm, settings.accumulate),
+    )
+
+
+def epochs(run: Run, tracker: Tracker) -> Judgement | None:
+    """All epochs that are left, and the judgement after the last one; None where another process judges."""
+    job, settings, session = run.job, run.settings, run.session
+    if session.epoch == settings.epochs:  # it was killed between its last epoch and its end
+        return judgement(run, tracker)
+    # Some of timm's networks hold parameters of a head that is left out here.
+    network = run.compute.network(session.model, find_unused=settings.backbone.get("library") == "timm")
+    batches = training_batches(run)
+    last: Judgement | None = None
+    collapsed = False
+    if judged_after(session.epoch, settings) and not session.judged:
+        judgement(run, tracker)
+    while session.epoch < settings.epochs:
+        values = epoch(run, network, batches)
+        tracker.metrics(trackable(values), session.epoch)
+        trouble = collapse(values)
+        # Within the warm-up an untrained network may look so.
+        if trouble and not collapsed and session.epoch > settings.tricks.warmup:
+            log.warning("epoch %d: %s", session.epoch, trouble)
+            tracker.tags({"reid.collapsed": f"since epoch {session.epoch}"})
+            collapsed = True
+        job.console.print(epoch_line(session.epoch, settings.epochs, values), highlight=False)
+        if judged_after(session.epoch, settings):
+            last = judgement(run, tracker)
+            if last is not None:
+                job.after_score(session.epoch, judged_values(settings.eval.split, last))
+    return last
+
+
+def training_batches(run: Run) -> TrainingBatches:
+    settings, store, device = run.settings, run.training.store, run.compute.device
+    augmentation = Augmentation(
+        settings.image.flip,
+        settings.image.padding,
+        settings.tricks.random_erasing,
+        settings.tricks.erasing_fill,
+    )
+    return TrainingBatches(
+        store,
+        run.training.labels,
+        settings.batch.identities,
+        settings.batch.instances,
+        augmentation,
+        settings.seed,
+        device,
+        run.compute.processes.share,
+        run.compute.keep_resident(settings.data.resident, resident_bytes(store)),
+    )
+
+
+def judged_after(epoch: int, settings: TrainConfig) -> bool:
+    """Whether the model is judged after this epoch; 0 is before the first."""
+    if epoch == 0:
+        return settings.eval.at_start
+    return epoch == settings.epochs or (settings.eval.period > 0 and epoch % settings.eval.period == 0)
+
+
+def epoch(run: Run, network: nn.Module, batches: TrainingBatches) -> dict[str, float]:
+    """The next epoch, or the rest of one that was cut, trained and saved; its values by tracked name."""
+    job, settings, session, processes = run.job, run.settings, run.session, run.compute.processes
+    number = session.epoch + 1
+    plan = batches.plan(number)
+    rates = [scheduled_rate(number, settings)] * len(plan)
+    if settings.accumulate > len(plan):
+        raise ConfigError(f"accumulate={settings.accumulate}: an epoch has only {len(plan)} batches")
+    totals = session.totals
+    left = batches.of(plan, number, totals.steps)
+    steps = job.progress(left, len(plan) - totals.steps, f"epoch {number}/{settings.epochs}")
+    # A process that stopped between the last step and the checkpoint would leave the others waiting there.
+    with job.stop.in_one_piece(processes, of_steps=True):
+        try:
+            train_epoch(
+                network, run.objective, steps, totals, session.optimizers, run.compute, job.stop, rates
+            )
+        except Stopped as stopped:
+            if stopped.clean:
+                session.pause()
+            raise
+        with job.stop.in_one_piece():  # a stop before the checkpoint would cost the epoch that has just ended
+            coverage = len(torch.cat(plan).unique()) / len(run.training.store)
+            measured = {**totals.means(), "lr": rates[-1], "coverage": coverage}
+            values = {f"train/{name}": value for name, value in measured.items()}
+            session.end_epoch(values, last=number == settings.epochs)
+    return values
+
+
+def judgement(run: Run, tracker: Tracker) -> Judgement | None:
+    """The model judged as it stands, saved and tracked; None where another process judges."""
+    session, split = run.session, run.settings.eval.split
+    # Re-ranking may take longer than an epoch: only the scores that a run ends with are worth it.
+    final = session.epoch == run.settings.epochs
+    evaluation = run.evaluation if final else replace(run.evaluation, rerank=False)
+    query, gallery = run.judged.query, run.judged.gallery
+    try:
+        judged = judge(session.model, query, gallery, evaluation, run.compute, run.job.progress)
+    except NonFiniteFeaturesError as error:
+        raise DivergedError(f"{error} A training resumed from here ends here again:") from error
+    values = None if judged is None else judged_values(split, judged)
+    session.add_score(values)
+    if judged is not None and values is not None:
+        tracker.metrics(values, session.epoch)
+        run.job.console.print(score_line(session.epoch, judged.scores, split))
+    return judged
+
+
+def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
+    """The model and what there is to look at, written and tracked; the scores of the run."""
+    job, settings, session = run.job, run.settings, run.session
+    if (job.folder / "history.csv").exists():
+        tracker.artifact(job.folder / "history.csv")
+    tracker.text(query_csv({settings.eval.split: last}), QUERIES)
+    trained = session.finish()
+    if settings.tracking.checkpoint:
+        tracker.artifact(trained, "checkpoints")
+    with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
+        drawn = run_figures.draw(
+            job.folder, session.history, last, run.dataset, run.judged, job.name, run.evaluation.protocol
+        )
+    for path, shows_people in drawn:
+        if settings.tracking.images or not shows_people:
+            tracker.artifact(path, "figures")
+    scores = judged_values(settings.eval.split, last)
+    tracker.description(run_figures.summary(job.name, settings, scores))
+    return scores
+
+
+def trackable(values: Mapping[str, float]) -> dict[str, float]:
+    """The numbers that the tracker shows: not the epoch, nor what does not exist (a hardest positive where K
+    is 1)."""
+    return {name: value for name, value in values.items() if name != "epoch" and math.isfinite(value)}
