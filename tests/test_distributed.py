@@ -166,11 +166,11 @@ def test_a_process_stopped_between_an_epoch_and_its_checkpoint_takes_the_others_
 
 
 def test_what_several_processes_cannot_do_is_refused_by_one_of_them(words: list[str], home: Path) -> None:
-    for asked, told in (
+    for overrides, message in (
         (["batch.identities=3"], "batch.identities=3 cannot be cut into 2 equal parts"),
         (["sync_bn=true", "freeze_bn=false"], "sync_bn=true with device=cpu is not possible"),
     ):
-        done = finished(start(home, "reid.train", *words, *asked, f"hydra.run.dir={home}/refused"))
+        done = finished(start(home, "reid.train", *words, *overrides, f"hydra.run.dir={home}/refused"))
         assert done.returncode != 0
-        assert done.stderr.count(told) == 1, done.stderr
+        assert done.stderr.count(message) == 1, done.stderr
         assert "exitcode  : 2 " in done.stderr

@@ -61,11 +61,11 @@ def run_status(home: Path, run_id: str) -> str:
     return str(found[0])
 
 
-def assert_finished(home: Path, name: str, told: str) -> None:
+def assert_finished(home: Path, name: str, printed: str) -> None:
     """The run went on where it was cut off, in its folder and under its id, and scores as it would have."""
     expected = EXPECTED[name]
     folder = home / expected["folder"]
-    assert "resumed after epoch 2" in told
+    assert "resumed after epoch 2" in printed
     found = status(folder)
     assert (found["status"], found["run_id"]) == ("FINISHED", expected["run_id"])
     assert found["config_hash"] == expected["config_hash"]

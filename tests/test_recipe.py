@@ -1,4 +1,4 @@
-"""The numbers of a config reach the training: what the loop is given, epoch by epoch.
+"""The numbers of a config reach the training: what the loop gets, epoch by epoch.
 
 A trick that a run names and tracks, and that nothing applies, would show in no score of the tiny set.
 """
@@ -23,6 +23,7 @@ from reid.data.batches import Batch, TrainingBatches
 from reid.engine import compute as compute_module
 from reid.engine.compute import Compute
 from reid.engine.describe import build_model
+from reid.engine.finite import DivergedError
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import Optimizers
@@ -30,11 +31,12 @@ from reid.engine.stop import StopSignals
 from reid.jobs.job import Job
 from reid.losses import RankedListLoss
 from reid.models import ReidModel
+from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import SilentTracker, Tracker
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
-#: `conftest.TINY`, and nothing of what is asked for here.
+#: `conftest.TINY`, and nothing of what these tests set.
 SMALL = (
     "dataset=synthetic", "dataset.preset=tiny", "backbone=resnet18", "backbone.weights=none", "device=cpu",
     "image.height=32", "image.width=16", "batch.identities=4", "eval.period=0",
@@ -49,7 +51,7 @@ FIRST = "backbone.conv1.weight"
 
 @dataclass
 class Epoch:
-    """What the loop was given for one epoch, with what it took of it."""
+    """What the loop got for one epoch, with what it took of it."""
 
     objective: Objective
     optimizers: Optimizers
@@ -200,6 +202,17 @@ def test_a_collapse_is_told_once_and_not_of_the_warm_up(
     seen = trained("epochs=3", "tricks.warmup=1")
     assert [tags for tags in seen.tags if "reid.collapsed" in tags] == [{"reid.collapsed": "since epoch 2"}]
     assert caplog.messages.count("epoch 2: all features are one point") == 1
+
+
+def test_features_that_are_not_finite_end_a_training(
+    trained: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(*_: object) -> None:
+        raise NonFiniteFeaturesError("4 of 4 feature rows hold NaN.")
+
+    monkeypatch.setattr(command, "judge", judge)
+    with pytest.raises(DivergedError, match=r"hold NaN\. A training resumed from here ends .*holds epoch 0"):
+        trained("epochs=1", "eval.at_start=true")
 
 
 def test_an_epoch_shorter_than_an_accumulation_is_refused(trained: Callable[..., Seen]) -> None:

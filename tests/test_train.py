@@ -188,12 +188,12 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(
     assert json.loads((folder / "status.json").read_text())["status"] == "RUNNING"
     resume(run_command, arguments, home, folder)
     assert_same_run(whole, folder)
-    told = (folder / "train.log").read_text()
-    # Killed after an epoch was saved and before it was told, its line is missing.
-    epochs = [int(epoch) for epoch in re.findall(r"^epoch +(\d)/4 ", told, re.MULTILINE)]
+    printed = (folder / "train.log").read_text()
+    # Killed after an epoch was saved and before it was printed, its line is missing.
+    epochs = [int(epoch) for epoch in re.findall(r"^epoch +(\d)/4 ", printed, re.MULTILINE)]
     assert epochs == sorted(set(epochs))
     assert {3, 4} <= set(epochs)
-    assert told.index("weights:") < told.index("resumed after epoch") < told.index("epoch   4/4")
+    assert printed.index("weights:") < printed.index("resumed after epoch") < printed.index("epoch   4/4")
     assert (home / "again" / "train.log").read_text().splitlines()[-1] == f"goes on in {folder / 'train.log'}"
     runs = database(home, f"select status, run_uuid from runs where name = '{name}'")
     assert [status for status, _ in runs] == ["FINISHED"]
@@ -277,8 +277,8 @@ def test_asked_to_stop_it_saves_and_says_so(
         "reid.evaluate", f"checkpoint={folder}", "device=cpu", f"hydra.run.dir={folder}_judged", home=home
     )
     assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
-    assert re.search(f"a training not at its end, after epoch [1-3] of {EPOCHS}", told), done.stdout
+    printed = " ".join(done.stdout.split())
+    assert re.search(f"a training not at its end, after epoch [1-3] of {EPOCHS}", printed), done.stdout
 
 
 def test_evaluate_gives_the_score_of_the_run(
@@ -298,8 +298,8 @@ def test_evaluate_gives_the_score_of_the_run(
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert re.search(r"mAP.*rank-1", done.stdout)
-        told = json.loads((folder / "scores.json").read_text())
-        assert told["scores"] == status["scores"]
+        written = json.loads((folder / "scores.json").read_text())
+        assert written["scores"] == status["scores"]
         assert (folder / "figures" / "ranked_worst.png").exists()
         judged = json.loads((folder / "status.json").read_text())["run_id"]
         assert f"tracked as run {judged}" in done.stdout
@@ -323,8 +323,8 @@ def test_one_model_on_two_datasets(whole: Path, run_command: Run, tiny_data: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mean with the mirror image" in done.stdout
     assert "synthetic -> synthetic (trained here), re-ranked (k1 20, k2 6, lambda 0.3)" in done.stdout
-    told = json.loads((folder / "scores.json").read_text())
-    assert {label: told["datasets"][label]["own"] for label in told["datasets"]} == {
+    written = json.loads((folder / "scores.json").read_text())
+    assert {label: written["datasets"][label]["own"] for label in written["datasets"]} == {
         "synthetic_night": False,
         "synthetic": True,
     }
@@ -334,7 +334,7 @@ def test_one_model_on_two_datasets(whole: Path, run_command: Run, tiny_data: Pat
     assert status["status"] == "FINISHED"
     run = f"where run_uuid = '{status['run_id']}'"
     metrics = dict(database(home, f"select key, value from latest_metrics {run}"))
-    assert metrics == told["scores"] == status["scores"]
+    assert metrics == written["scores"] == status["scores"]
     assert {"synthetic_night/mAP", "synthetic/rerank/rank-1"} <= set(metrics)
     tags = dict(database(home, f"select key, value from tags {run}"))
     assert (tags["reid.kind"], tags["reid.trained_on"]) == ("evaluation", "synthetic")
@@ -368,10 +368,10 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
     assert done.returncode == 0, done.stdout + done.stderr
     assert " - the positive radius alpha - margin is -0.3" in done.stdout + done.stderr
     for job, alpha in enumerate(("1.0", "1.2", "1.4")):
-        told = (folder / str(job) / "train.log").read_text()
-        assert re.findall(r"^(loss\S+) on cpu", told, re.MULTILINE) == [f"loss.alpha={alpha}"]
-        assert len(re.findall(r"^epoch +1/1 ", told, re.MULTILINE)) == 1
-        assert told.count("the positive radius") == (alpha != "1.4")
+        printed = (folder / str(job) / "train.log").read_text()
+        assert re.findall(r"^(loss\S+) on cpu", printed, re.MULTILINE) == [f"loss.alpha={alpha}"]
+        assert len(re.findall(r"^epoch +1/1 ", printed, re.MULTILINE)) == 1
+        assert printed.count("the positive radius") == (alpha != "1.4")
     status, children = children_of(home, "sweep of loss.alpha")
     assert status == "FINISHED"
     assert children == [(f"loss.alpha={alpha}", "FINISHED") for alpha in ("1.0", "1.2", "1.4")]
@@ -426,12 +426,12 @@ def test_a_failing_job_is_told_and_the_others_go_on(
     outcomes = [outcome for _, outcome in children]
     assert outcomes == (["FAILED"] if fail_fast else ["FAILED", "FINISHED"])
     ours = f"key = 'reid.overrides' and value like '%sweep.fail_fast={fail_fast}%'"
-    told = database(
+    found = database(
         home,
         "select params.value from params join tags using (run_uuid) where params.key = 'backbone.weights' "
         f"and tags.key = 'reid.git.sha' and run_uuid in (select run_uuid from tags where {ours})",
     )
-    assert sorted(told) == sorted([(str(weights),), ("none",)][: len(children)])
+    assert sorted(found) == sorted([(str(weights),), ("none",)][: len(children)])
     parent = f"(select run_uuid from runs where name = '{name}')"
     shared = dict(database(home, f"select key, value from params where run_uuid = {parent}"))
     assert shared["loss.alpha"] == "2.0"
@@ -481,7 +481,7 @@ def test_a_duke_folder_with_a_bad_crop_and_a_dead_server(
     assert database(tmp_path, "select value from metrics where key = 'val/mAP'") == [(scores["val/mAP"],)]
     tags = dict(database(tmp_path, "select key, value from tags"))
     assert (tags["reid.data.unreadable"], tags["reid.score_split"]) == ("1", "val")
-    # As asked: pictures of people are there, the model is not.
+    # As the config says: pictures of people are there, the model is not.
     artifacts = {path.name for path in (tmp_path / "mlartifacts").rglob("*")}
     assert "ranked_worst.png" in artifacts
     assert (folder / "model.pt").exists()

@@ -98,6 +98,6 @@ def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
 
 
 def _identity_of(keys: dict[str, Any]) -> dict[str, Any]:
-    """What names a dataset wherever it lies: all keys but those that came later, and the name of its folder."""
+    """What names a dataset wherever it lies: its keys but those that came later, and its folder's name."""
     folder = Path(keys["root"]).name if keys.get("root") else None
     return {**without_added({"dataset": keys})["dataset"], "root": folder}

@@ -106,7 +106,7 @@ def changed(meta: dict[str, Any], key: str, value: Any = ...) -> dict[str, Any]:
 
 
 def refusal(meta: dict[str, Any]) -> str | None:
-    """What is said of it, None where it can be used."""
+    """The refusal of it, None where it can be used."""
     try:
         use(meta)
     except MetaError as error:
@@ -119,11 +119,11 @@ def refusal(meta: dict[str, Any]) -> str | None:
 def test_every_key_of_a_real_one_may_lack_or_be_of_another_type_and_is_named(whole: Checkpoint) -> None:
     assert refusal(whole.meta) is None
     for key in keys_of(whole.meta):
-        said = [refusal(changed(whole.meta, key, value)) for value in (..., *WRONG)]
+        refusals = [refusal(changed(whole.meta, key, value)) for value in (..., *WRONG)]
         # A key that is not in the table is one that no command reads, or that the reader of the data checks.
-        assert any(word is not None for word in said) or key not in TABLE, key
+        assert any(word is not None for word in refusals) or key not in TABLE, key
         # A mapping of something else lacks what belongs into it.
-        assert all(not word or word.startswith(key) for word in said), (key, said)
+        assert all(not word or word.startswith(key) for word in refusals), (key, refusals)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A collapse is told by the spread of the embeddings, as training tracks it."""
+"""A collapse shows in the spread of the embeddings, as training tracks it."""
 
 import torch
 

@@ -159,8 +159,8 @@ def test_centres_have_no_part_in_the_norm_that_gradients_are_clipped_by(tmp_path
     features, logits = before(batch.images)
     objective(features, logits, batch.labels)["loss"].backward()
     own = [p.grad for p in before.parameters() if p.grad is not None]
-    told = run_epoch(session, objective, iter([batch]))
-    assert told["grad_norm"] == pytest.approx(torch.nn.utils.get_total_norm(own).item(), rel=1e-5)
+    means = run_epoch(session, objective, iter([batch]))
+    assert means["grad_norm"] == pytest.approx(torch.nn.utils.get_total_norm(own).item(), rel=1e-5)
 
 
 def test_k_means_runs_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,11 +103,11 @@ def test_equals_the_training_written_out(
 
 
 def test_tells_what_is_tracked_each_epoch(model: ReidModel) -> None:
-    told = run(model, batches(2)).means()
+    means = run(model, batches(2)).means()
     expected = {"loss", "id_loss", "metric_loss", "accuracy", "hardest_positive", "hardest_negative"}
-    assert expected | {"active_fraction", "grad_norm", "images_per_second", "data_wait"} <= told.keys()
-    assert told["loss"] == pytest.approx(told["id_loss"] + 0.4 * told["metric_loss"], rel=1e-5)
-    assert 0 <= told["data_wait"] <= 1
+    assert expected | {"active_fraction", "grad_norm", "images_per_second", "data_wait"} <= means.keys()
+    assert means["loss"] == pytest.approx(means["id_loss"] + 0.4 * means["metric_loss"], rel=1e-5)
+    assert 0 <= means["data_wait"] <= 1
 
 
 def test_the_frozen_bias_of_the_neck_does_not_move(model: ReidModel) -> None:
@@ -138,11 +138,11 @@ def test_overfits_one_batch(model: ReidModel) -> None:
 
 def test_bf16_autocast_trains_with_float32_losses(model: ReidModel) -> None:
     """Compared at the first step: what it leads to is another training, and more so on another CPU."""
-    told = run(copy.deepcopy(model), batches(1), Compute(CPU, "bf16")).means()
+    means = run(copy.deepcopy(model), batches(1), Compute(CPU, "bf16")).means()
     reference = run(model, batches(1)).means()
     for loss in ("loss", "id_loss", "metric_loss"):
-        assert told[loss] == pytest.approx(reference[loss], rel=0.01)  # bfloat16 keeps two or three digits
-        assert told[loss] != reference[loss]
+        assert means[loss] == pytest.approx(reference[loss], rel=0.01)  # bfloat16 keeps two or three digits
+        assert means[loss] != reference[loss]
 
 
 def test_biases_follow_with_their_own_factor(model: ReidModel) -> None:
@@ -164,7 +164,7 @@ def test_totals_survive_a_checkpoint() -> None:
 @pytest.mark.parametrize("group", [1, 2])
 def test_the_recorded_norm_is_what_the_optimizer_moves_by(model: ReidModel, group: int) -> None:
     other = copy.deepcopy(model)
-    told = run(model, batches(4), CONTIGUOUS, accumulate=group).means()
+    means = run(model, batches(4), CONTIGUOUS, accumulate=group).means()
     optimizer, norms = build_optimizer(other, ADAM), []
     other.train()
     for number, batch in enumerate(batches(4), start=1):
@@ -175,7 +175,7 @@ def test_the_recorded_norm_is_what_the_optimizer_moves_by(model: ReidModel, grou
             norms.append(float(torch.linalg.vector_norm(torch.cat(gradients))))
             optimizer.step()
             optimizer.zero_grad()
-    assert told["grad_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-5)
+    assert means["grad_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-5)
 
 
 def test_totals_of_an_older_checkpoint_go_on() -> None:
@@ -185,5 +185,5 @@ def test_totals_of_an_older_checkpoint_go_on() -> None:
     totals = EpochTotals.from_state(state, CPU)
     totals.add({"loss": torch.tensor(2.0)}, 4)
     totals.add_move(torch.tensor(5.0))
-    told = totals.means()
-    assert (told["loss"], told["grad_norm"]) == (2.0, 2.0)
+    means = totals.means()
+    assert (means["loss"], means["grad_norm"]) == (2.0, 2.0)

@@ -110,10 +110,10 @@ def test_equals_plain_code_with_torchs_scaler(model: ReidModel, group: int, clip
     )  # fmt: skip
     norms, skipped = plain(other, GradScaler("cpu", init_scale=TOO_LARGE), list(batches(40)), group, clip)
     assert 0 < skipped < 40 // group
-    told = totals.means()
-    assert told["skipped_steps"] == skipped
-    assert told["grad_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-6)
-    assert math.isfinite(told["loss"])
+    means = totals.means()
+    assert means["skipped_steps"] == skipped
+    assert means["grad_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-6)
+    assert math.isfinite(means["loss"])
     for (name, mine), theirs in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs), name
 
@@ -153,10 +153,10 @@ def test_two_and_two_epochs_are_four(model: ReidModel, tmp_path: Path) -> None:
 def test_one_batch_that_overflows_is_skipped_and_no_mean_holds_it(model: ReidModel) -> None:
     model.freeze_bn = True  # its statistics would hold the infinity
     steps = batches(6, poison=range(2, 3))
-    told = run(model, build_optimizer(model, ADAM), GradScaler("cpu", init_scale=2.0**8), steps).means()
-    assert told["skipped_steps"] == 1
-    assert math.isfinite(told["loss"])
-    assert math.isfinite(told["grad_norm"])
+    means = run(model, build_optimizer(model, ADAM), GradScaler("cpu", init_scale=2.0**8), steps).means()
+    assert means["skipped_steps"] == 1
+    assert math.isfinite(means["loss"])
+    assert math.isfinite(means["grad_norm"])
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 

@@ -212,7 +212,7 @@ def test_the_header_says_how() -> None:
 
 def test_reranking_that_cannot_fit_is_refused_in_words() -> None:
     million = 10**6
-    check_memory(million, million, 512, PLAIN, CPU)  # not asked for
+    check_memory(million, million, 512, PLAIN, CPU)  # no re-ranking, no need
     with pytest.raises(
         EvaluationError, match=r"eval.rerank needs about .* GiB .*cpu has .* free.*rerank=false"
     ):
@@ -243,10 +243,10 @@ def test_all_that_is_missing_is_said_at_once_and_nothing_is_drawn(tmp_path: Path
     ]
     with pytest.raises(DatasetError) as caught:
         read_domains(entries, entries[0], PLAIN, silent)
-    said = str(caught.value)
-    assert said.startswith("2 of the 3 eval.datasets cannot be judged on.")
-    assert f"{tmp_path}/m/query" in said
-    assert f"{tmp_path}/d/query" in said
+    message = str(caught.value)
+    assert message.startswith("2 of the 3 eval.datasets cannot be judged on.")
+    assert f"{tmp_path}/m/query" in message
+    assert f"{tmp_path}/d/query" in message
     assert not (tmp_path / "drawn").exists()
 
 
