@@ -103,8 +103,8 @@ def find_unfinished(
     if not found:
         return None
     newest = max(found, key=lambda path: found[path])
-    status = read_status(newest)
-    return newest if status is not None and status.status != "FINISHED" else None
+    now = read_status(newest)
+    return newest if now is not None and now.status != "FINISHED" else None
 
 
 def find_finished(

@@ -13,11 +13,12 @@ ROOT = Path(reid.__file__).parent
 STEP = sorted(
     {
         "distance.py",
+        "engine/compute.py",
         "engine/distributed.py",
         "engine/finite.py",
         "engine/loop.py",
         "engine/objective.py",
-        "engine/compute.py",
+        "engine/optimizers.py",
         "engine/shared_neck.py",
         "data/augment.py",
         "data/batches.py",
@@ -36,7 +37,7 @@ STEP = sorted(
 #: What these import and no step computes with: it works on the host's memory alone, or before the first step.
 HOST = {
     "checks.py", "config.py", "data/mapped.py", "data/sampler.py", "data/store.py", "engine/runtime.py",
-    "engine/stop.py", "models/trunk.py",
+    "engine/stop.py", "models/__init__.py", "models/trunk.py",
 }  # fmt: skip
 
 #: "file:function: what" -> why it may stand there.
@@ -51,6 +52,9 @@ ALLOWED = {
     "engine/distributed.py:Processes.largest: torch.tensor()": "of the host: it goes by gloo",
     "engine/distributed.py:join: int()": "of the environment",
     "engine/distributed.py:Processes.collect: .to(device)": "in an evaluation",
+    "engine/compute.py:Compute.place: .to(device)": "once, before the first step",
+    "engine/compute.py:free_bytes: int()": "of the driver, before the first step and in an evaluation",
+    "engine/compute.py:work_bytes: truth of a tensor": "of a switch of torch's, in an evaluation",
     "data/augment.py:Augmentation._one_by_one: .tolist()": "on a CPU alone",
     "data/batches.py:TrainingBatches.__init__: .tolist()": "once, before the first step",
     "data/batches.py:_mix: int()": "of numpy",
