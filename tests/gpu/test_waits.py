@@ -36,8 +36,8 @@ STEP = sorted(
 )
 #: What these import and no step computes with: it works on the host's memory alone, or before the first step.
 HOST = {
-    "checks.py", "config.py", "data/mapped.py", "data/sampler.py", "data/store.py", "engine/runtime.py",
-    "engine/stop.py", "models/__init__.py", "models/trunk.py",
+    "config/checks.py", "config/schema.py", "data/mapped.py", "data/sampler.py", "data/store.py",
+    "engine/runtime.py", "engine/stop.py", "models/__init__.py", "models/trunk.py",
 }  # fmt: skip
 
 #: "file:function: what" -> why it may stand there.
