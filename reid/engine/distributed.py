@@ -1,7 +1,6 @@
 """Several processes that train one model: `torchrun --nproc-per-node N -m reid.train …`.
 
-Every process runs the same story on the same plan of batches, and prepares the images of its P / N
-identities.
+Every process runs the same story on the same plan of batches, and prepares the images of its P / N people.
 What it needs the others for is a method of `Processes`; where there is one process, that does nothing.
 
 The gradient.  Every process gathers the rows F = (f_0, …, f_{N-1}) of all and computes the same loss L(F) of
@@ -46,11 +45,10 @@ class LostProcessError(RuntimeError):
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train together: this one is `number` of `count`.
+    """The processes that train together: this one is `number` of `count`, and `local_number` on its machine.
 
-    Numbers count from 0; `local_number` is the one on its machine.
-
-    All of them have to call the methods that talk in the same order. Any of those raises LostProcessError.
+    Numbers begin at 0.  All processes have to call the methods that talk in the same order. Any of those raises
+    LostProcessError.
     """
 
     number: int = 0
