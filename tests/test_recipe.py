@@ -186,7 +186,7 @@ def test_without_tricks_none_of_them_does(trained: Callable[..., Seen]) -> None:
     assert map_of(seen.model) == (1, 1)
 
 
-def test_scores_come_when_they_are_asked_for_and_re_ranking_at_the_end_alone(
+def test_scores_come_every_period_and_re_ranking_at_the_end_alone(
     trained: Callable[..., Seen],
 ) -> None:
     seen = trained("epochs=3", "eval.period=2", "eval.rerank=true", "eval.rerank_k1=4", "eval.rerank_k2=2")
@@ -195,7 +195,7 @@ def test_scores_come_when_they_are_asked_for_and_re_ranking_at_the_end_alone(
     assert judged["test/rerank/mAP"].to_dict() == {1: False, 2: False, 3: True}
 
 
-def test_a_collapse_is_told_once_and_not_of_the_warm_up(
+def test_a_collapse_is_reported_once_and_not_within_the_warm_up(
     trained: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(command, "collapse", lambda _: "all features are one point")

@@ -247,7 +247,7 @@ def test_fewer_epochs_than_are_trained_are_not_resumed(
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_it_saves_and_says_so(
+def test_a_signal_is_answered_with_a_checkpoint_and_a_message(
     signum: signal.Signals,
     code: int,
     whole: Path,
@@ -408,7 +408,7 @@ def test_the_alpha_sweep_of_the_readme(run_command: Run, tiny: list[str], home: 
 
 
 @pytest.mark.parametrize("fail_fast", [False, True])
-def test_a_failing_job_is_told_and_the_others_go_on(
+def test_a_failing_job_is_reported_and_the_others_go_on(
     fail_fast: bool, run_command: Run, tiny: list[str], home: Path
 ) -> None:
     folder = home / f"failing_{fail_fast}"

@@ -47,8 +47,8 @@ class LostProcessError(RuntimeError):
 class Processes:
     """The processes that train together: this one is `number` of `count`, and `local_number` on its machine.
 
-    Numbers begin at 0.  All processes have to call the methods that talk in the same order. Any of those raises
-    LostProcessError.
+    Numbers begin at 0.  All processes have to call the methods that talk in the same order. Any of those
+    raises LostProcessError.
     """
 
     number: int = 0

@@ -20,5 +20,5 @@ def test_features_around_one_point_have_collapsed() -> None:
     assert collapse(spread_of(noise)) is None
 
 
-def test_without_the_number_nothing_is_said() -> None:
+def test_without_the_number_there_is_no_warning() -> None:
     assert collapse({"train/loss": 1.0}) is None

@@ -195,7 +195,7 @@ def test_an_option_that_no_fused_form_has_goes_without_it(option: str) -> None:
         )
 
 
-def test_an_optimizer_without_a_fused_form_goes_without_and_refuses_to_be_asked() -> None:
+def test_an_optimizer_without_a_fused_form_goes_without_and_fused_true_is_refused() -> None:
     options = {**OPTIONS, "_target_": "torch.optim.RMSprop"}
     build_optimizer(nn.Linear(2, 2), options, device=torch.device("cuda"))
     with pytest.raises(ConfigError, match=r"optimizer\.fused=true: RMSprop has no fused form"):

@@ -50,7 +50,7 @@ def switches() -> tuple[bool, ...]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16", "fp16"])
-def test_products_are_rounded_to_tf32_where_that_is_asked_for_alone(
+def test_products_are_rounded_to_tf32_under_that_precision_alone(
     precision: str, pretended: Properties
 ) -> None:
     set_up_backend(GPU, precision)

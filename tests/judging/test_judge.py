@@ -73,7 +73,7 @@ def test_a_buffer_that_is_none_is_named() -> None:
         check_finite(model)
 
 
-def test_where_too_many_images_cannot_be_read_it_is_told_before_any_training(tmp_path: Path) -> None:
+def test_too_many_unreadable_images_are_refused_before_any_training(tmp_path: Path) -> None:
     crops = []
     for n, (pid, camid) in enumerate([(1, 0), (2, 1), (1, 1), (2, 0)]):
         path = tmp_path / f"{n}.png"
@@ -235,7 +235,7 @@ def test_domains_are_read_in_their_order_and_the_own_one_is_known(tiny_data: Pat
     assert len(domains[0].dataset.query) == len(domains[1].dataset.query) == 18
 
 
-def test_all_that_is_missing_is_said_at_once_and_nothing_is_drawn(tmp_path: Path) -> None:
+def test_all_that_is_missing_is_listed_at_once_and_nothing_is_drawn(tmp_path: Path) -> None:
     entries = [
         entry("day", tmp_path / "drawn"),
         {"label": "market", "name": "market", "root": str(tmp_path / "m")},
