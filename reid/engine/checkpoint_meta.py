@@ -13,7 +13,7 @@ import torch
 
 from reid.config.schema import EvalConfig
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from reid.models.soundness import not_finite
+from reid.models.weights import not_finite
 
 #: Of an image, in pixels: a larger one is a slip, and would take all memory.
 SMALLEST, LARGEST = 16, 4096
