@@ -23,7 +23,14 @@ from reid.config.dialects import CommandParser
 from reid.config.schema import EvalConfig, ImageConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
 from reid.engine.describe import preprocessing
-from reid.models import BackboneError, ReidModel, WeightsError, backbone_function, build_backbone
+from reid.models import (
+    BNNECK,
+    BackboneError,
+    WeightsError,
+    backbone_function,
+    build_backbone,
+    described_model,
+)
 from reid.models.matching import backbone_tensors, compare, summarise
 from reid.models.recognise import recognise
 from reid.models.unpickle import read_trusted
@@ -70,7 +77,18 @@ def convert(
     # Retrieval needs no classifier: where a file has none, one class of zeros stands in.
     classifier = rest.get(_CLASSIFIER, torch.zeros(1, network.channels))
     classes = max(1, len(classifier)) if classifier.ndim else 1
-    model = ReidModel(network, classes, "bnneck" if neck else "none")
+    described = {
+        "backbone": {"name": name, "weights": "none", **options},
+        "last_stride": last_stride,
+        "num_classes": classes,
+        "head": {
+            "_target_": BNNECK,
+            "neck": bool(neck),
+            "train_feature": "after",
+            "eval_feature": "after",
+        },
+    }
+    model = described_model(described)
     kept = {f"backbone.{key}": tensor for key, tensor in given.items()} | neck | {_CLASSIFIER: classifier}
     whole = compare(model.state_dict(), kept, str(source), sha256, part="model")
     if whole.fraction < 1:
@@ -83,13 +101,7 @@ def convert(
     model.load_state_dict(used, strict=False)
 
     meta = {
-        "model": {
-            "backbone": {"name": name, "weights": "none", **options},
-            "last_stride": last_stride,
-            "neck": "bnneck" if neck else "none",
-            "num_classes": classes,
-            "eval_feature": "after",
-        },
+        "model": described,
         "preprocessing": preprocessing(image),
         "dataset": {"name": "unknown"},
         "pids": [],

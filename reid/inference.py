@@ -92,7 +92,7 @@ class TrainedModel:
         def prepare(step: int) -> Tensor:
             return normalise_pixels(to_device(self._pixels(steps[step]), self.device))
 
-        parts = [torch.empty(0, self.model.backbone.channels, device="cpu")]
+        parts = [torch.empty(0, self.model.embedding_size, device="cpu")]
         batches = prepared_ahead(prepare, range(len(steps)), self.device)
         with library_call(self.device):
             for pixels in progress(batches, len(steps), "embedding batches of images"):

@@ -1,8 +1,9 @@
 """The packages beside the suite's own that the user trusts: the environment names them, nothing else does.
 
-`REID_TRUST=mypackage` (several: separated by commas) lets a config name losses and optimizers (`_target_`),
-datasets (`name: mypackage.data.mine`) and backbones (`name: mypackage.nets.mine`) of that package, and adds
-its folder `conf` to the choices. A config, an override or a checkpoint cannot: to name code is to run it.
+`REID_TRUST=mypackage` (several: separated by commas) lets a config name heads, losses, optimizers and
+schedules (`_target_`), datasets (`name: mypackage.data.mine`) and backbones (`name: mypackage.nets.mine`) of
+that package, and adds its folder `conf` to the choices. A config, an override or a checkpoint cannot: to name
+code is to run it.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def test_every_form_becomes_a_checkpoint_with_the_same_features(
     checkpoint = load_checkpoint(out)
     model = rebuild_model(checkpoint)
     assert torch.equal(features(model), features(source))
-    assert torch.equal(model.classifier.weight, source.classifier.weight)
+    assert torch.equal(model.head.classifier.weight, source.head.classifier.weight)
     assert (checkpoint.meta["preprocessing"]["height"], checkpoint.meta["preprocessing"]["width"]) == (
         256,
         128,
@@ -102,7 +102,7 @@ def test_what_the_file_does_not_say_may_be_said(source: ReidModel, tmp_path: Pat
     assert checkpoint.meta["model"]["backbone"] == {"name": "resnet18", "weights": "none", "stem_relu": True}
     assert (checkpoint.meta["model"]["last_stride"], checkpoint.meta["preprocessing"]["height"]) == (2, 128)
     model = rebuild_model(checkpoint)
-    assert not model.classifier.weight.any()
+    assert not model.head.classifier.weight.any()
     expected = ReidModel(build_backbone("resnet18", last_stride=2, stem_relu=True), 1)
     expected.load_state_dict({**source.state_dict(), "classifier.weight": torch.zeros(1, 512)})
     assert torch.equal(features(model), features(expected))
@@ -184,7 +184,8 @@ from torch import nn
 class Baseline(nn.Module):
     def __init__(self, model):
         super().__init__()
-        self.base, self.bottleneck, self.classifier = model.backbone, model.bottleneck, model.classifier
+        self.base = model.backbone
+        self.bottleneck, self.classifier = model.head.bottleneck, model.head.classifier
         self.localization = nn.Sequential(nn.Conv2d(3, 8, 7), nn.ReLU(True))
         self.register_buffer("scratch", self.classifier.weight.detach().clone(), persistent=False)
 
@@ -239,7 +240,7 @@ def test_a_network_in_the_format_of_the_published_days_is_read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this source is not that of the class read with
         tensors = gather(file)
-    assert torch.equal(tensors["classifier.weight"], source.classifier.weight)
+    assert torch.equal(tensors["classifier.weight"], source.head.classifier.weight)
     assert not (tmp_path / "theirs" / "ran").exists()
 
 
@@ -265,7 +266,7 @@ def test_the_tensors_are_those_of_the_state_dict(
     pickled(wrap, tmp_path / "whole.pth")
     tensors = gather(tmp_path / "whole.pth")
     assert sorted(tensors) == sorted(names)
-    assert torch.equal(tensors["module.classifier.weight"], source.classifier.weight)
+    assert torch.equal(tensors["module.classifier.weight"], source.head.classifier.weight)
 
 
 class _Hostile:

@@ -31,6 +31,7 @@ from reid.engine.stop import StopSignals
 from reid.jobs.job import Job
 from reid.losses import RankedListLoss
 from reid.models import ReidModel
+from reid.models.heads import Parts
 from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import SilentTracker, Tracker
 
@@ -171,9 +172,25 @@ def test_every_trick_and_the_schedule_reach_the_training(trained: Callable[..., 
     assert seen.batches.augmentation == Augmentation(flip=0.5, padding=10, erasing=0.5, fill="published")
     objective = seen.epochs[-1].objective
     assert (objective.id_weight, objective.metric_weight, objective.label_smoothing) == (1.0, 0.4, 0.1)
-    assert isinstance(seen.model.bottleneck, nn.BatchNorm1d)
+    assert isinstance(seen.model.head.bottleneck, nn.BatchNorm1d)
     assert map_of(seen.model) == (2, 1)
     assert seen.epochs[-1].layouts == {torch.channels_last}
+
+
+def test_a_cosine_and_another_head_reach_the_training(trained: Callable[..., Seen]) -> None:
+    seen = trained(
+        "epochs=2", "tricks.warmup=1", "schedule=cosine", "schedule.floor=0", "schedule.warmup_factor=0",
+        "head=parts", "head.stripes=2", "head.reduction=4",
+    )  # fmt: skip
+    # Three steps an epoch: up by thirds, then cos of 0, 60 and 120 degrees; the history has the last of each.
+    assert [epoch.rates for epoch in seen.epochs] == [
+        pytest.approx([0, 3.5e-4 / 3, 7e-4 / 3]),
+        pytest.approx([3.5e-4, 2.625e-4, 0.875e-4]),
+    ]
+    assert [epoch.groups[0][0] for epoch in seen.epochs] == [epoch.rates[-1] for epoch in seen.epochs]
+    assert seen.history["train/lr"].tolist() == [epoch.rates[-1] for epoch in seen.epochs]
+    assert isinstance(seen.model.head, Parts)
+    assert seen.model.embedding_size == 8
 
 
 def test_without_tricks_none_of_them_does(trained: Callable[..., Seen]) -> None:
@@ -182,7 +199,7 @@ def test_without_tricks_none_of_them_does(trained: Callable[..., Seen]) -> None:
     # Flips and crops are no tricks.
     assert seen.batches.augmentation == Augmentation(flip=0.5, padding=10, erasing=0.0, fill="published")
     assert seen.epochs[0].objective == Objective(1.0, 0.0, 0.0, None)
-    assert isinstance(seen.model.bottleneck, nn.Identity)
+    assert isinstance(seen.model.head.bottleneck, nn.Identity)
     assert map_of(seen.model) == (1, 1)
 
 

@@ -17,7 +17,7 @@ from reid.engine.compute import free_bytes
 from reid.engine.describe import build_model
 from reid.home import home
 from reid.judging.judge import check_memory
-from reid.models import BackboneError, ReidModel, WeightsError, build_backbone
+from reid.models import BackboneError, HeadError, ReidModel, WeightsError, build_backbone
 from reid.retrieval import EvaluationError
 
 GB = 1e9
@@ -81,7 +81,7 @@ def _weights(settings: TrainConfig, needs: Needs) -> None:
         return
     try:
         report = build_backbone(**settings.backbone).weight_report
-    except (WeightsError, BackboneError) as error:
+    except (WeightsError, BackboneError, HeadError) as error:
         needs.missing.append(f"weights of {name}:\n{error}")
         return
     needs.found.append(f"weights of {name}: {report.describe()}")
@@ -162,7 +162,7 @@ def _rerank(settings: TrainConfig, device: torch.device, needs: Needs) -> None:
     counts = needs.counts.get(str(settings.dataset["root"]))
     if counts is None or not settings.eval.rerank:
         return
-    channels = _bare_model(settings).backbone.channels
+    channels = _bare_model(settings).embedding_size
     try:
         check_memory(counts.query, counts.gallery, channels, settings.eval, device)
     except EvaluationError as error:

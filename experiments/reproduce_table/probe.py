@@ -59,7 +59,7 @@ def measure(settings: TrainConfig, device: torch.device) -> Pace:
 
 
 def _train(model: ReidModel, settings: TrainConfig, batch: Batch, compute: Compute) -> float:
-    loss = build_metric_loss(settings.loss, IDENTITIES, model.backbone.channels)
+    loss = build_metric_loss(settings.loss, IDENTITIES, model.embedding_size)
     device = compute.device
     optimizer = build_optimizer(model, settings.optimizer, loss, device)
     set_learning_rate(optimizer, 1e-6)  # noise teaches nothing, and must not make it diverge

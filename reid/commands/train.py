@@ -41,7 +41,7 @@ from reid.engine.prepare import (
     read_dataset,
 )
 from reid.engine.runtime import seed_everything
-from reid.engine.schedule import scheduled_rate
+from reid.engine.schedule import epoch_rates
 from reid.engine.session import Session
 from reid.engine.shared_neck import share_neck
 from reid.engine.start import Start, begin, open_start
@@ -152,7 +152,7 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
         judged = open_judged_data(dataset, settings.image, settings.data, job.progress, evaluation.protocol)
         job.console.print(describe_data(dataset, training, judged), highlight=False)
         counts = len(judged.query), len(judged.gallery)
-        check_memory(*counts, model.backbone.channels, evaluation, compute.device)
+        check_memory(*counts, model.embedding_size, evaluation, compute.device)
     if not processes.first:
         seed_everything(settings.seed + processes.number)  # the same weights, but dropout of its own
     compute.place(model)
@@ -180,8 +180,8 @@ def trainee(
     if settings.sync_bn and compute.processes.count > 1:
         synchronise_batch_norm(model)
     if settings.freeze_bn:
-        share_neck(model.bottleneck, compute.processes)
-    metric_loss = build_metric_loss(settings.loss, identities, model.backbone.channels)
+        share_neck(model.head, compute.processes)
+    metric_loss = build_metric_loss(settings.loss, identities, model.embedding_size)
     objective = Objective(
         settings.loss["id_weight"],
         settings.loss["metric_weight"],
@@ -260,7 +260,7 @@ def epoch(run: Run, network: nn.Module, batches: TrainingBatches) -> dict[str, f
     job, settings, session, processes = run.job, run.settings, run.session, run.compute.processes
     number = session.epoch + 1
     plan = batches.plan(number)
-    rates = [scheduled_rate(number, settings)] * len(plan)
+    rates = epoch_rates(settings, number, len(plan))
     if settings.accumulate > len(plan):
         raise ConfigError(f"accumulate={settings.accumulate}: an epoch has only {len(plan)} batches")
     totals = session.totals

@@ -17,6 +17,7 @@ from reid.trust import HINT, TrustError, is_trusted, trusted_function
 TRUSTED = {
     "loss": ("reid.losses.", "pytorch_metric_learning.losses."),
     "optimizer": ("torch.optim.",),
+    "schedule": ("reid.engine.schedule.",),
 }
 
 

@@ -13,7 +13,16 @@ from reid.config.schema import TrainConfig
 #: hash, and is no difference to a config that lacks it: such a run is still found, resumed and taken.
 ADDED: dict[str, Any] = {
     "dataset.distractor": 0, "dataset.null": None, "backbone.ema": False, "deterministic": False,
+    "head._target_": "reid.models.heads.BNNeck", "schedule._target_": "reid.engine.schedule.step",
+    "schedule.per": "epoch", "schedule.floor": 0.0,
 }  # fmt: skip
+
+#: Keys that have the value of another one, their owner: they enter no hash and are no difference.
+FOLLOWS = {
+    "head.neck": "tricks.bnneck",
+    "head.train_feature": "loss.neck_feature",
+    "head.eval_feature": "eval.neck_feature",
+}
 
 
 def config_hash(settings: TrainConfig) -> str:
@@ -37,7 +46,7 @@ _SPLIT = ("split", "val_identities", "val_seed")
 def changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """The keys that differ between two flat configs and must not where a run is resumed, with both values."""
     theirs, ours = {**ADDED, **theirs}, {**ADDED, **ours}
-    fixed = [key for key in {**theirs, **ours} if not key.startswith(MAY_CHANGE)]
+    fixed = [key for key in {**theirs, **ours} if not key.startswith(MAY_CHANGE) and key not in FOLLOWS]
     fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in _SPLIT]
     return [
         f"{key} was {theirs.get(key)}, is {ours.get(key)}"
@@ -61,15 +70,23 @@ def resume_hash(settings: TrainConfig) -> str:
 
 
 def without_added(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` less the keys of `ADDED` that have the value given there, in the parts of a dataset too."""
+    """`config` less what follows another key, and less the keys of `ADDED` that have the value there, in the
+    parts of a dataset too.  A group of which nothing is left is none.
+    """
     kept: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
             prefix = f"{key}."
             own = {name.removeprefix(prefix): old for name, old in ADDED.items() if name.startswith(prefix)}
-            value = {name: item for name, item in value.items() if name not in own or item != own[name]}
+            value = {
+                name: item
+                for name, item in value.items()
+                if prefix + name not in FOLLOWS and (name not in own or item != own[name])
+            }
             if "parts" in value:
                 value["parts"] = [without_added({key: part})[key] for part in value["parts"]]
+            if not value and own:
+                continue
         elif key in ADDED and value == ADDED[key]:
             continue
         kept[key] = value

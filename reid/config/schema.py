@@ -1,8 +1,8 @@
 """The typed schema of every command; `reid.config.settings` checks what was composed from it.
 
-Four groups are open, since a choice may bring keys of its own: what `loss` and `optimizer` hold beyond the
-keys here goes to the class that their `_target_` names, what `dataset` and `backbone` hold beyond `name` to
-the function of that name.  `reid.config.checks` compares them with its signature.
+Five groups are open, since a choice may bring keys of its own: what `head`, `loss` and `optimizer` hold
+beyond the keys here goes to the class that their `_target_` names, what `dataset` and `backbone` hold beyond
+`name` to the function of that name.  `reid.config.checks` compares them with its signature.
 """
 
 import math
@@ -61,7 +61,10 @@ class TricksConfig:
 
 @dataclass
 class ScheduleConfig:
-    milestones: list[Any] = field(default_factory=lambda: [40, 70])  # epochs; below 1: fractions of `epochs`
+    _target_: str = "reid.engine.schedule.step"
+    per: str = one_of("epoch", "iteration")  # how often the rate changes
+    floor: float = between(0, 1, 0.0)  # of `cosine`: the share of the rate that it ends at
+    milestones: list[Any] = field(default_factory=lambda: [40, 70])  # of `step`: epochs; below 1: fractions
     gamma: float = above(0, 0.1)  # at 0 nothing would train from the first milestone on
     warmup_epochs: int = at_least(0, 10)  # of the trick, where it is on: short studies have a short one
     warmup_factor: float = at_least(0, 0.01)
@@ -115,6 +118,7 @@ class SweepConfig:
 #: Keys of the open groups that the suite itself uses.
 OWN_KEYS: dict[str, frozenset[str]] = {
     "dataset": frozenset({"name", "root"}),  # what a backbone takes, `build_backbone` checks
+    "head": frozenset({"_target_"}),
     "loss": frozenset({"_target_", "id_weight", "metric_weight", "neck_feature"}),
     "optimizer": frozenset(
         {"_target_", "lr", "weight_decay", "bias_lr_factor", "bias_weight_decay", "layer_decay", "fused"}
@@ -124,6 +128,7 @@ OWN_KEYS: dict[str, frozenset[str]] = {
 
 #: Parameters of the classes of those groups that the suite fills in: no key sets them.
 GIVEN: dict[str, frozenset[str]] = {
+    "head": frozenset({"channels", "num_classes"}),
     "loss": frozenset({"num_classes", "embedding_size"}),
     "optimizer": frozenset({"params"}),
 }
@@ -152,6 +157,7 @@ class TrainConfig:
 
     dataset: dict[str, Any] = MISSING
     backbone: dict[str, Any] = MISSING
+    head: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
     tricks: TricksConfig = field(default_factory=TricksConfig)

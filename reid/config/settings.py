@@ -1,5 +1,6 @@
 """From a composed config to checked, typed values."""
 
+import math
 import re
 import warnings
 from dataclasses import replace
@@ -8,7 +9,11 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from reid.config.checks import (
     ConfigError,
@@ -18,9 +23,11 @@ from reid.config.checks import (
     check_types,
     construct,
     nearest,
+    parameter_names,
     trusted_target,
 )
 from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
+from reid.config.identity import FOLLOWS, flat
 from reid.config.schema import (
     GIVEN,
     OWN_KEYS,
@@ -29,13 +36,20 @@ from reid.config.schema import (
     EvaluateConfig,
     LossKeys,
     OptimizerKeys,
+    ScheduleConfig,
     ThresholdConfig,
     TrainConfig,
     compose_dataset,
     dataset_choices,
 )
 from reid.home import from_hydra, literal
-from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE, backbone_function, build_backbone
+from reid.models import (
+    SMALLEST_IBN_SIDE,
+    SMALLEST_STN_IMAGE,
+    backbone_function,
+    build_backbone,
+    head_class,
+)
 
 #: What the library's losses multiply or divide similarities by; ours say themselves what they take.
 _SCALES = ("temperature", "scale", "gamma")
@@ -66,6 +80,7 @@ def train_settings(config: DictConfig) -> TrainConfig:
     if settings.init_from is not None:
         settings.init_from = _absolute_checkpoint(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
+    _check_head(settings)
     _check_across(settings)
     _check_image(settings)
     _check_drawn(settings)
@@ -143,8 +158,11 @@ def _typed(config: DictConfig) -> Any:
     try:
         config.data.root = literal(str(from_hydra(Path(config.data.root).expanduser().absolute())))
         settings: Any = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        key = error.full_key or str(error).rpartition(": ")[2]
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        # Of an interpolation, `full_key` is the key that it stands in.
+        interpolated = isinstance(error, InterpolationToMissingValueError)
+        named = str(error).splitlines()[0].rpartition(": ")[2]
+        key = named if interpolated else error.full_key or named
         raise ConfigError(f"{key} is not given and has no default: add {key}=… to the command") from error
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
@@ -188,6 +206,24 @@ def _is_library(options: dict[str, Any]) -> bool:
 
 def _absolute_checkpoint(name: str) -> str:
     return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
+
+
+def _check_head(settings: TrainConfig) -> None:
+    check_present("head", settings.head, ("_target_", "train_feature", "eval_feature"))
+    path = str(settings.head["_target_"])
+    check_options("head", settings.head, OWN_KEYS["head"], head_class(path), GIVEN["head"])
+    values = flat(settings)
+    for key, owner in FOLLOWS.items():
+        if key in values and values[key] != values[owner]:
+            raise ConfigError(
+                f"{key}={values[key]} differs from {owner}={values[owner]}, which it follows. Set {owner} "
+                "alone"
+            )
+    if "neck" not in settings.head and not settings.tricks.bnneck:
+        raise ConfigError(
+            f"tricks.bnneck=false does not fit this head: {path} has no key neck, so its neck cannot be left "
+            "out. Choose head=bnneck, or leave tricks.bnneck true"
+        )
 
 
 def _check_across(settings: TrainConfig) -> None:
@@ -235,14 +271,21 @@ def _check_across(settings: TrainConfig) -> None:
 def _check_schedule(settings: TrainConfig) -> None:
     """Refuse a schedule that is wrong, and warn of one that reaches beyond the end of the run."""
     schedule, epochs, warmup = settings.schedule, settings.epochs, settings.tricks.warmup
-    milestones = schedule.milestones
+    used = parameter_names(trusted_target("schedule", schedule._target_))
+    for name, default in vars(ScheduleConfig()).items():
+        value = getattr(schedule, name)
+        if name not in (*used, "_target_", "per", "warmup_epochs") and value != default:
+            warnings.warn(
+                f"schedule.{name}={value} does nothing: {schedule._target_} does not take it", stacklevel=3
+            )
+    milestones = schedule.milestones if "milestones" in used else []
     if not all(type(one) is int or (type(one) is float and 0 < one < 1) for one in milestones):
         raise ConfigError(
             f"schedule.milestones=[{','.join(map(str, milestones))}] is not allowed: expected a whole number "
             "of epochs each, such as [40,70], or a fraction of the run above 0 and below 1, such as "
             "[0.33,0.58]"
         )
-    reached = schedule.milestone_epochs(epochs)
+    reached = schedule.milestone_epochs(epochs) if milestones else []
     if milestones and (min(milestones) <= 0 or reached != sorted(set(reached))):
         raise ConfigError(f"schedule.milestones={milestones}: expected rising epochs from 1, such as [40,70]")
     if schedule.warmup_method == "constant" and schedule.warmup_factor == 0:
@@ -288,6 +331,13 @@ def _check_image(settings: TrainConfig) -> None:
         raise ConfigError(
             f"backbone.stn=True does not fit image.height={height} image.width={width}: it takes "
             f"{SMALLEST_STN_IMAGE} x {SMALLEST_STN_IMAGE} pixels or more"
+        )
+    stripes, rows = settings.head.get("stripes", 1), math.ceil(height / 16 / settings.tricks.last_stride)
+    if backbone.get("library", "reid") == "reid" and stripes > rows:
+        raise ConfigError(
+            f"head.stripes={stripes} does not fit image.height={height} tricks.last_stride="
+            f"{settings.tricks.last_stride}: the feature map has {rows} rows, and each stripe takes one. Set "
+            f"head.stripes={rows} or fewer, or higher images"
         )
     if str(backbone["name"]).endswith("_ibn_a") and max(height, width) < SMALLEST_IBN_SIDE:
         raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from reid.engine.checkpoint_meta import MetaError, check_meta, check_tensors
-from reid.models.soundness import damaged_member
+from reid.models.weights import damaged_member
 
 FORMAT = 1
 

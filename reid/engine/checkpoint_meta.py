@@ -5,6 +5,7 @@ once, when the file is read; keys that are not in the table are let through.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,11 +14,13 @@ import torch
 
 from reid.config.schema import EvalConfig
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from reid.models.soundness import not_finite
+from reid.models.weights import not_finite
 
 #: Of an image, in pixels: a larger one is a slip, and would take all memory.
 SMALLEST, LARGEST = 16, 4096
 _MOST = 2**31 - 1
+#: Of a head with one classifier, or with one a stripe.
+_CLASSIFIER = re.compile(r"classifier\.(\d+\.)?weight")
 
 
 class MetaError(ValueError):
@@ -130,9 +133,14 @@ TABLE: dict[str, Entry] = {
     "model.backbone.weights": _choice("none").optional,  # they are in the file
     "model.backbone.image_size": Entry(_size, f"two whole numbers from {SMALLEST} to {LARGEST}").or_null,
     "model.last_stride": _choice(1, 2),
-    "model.neck": _choice("bnneck", "none"),
     "model.num_classes": _whole(1),
-    "model.eval_feature": _choice("after", "before"),
+    "model.head": _mapping.optional,  # older files have the two keys below in its place
+    "model.head._target_": _text,
+    "model.head.neck": _flag.optional,
+    "model.head.train_feature": _choice("after", "before").optional,
+    "model.head.eval_feature": _choice("after", "before").optional,
+    "model.neck": _choice("bnneck", "none").optional,
+    "model.eval_feature": _choice("after", "before").optional,
     "preprocessing": _mapping,
     "preprocessing.height": _pixels,
     "preprocessing.width": _pixels,
@@ -204,6 +212,12 @@ def check_meta(meta: object) -> None:
                 raise MetaError(f"{key} is missing, expected {entry.expected}")
         elif not entry.test(holder[name]):
             raise MetaError(f"{key} is {_short(holder[name])}, expected {entry.expected}")
+    model = meta["model"]
+    if "head" not in model:
+        lacking = {"neck", "eval_feature"} - model.keys()
+        if lacking:
+            missing = f"model.{lacking.pop() if len(lacking) == 1 else 'head'}"
+            raise MetaError(f"{missing} is missing, expected {TABLE[missing].expected}")
 
 
 def check_tensors(model: object, meta: Mapping[str, Any]) -> None:
@@ -220,14 +234,13 @@ def check_tensors(model: object, meta: Mapping[str, Any]) -> None:
         if not _is_weight(tensor):
             kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device}"
             raise MetaError(f"{name} is {kind}, expected dense floats, or whole numbers of 64 bits")
-    classifier = model.get("classifier.weight")
-    if classifier is None or classifier.ndim != 2:
+    classifiers = {name: tensor for name, tensor in model.items() if _CLASSIFIER.fullmatch(name)}
+    if not classifiers or any(tensor.ndim != 2 for tensor in classifiers.values()):
         raise MetaError("model lacks classifier.weight, expected a matrix with one row a class")
     classes = meta["model"]["num_classes"]
-    if len(classifier) != classes:
-        raise MetaError(
-            f"model.num_classes is {classes}, expected {len(classifier)}, the rows of classifier.weight"
-        )
+    for name, tensor in classifiers.items():
+        if len(tensor) != classes:
+            raise MetaError(f"model.num_classes is {classes}, expected {len(tensor)}, the rows of {name}")
     bad = not_finite(model)
     if bad:
         raise MetaError(

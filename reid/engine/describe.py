@@ -1,4 +1,4 @@
-"""What a run says of its data and its model, and the model rebuilt from that: data in, no code run."""
+"""Descriptions of a run's data and model as plain data, and the model rebuilt from its description."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,31 +12,29 @@ from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.data.pictures import describe_treatments
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint
-from reid.models import ReidModel, build_backbone
+from reid.models import ReidModel, described_model
 
 
 def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False) -> ReidModel:
     """The model that a config asks for, with the weights that it names unless a checkpoint will bring them.
 
     Raises:
-        BackboneError, WeightsError: the network or its weights cannot be had as asked.
+        BackboneError, HeadError, WeightsError: the network or its weights cannot be had as asked.
     """
-    options = {**settings.backbone, "weights": "none"} if resuming else settings.backbone
-    backbone = build_backbone(last_stride=settings.tricks.last_stride, **options)
-    neck = "bnneck" if settings.tricks.bnneck else "none"
-    features = settings.loss["neck_feature"], settings.eval.neck_feature
-    return ReidModel(backbone, num_classes, neck, *features, settings.freeze_bn)
+    description = model_description(settings, num_classes)
+    if not resuming:
+        description |= {"backbone": settings.backbone}
+    return described_model(description, settings.freeze_bn)
 
 
-def model_spec(settings: TrainConfig, num_classes: int) -> dict[str, Any]:
-    """Everything that `rebuild_model` needs, as plain data."""
+def model_description(settings: TrainConfig, num_classes: int) -> dict[str, Any]:
+    """What the model of a config is built from, for `reid.models.described_model`; it names no weights."""
     return {
         "backbone": {key: value for key, value in settings.backbone.items() if key != "ema"}
         | {"weights": "none"},
         "last_stride": settings.tricks.last_stride,
-        "neck": "bnneck" if settings.tricks.bnneck else "none",
         "num_classes": num_classes,
-        "eval_feature": settings.eval.neck_feature,
+        "head": dict(settings.head),
     }
 
 
@@ -58,10 +56,8 @@ def rebuild_model(checkpoint: Checkpoint) -> ReidModel:
     Raises:
         CheckpointError: what it says of its model and the tensors that it holds do not fit together.
     """
-    spec = checkpoint.meta["model"]
     try:
-        backbone = build_backbone(last_stride=spec["last_stride"], **spec["backbone"])
-        model = ReidModel(backbone, spec["num_classes"], spec["neck"], eval_feature=spec["eval_feature"])
+        model = described_model(checkpoint.meta["model"])
         model.load_state_dict(dict(checkpoint.model))
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"the checkpoint does not fit the model that it names: {error}") from error
@@ -88,7 +84,7 @@ def describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) 
 def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel) -> dict[str, Any]:
     """What a checkpoint says of itself: plain JSON data."""
     return {
-        "model": model_spec(settings, model.classifier.out_features),
+        "model": model_description(settings, model.num_classes),
         "preprocessing": preprocessing(settings.image),
         "dataset": settings.dataset,
         "pids": list(data.pids),

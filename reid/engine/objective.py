@@ -30,8 +30,17 @@ class Objective:
         self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Scalars by name: `loss` to go backward from, `id_loss` and `metric_loss` unweighted; of a loss that
-        has `measured`, also `active_fraction`."""
-        id_loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        has `measured`, also `active_fraction`.
+
+        features: (N, D).
+        logits: (N, classes), or (N, S, classes) of S stripes, over which the cross entropy is averaged.
+        labels: (N,).
+        """
+        if logits.ndim == 3:
+            scores, answers = logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1])
+        else:
+            scores, answers = logits, labels
+        id_loss = functional.cross_entropy(scores.float(), answers, label_smoothing=self.label_smoothing)
         losses = {"loss": self.id_weight * id_loss, "id_loss": id_loss}
         if self.metric_loss is not None:
             measured = getattr(self.metric_loss, "measured", None)
@@ -48,21 +57,21 @@ class Objective:
         self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """What tells a healthy batch from a sick one: accuracy and the state of the pairs, as scalars."""
-        told = pair_statistics(features.float(), labels)
+        values = pair_statistics(features.float(), labels)
         if self.id_weight > 0:  # else nobody trains the classifier
-            told["accuracy"] = (logits.argmax(1) == labels).float().mean()
-        return told
+            scores = logits.mean(1) if logits.ndim == 3 else logits
+            values["accuracy"] = (scores.argmax(1) == labels).float().mean()
+        return values
 
 
 def build_metric_loss(options: dict[str, Any], num_classes: int, embedding_size: int) -> nn.Module | None:
     """The metric loss of a config's loss group; None for cross entropy alone.
 
-    One that learns something of each identity, such as a centre, is told how many there are and the size of
-    the features.
+    A loss that learns something of each identity, such as a centre, gets `num_classes` and `embedding_size`.
 
     Raises:
         ConfigError: its class refuses a value.
     """
-    given = {"num_classes": num_classes, "embedding_size": embedding_size}
-    loss: nn.Module | None = construct("loss", options, OWN_KEYS["loss"], given)
+    sizes = {"num_classes": num_classes, "embedding_size": embedding_size}
+    loss: nn.Module | None = construct("loss", options, OWN_KEYS["loss"], sizes)
     return loss

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from torch import nn
 
 from reid.config.identity import changed
-from reid.config.schema import ScheduleConfig
 from reid.data.store import ImageStore
 from reid.engine.checkpoint import (
     Checkpoint,
@@ -27,6 +25,7 @@ from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
 from reid.engine.optimizers import Optimizers, load_optimizer, restore_optimizer
 from reid.engine.rundir import LAST
+from reid.engine.schedule import same_rates
 from reid.models import ReidModel
 
 log = logging.getLogger(__name__)
@@ -241,16 +240,13 @@ def _require_epochs(path: Path, epoch: int, steps: int, epochs: float) -> None:
 
 
 def _require_rates(path: Path, trained: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Refuse another length where fractions of a schedule then fell elsewhere in what is trained."""
-    milestones = ours.get("schedule.milestones", [])
+    """Refuse another length where the rates of what is trained would then have been others."""
     if "epochs" not in theirs or "epochs" not in ours:
         return
-    lengths = [int(config["epochs"]) for config in (theirs, ours)]
-    before, now = (ScheduleConfig(milestones).milestone_epochs(length) for length in lengths)
-    if any(bisect_right(before, index) != bisect_right(now, index) for index in range(trained)):
+    was, now = int(theirs["epochs"]), int(ours["epochs"])
+    if was != now and not same_rates(ours, (was, now), trained):
         raise CheckpointError(
-            f"{path} is trained for {trained} epochs with schedule.milestones={milestones} of "
-            f"epochs={lengths[0]}; of epochs={lengths[1]} these fractions lie elsewhere within them, so it "
-            f"would not be that run. Set epochs={lengths[0]}, or leave `resume` out to train {lengths[1]} "
-            "anew"
+            f"{path} is trained for {trained} epochs with the learning rates of a run of epochs={was}; those "
+            f"of epochs={now} are others within them, so it would not be that run. Set epochs={was}, or "
+            f"leave `resume` out to train {now} anew"
         )

@@ -25,11 +25,12 @@ class SharedBatchNorm(nn.BatchNorm1d):
         return super().forward(_Gather.apply(rows, self.processes))[first : first + len(rows)]
 
 
-def share_neck(norm: nn.Module, processes: Processes) -> None:
-    """Let the neck, if it is a batch norm, take its statistics over all processes: in place, same names."""
-    if processes.count > 1 and type(norm) is nn.BatchNorm1d:
-        norm.__class__ = SharedBatchNorm
-        norm.processes = processes  # type: ignore[assignment]
+def share_neck(head: nn.Module, processes: Processes) -> None:
+    """Let the batch norms of a head take their statistics over all processes: in place, same names."""
+    for norm in head.modules() if processes.count > 1 else ():
+        if type(norm) is nn.BatchNorm1d:
+            norm.__class__ = SharedBatchNorm
+            norm.processes = processes  # type: ignore[assignment]
 
 
 class _Gather(torch.autograd.Function):

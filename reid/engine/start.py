@@ -4,13 +4,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from reid.config.schema import TrainConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from reid.engine.describe import model_spec
-from reid.models import ReidModel, WeightReport
+from reid.engine.describe import model_description
+from reid.models import ReidModel, WeightReport, described_head
 from reid.models.matching import compare, is_counted
 from reid.models.weights import file_sha256
 
@@ -30,27 +31,30 @@ class Start:
     def load_into(self, model: ReidModel) -> WeightReport:
         """Give `model` the tensors of the checkpoint, of any number of identities, in place.
 
-        Classifiers are left out on both sides. A neck that only one of the two has is left as it is, and
-        reported; nothing else may be missing. Of the losses' own parameters, nothing is taken.
+        Classifiers are left out on both sides. What only one of the two heads has, such as a neck, is left
+        as it is, and reported; of the backbone nothing may be missing. Of the losses' own parameters, nothing
+        is taken.
 
         Raises:
             CheckpointError: the backbones differ; `model` is then untouched.
         """
-        own, theirs = _without_classifier(model.state_dict()), _without_classifier(self.checkpoint.model)
+        own, from_file = _without_classifier(model.state_dict()), _without_classifier(self.checkpoint.model)
         left = [name for name in self.checkpoint.model if name.startswith(_CLASSIFIER)]
-        report = compare(own, theirs, str(self.path), self.sha256, left, part="model")
-        wrong = [
+        report = compare(own, from_file, str(self.path), self.sha256, left, part="model")
+        misfits = [
             *report.mismatched,
             *(f"{name} (missing)" for name in report.missing if name.startswith("backbone.")),
             *(f"{name} (unknown here)" for name in report.unexpected if name.startswith("backbone.")),
         ]
-        if wrong:
+        if misfits:
             raise CheckpointError(
-                f"init_from={self.path} does not fit this run's {model.backbone.name}: {len(wrong)} tensors "
-                f"differ, first {wrong[0]}. Build the network with the options that the checkpoint was "
-                "trained with (its config_resolved.yaml has them)"
+                f"init_from={self.path} does not fit this run's {model.backbone.name}: {len(misfits)} "
+                f"tensors differ, first {misfits[0]}. Build the network with the options that the checkpoint "
+                "was trained with (its config_resolved.yaml has them)"
             )
-        model.load_state_dict({name: tensor for name, tensor in theirs.items() if name in own}, strict=False)
+        model.load_state_dict(
+            {name: tensor for name, tensor in from_file.items() if name in own}, strict=False
+        )
         return report
 
     def facts(self, report: WeightReport) -> dict[str, object]:
@@ -75,7 +79,7 @@ def open_start(path: Path, settings: TrainConfig) -> Start:
     """
     checkpoint = load_checkpoint(path)
     theirs = checkpoint.meta["model"]
-    ours = model_spec(settings, theirs["num_classes"])
+    ours = model_description(settings, theirs["num_classes"])
     name, wanted = theirs["backbone"]["name"], ours["backbone"]["name"]
     if name != wanted:
         raise CheckpointError(
@@ -119,15 +123,14 @@ def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _differences(theirs: dict[str, object], ours: dict[str, object]) -> list[tuple[str, object, object]]:
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, object, object]]:
     """The keys that two models' descriptions set differently, with both values."""
 
-    def options(spec: dict[str, object]) -> dict[str, object]:
-        backbone = spec["backbone"]
-        assert isinstance(backbone, dict)
+    def options(description: dict[str, Any]) -> dict[str, object]:
         # A key that is not set, or null, is off.
-        named = {f"backbone.{key}": value or False for key, value in backbone.items()}
-        return {**named, "tricks.last_stride": spec["last_stride"]}
+        named = {f"backbone.{key}": value or False for key, value in description["backbone"].items()}
+        head = described_head(description)["_target_"]
+        return {**named, "tricks.last_stride": description["last_stride"], "head._target_": head}
 
     there, here = options(theirs), options(ours)
     both = [(key, there.get(key, False), here.get(key, False)) for key in {**there, **here}]

@@ -35,7 +35,7 @@ from reid.jobs.job import Job, job_name
 from reid.jobs.plain_warnings import show_plainly
 from reid.jobs.processes import check_launch, process_arguments, run_folder
 from reid.jobs.resolved import Primary, primary_config
-from reid.models import BackboneError, WeightsError
+from reid.models import BackboneError, HeadError, WeightsError
 from reid.retrieval import EvaluationError
 from reid.sweeps.callback import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.sweeps.cells import SWEEP_DIR, plan, sweep_arguments
@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 
 #: What the user asked for cannot be done as asked: exit code 2, the message and no traceback.
 ASKED_WRONGLY = (
-    ConfigError, DatasetError, BackboneError, WeightsError, CheckpointError, EvaluationError, TrackingError,
+    ConfigError, DatasetError, BackboneError, HeadError, WeightsError, CheckpointError, EvaluationError,
+    TrackingError,
 )  # fmt: skip
 
 #: What goes wrong on the way and says so itself; anything else is a mistake in somebody's code.

@@ -41,7 +41,7 @@ def embed(
                 features = (features + model(images.flip(3)).float()) / 2
         parts.append(features)
     model.train(training)
-    mine = torch.cat(parts) if parts else torch.empty(0, model.backbone.channels, device=device)
+    mine = torch.cat(parts) if parts else torch.empty(0, model.embedding_size, device=device)
     features = processes.collect(mine, len(store), batch)
     embeddings = Embeddings(features, store.pids.to(device), store.camids.to(device))
     return embeddings.normalised() if normalise else embeddings

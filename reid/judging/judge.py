@@ -51,7 +51,7 @@ def judge(
         EvaluationError: no query has a match under the protocol, or re-ranking would not fit the memory;
             NonFiniteFeaturesError, which is one, is raised in every process.
     """
-    check_memory(len(query), len(gallery), model.backbone.channels, settings, compute.device)
+    check_memory(len(query), len(gallery), model.embedding_size, settings, compute.device)
     compute.processes.broadcast_tensors(model.buffers())
     eval_feature = model.eval_feature
     model.eval_feature = settings.neck_feature

@@ -1,19 +1,29 @@
-"""Networks: backbones by name, the BNNeck model around them, and their weight files."""
+"""Networks: backbones by name, heads, the model of both, and weight files.
 
-from reid.models.build import backbone_function, backbone_names, build_backbone
-from reid.models.depth import layer_depths, undecayed
-from reid.models.ibn import SMALLEST_IBN_SIDE
-from reid.models.matching import WeightReport
-from reid.models.neck import ReidModel
-from reid.models.spatial import SMALLEST_STN_IMAGE
-from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
-from reid.models.weights import WeightsError, check_weights, load_weights
+Names are imported at their first use (PEP 562), since torch and torchvision take seconds to load.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reid.models.build import backbone_function, backbone_names, build_backbone
+    from reid.models.depth import layer_depths, undecayed
+    from reid.models.heads import Head, HeadError, build_head, head_class
+    from reid.models.matching import WeightReport
+    from reid.models.model import BNNECK, ReidModel, described_head, described_model
+    from reid.models.sizes import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE
+    from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
+    from reid.models.weights import WeightsError, check_weights, load_weights
 
 __all__ = [
+    "BNNECK",
     "SMALLEST_IBN_SIDE",
     "SMALLEST_STN_IMAGE",
     "Backbone",
     "BackboneError",
+    "Head",
+    "HeadError",
     "ImagenetFile",
     "ReidModel",
     "WeightReport",
@@ -22,9 +32,33 @@ __all__ = [
     "backbone_function",
     "backbone_names",
     "build_backbone",
+    "build_head",
     "check_weights",
+    "described_head",
+    "described_model",
+    "head_class",
     "layer_depths",
     "load_weights",
     "set_last_stride",
     "undecayed",
 ]
+
+_HOMES = {
+    "build": ("backbone_function", "backbone_names", "build_backbone"),
+    "depth": ("layer_depths", "undecayed"),
+    "heads": ("Head", "HeadError", "build_head", "head_class"),
+    "matching": ("WeightReport",),
+    "model": ("BNNECK", "ReidModel", "described_head", "described_model"),
+    "sizes": ("SMALLEST_IBN_SIDE", "SMALLEST_STN_IMAGE"),
+    "trunk": ("Backbone", "BackboneError", "ImagenetFile", "as_backbone", "set_last_stride"),
+    "weights": ("WeightsError", "check_weights", "load_weights"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -2,7 +2,7 @@
 
 To add one, write a function here that takes `last_stride` (and options of its own, each with a
 default) and returns `as_backbone(...)` of a network whose forward ends with the feature map.
-Its name is at once a choice of `build_backbone`; nothing else has to be told.
+Its name is then a choice of `build_backbone`; no other file has to change.
 """
 
 from __future__ import annotations

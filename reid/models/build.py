@@ -52,10 +52,10 @@ def build_backbone(
             f"backbone.stn=true does not fit backbone.name={name}: it is for our own networks, not for those "
             f"of backbone=timm. Leave backbone.stn out."
         )
-    given = {key: value for key, value in options.items() if value is not None}
-    for key, value in given.items():
+    chosen = {key: value for key, value in options.items() if value is not None}
+    for key, value in chosen.items():
         _check_option(name, builder, key, value)
-    backbone = builder(last_stride=last_stride, **given)
+    backbone = builder(last_stride=last_stride, **chosen)
     if stn:
         add_spatial_transformer(backbone)
     load_weights(backbone, weights, bool(ema))

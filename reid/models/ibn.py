@@ -10,10 +10,6 @@ from torchvision.models.resnet import Bottleneck
 
 from reid.models.layout import lay_out, layout_of
 
-#: Pixels in height or width, whichever is more; of smaller images the third stage makes a map of one pixel,
-#: which has no spread to divide by.
-SMALLEST_IBN_SIDE = 17
-
 
 class InstanceBatchNorm2d(nn.Module):
     """Instance norm on the first half of the channels, batch norm on the rest: (N, C, H, W) to the same.

@@ -100,33 +100,33 @@ def backbone_tensors(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
 
 def compare(
     own: Mapping[str, Tensor],
-    given: Mapping[str, Tensor],
+    from_file: Mapping[str, Tensor],
     source: str,
     sha256: str = "",
     dropped: Iterable[str] = (),
     part: str = "backbone",
     notes: tuple[str, ...] = (),
 ) -> WeightReport:
-    """Report which of the tensors `own` the tensors `given` serve, in name and shape.
+    """Report which of the tensors `own` the tensors `from_file` serve, in name and shape.
 
     A spatial transformer counts only where both sides have one: no ImageNet file does, and it is an option.
     """
     counted = [name for name in own if is_counted(name)]
-    names = [name for name in counted if name in given or not name.startswith(_SPATIAL_TRANSFORMER)]
-    unknown = [name for name in given if name not in own]
+    names = [name for name in counted if name in from_file or not name.startswith(_SPATIAL_TRANSFORMER)]
+    unknown = [name for name in from_file if name not in own]
     optional = [name for name in unknown if name.startswith(_SPATIAL_TRANSFORMER)]
-    common = [name for name in names if name in given]
+    common = [name for name in names if name in from_file]
     mismatched = tuple(
-        f"{name} (file {tuple(given[name].shape)}, {part} {tuple(own[name].shape)})"
+        f"{name} (file {tuple(from_file[name].shape)}, {part} {tuple(own[name].shape)})"
         for name in common
-        if given[name].shape != own[name].shape
+        if from_file[name].shape != own[name].shape
     )
     return WeightReport(
         source=source,
         sha256=sha256,
         matched=len(common) - len(mismatched),
         total=len(names),
-        missing=tuple(name for name in names if name not in given),
+        missing=tuple(name for name in names if name not in from_file),
         unexpected=tuple(name for name in unknown if name not in optional),
         mismatched=mismatched,
         dropped=(*dropped, *optional),
@@ -135,10 +135,10 @@ def compare(
     )
 
 
-def explain_misfit(report: WeightReport, backbone: str, own: Iterable[str], given: Iterable[str]) -> str:
+def explain_misfit(report: WeightReport, backbone: str, own: Iterable[str], from_file: Iterable[str]) -> str:
     """Say why a file was refused, the most telling difference between the two networks first."""
     offered = report.matched + len(report.unexpected) + len(report.mismatched)
-    file_layout, own_layout = _layout(given), _layout(own)
+    file_layout, own_layout = _layout(from_file), _layout(own)
     if file_layout != own_layout:
         reason = f"The file holds {file_layout}; {backbone} is {own_layout}."
     else:

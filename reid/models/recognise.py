@@ -12,15 +12,17 @@ from reid.models.matching import LEAST_FRACTION, WeightReport, compare
 from reid.models.weights import WeightsError
 
 
-def recognise(given: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
-    """The name of the one backbone all of whose tensors are among `given`.
+def recognise(from_file: Mapping[str, Tensor], names: Iterable[str] | None = None) -> str:
+    """The name of the one backbone all of whose tensors are among `from_file`.
 
-    given: named as in a bare backbone (`backbone_tensors`); up to 10 % of them may be others.
+    from_file: named as in a bare backbone (`backbone_tensors`); up to 10 % of them may be others.
     names: of the backbones to look at; None stands for all that `build_backbone` builds without options.
 
     Raises WeightsError, in words, when no backbone fits, or more than one fits equally well.
     """
-    return choose({name: _compared(given, name) for name in (backbone_names() if names is None else names)})
+    return choose(
+        {name: _compared(from_file, name) for name in (backbone_names() if names is None else names)}
+    )
 
 
 def choose(reports: Mapping[str, WeightReport]) -> str:
@@ -45,6 +47,6 @@ def choose(reports: Mapping[str, WeightReport]) -> str:
     return equal[0]
 
 
-def _compared(given: Mapping[str, Tensor], name: str) -> WeightReport:
+def _compared(from_file: Mapping[str, Tensor], name: str) -> WeightReport:
     with torch.device("meta"):  # names and shapes, no numbers
-        return compare(build_backbone(name).state_dict(), given, source="")
+        return compare(build_backbone(name).state_dict(), from_file, source="")

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reid.models.sizes import SMALLEST_STN_IMAGE
 from reid.models.trunk import BackboneError
-
-#: Pixels in height and width; of smaller images its second pooling leaves nothing.
-SMALLEST_STN_IMAGE = 18
 
 _MAP = (60, 28)  # what the localisation network makes of 256 x 128, the one size of the published layer
 

@@ -6,9 +6,11 @@ one image goes through it when it is built, and what comes out is understood or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal
 
 import timm
@@ -16,10 +18,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
+from torch.nn import functional
 
-from reid.models.timm_stride import release_last_stride
-from reid.models.timm_weights import adapter, hub_file
-from reid.models.trunk import Backbone, BackboneError, as_backbone
+from reid.models.matching import is_counted
+from reid.models.trunk import Adapt, Backbone, BackboneError, ImagenetFile, as_backbone
 
 Pooling = Literal["cls", "patch"]
 
@@ -163,8 +165,8 @@ def _try(net: Any, name: str, images: Tensor) -> Tensor:
     except Exception as error:  # As in `_create`.
         raise _refusal(name, f"it does not take {size} images ({_words(error)})") from error
     if not isinstance(output, Tensor) or output.dim() not in (3, 4):
-        told = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise _refusal(name, f"it turns a {size} image into {told}, neither a feature map nor tokens")
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise _refusal(name, f"it turns a {size} image into {shape}, neither a feature map nor tokens")
     return output
 
 
@@ -253,3 +255,151 @@ def _size(size: Sequence[int]) -> str:
 
 def _words(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# ---- the last stride of a network that nobody listed: found by watching one image go through it
+
+
+def release_last_stride(net: Any, name: str, images: Tensor, last_stride: int) -> bool:
+    """Let the last stage step by `last_stride`; False, with nothing done, where no stride of 2 opens it.
+
+    net: in evaluation mode; `forward_features` gives (N, C, h, w).
+    images: one image of the size that the network is built for.
+
+    As in `set_last_stride`, kernels and weights stay, without dilation: the old map lies within the new
+    one, at every second row and column.
+
+    Raises BackboneError when the map does not double, so that only the stride 2 is possible.
+    """
+    with torch.no_grad():
+        openers, larger = _openers(net, images)
+        if not openers or last_stride == 2:
+            return bool(openers)
+        for layer in openers.values():
+            _step_by_one(layer)
+        try:
+            fits = net.forward_features(images).shape[2:] == larger
+        except Exception:  # Windows that no longer fit, branches of two sizes: any failure means the same.
+            fits = False
+    if not fits:
+        raise BackboneError(
+            f"tricks.last_stride=1 does not fit backbone.name={name}: with a step of 1 at "
+            f"{', '.join(openers)} its feature map does not double. Give tricks.last_stride=2."
+        )
+    return True
+
+
+def _openers(net: Any, images: Tensor) -> tuple[dict[str, Any], torch.Size]:
+    """What opens the last stage, by name, and the size of the map that it halves; nothing where nothing does.
+
+    It is the last layer of stride 2 that runs, and those of the same block (`layer4.0`, `stages.3`) that see
+    a map of the same size: the convolution of a shortcut. Others that see one (the keys of a PVT) belong to
+    the stage before.
+    """
+    seen: list[tuple[str, nn.Module, torch.Size]] = []
+
+    def watch(path: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append((path, layer, inputs[0].shape[2:]))
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(watch, path))
+        for path, layer in net.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d) and layer.stride in (2, (2, 2))
+    ]
+    try:
+        smaller = net.forward_features(images).shape[2:]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not seen or any(
+        small not in (side // 2, -(-side // 2)) for small, side in zip(smaller, seen[-1][2], strict=True)
+    ):
+        return {}, smaller
+    last, _, larger = seen[-1]
+    block = last.split(".")[:2]
+    return {
+        path: layer for path, layer, size in seen if path.split(".")[:2] == block and size == larger
+    }, larger
+
+
+def _step_by_one(layer: Any) -> None:
+    """Stride 1; where the kernel is even, zeros at the bottom and on the right let the map keep its size."""
+    layer.stride = (1, 1) if isinstance(layer, nn.Conv2d) else 1
+    kernel, padding, dilation = (
+        _pair(getattr(layer, key, 1)) for key in ("kernel_size", "padding", "dilation")
+    )
+    short = [d * (k - 1) - 2 * p for k, p, d in zip(kernel, padding, dilation, strict=True)]
+    if max(short) == 1:
+        layer.register_forward_pre_hook(partial(_pad, (0, short[1], 0, short[0])))
+
+
+def _pad(amounts: tuple[int, ...], layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return functional.pad(inputs[0], amounts)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+# ---- weight files
+
+
+_HUB = "https://huggingface.co"
+_SWIN_CLASSIFIER = "head.fc.weight"
+_Filter = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
+
+
+def hub_file(net: Any) -> ImagenetFile | None:
+    """The file that timm would load for this network and weight tag; None where it has none."""
+    config = net.pretrained_cfg
+    if config.get("hf_hub_id"):
+        file = config.get("hf_hub_filename") or "model.safetensors"
+        return ImagenetFile(f"{_HUB}/{config['hf_hub_id']}/resolve/main/{file}", hub=config["hf_hub_id"])
+    return ImagenetFile(config["url"]) if config.get("url") else None
+
+
+def adapter(network: type) -> Adapt:
+    """What turns a file's tensors into those of a network of this class of timm.
+
+    Timm's modules have a function that knows the names of the original authors' files, and resizes
+    position embeddings, relative position tables and patch kernels to those of the network.
+    """
+    convert: _Filter | None = getattr(sys.modules[network.__module__], "checkpoint_filter_fn", None)
+
+    def adapt(
+        net: nn.Module, from_file: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+        own = {name: tensor for name, tensor in net.state_dict().items() if is_counted(name)}
+        fits = all(
+            name in from_file and from_file[name].shape == tensor.shape for name, tensor in own.items()
+        )
+        adapted = from_file if fits or convert is None else _converted(convert, net, from_file, own)
+        parts = {name for name, part in net.named_children() if isinstance(part, nn.Identity)}
+        left_out = tuple(name for name in adapted if name.partition(".")[0] in parts)
+        kept = {name: tensor for name, tensor in adapted.items() if name not in left_out}
+        resized = tuple(
+            name
+            for name, tensor in kept.items()
+            if name in from_file and name in own and from_file[name].shape != tensor.shape == own[name].shape
+        )
+        notes = (f"{len(resized)} resized to the input: {', '.join(resized[:3])}",) if resized else ()
+        return kept, left_out, notes
+
+    return adapt
+
+
+def _converted(
+    convert: _Filter, net: nn.Module, from_file: dict[str, Tensor], own: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    tensors = dict(from_file)
+    if own.keys() <= from_file.keys():
+        # Names are right and only sizes differ: Swin's function takes a file without a classifier for one
+        # of the original authors, whose stages were numbered otherwise.
+        tensors.setdefault(_SWIN_CLASSIFIER, torch.zeros(1))
+    try:
+        converted = dict(convert(tensors, net))
+    except Exception:  # Files of other networks break these functions anyhow; the comparison then says why.
+        return from_file
+    if _SWIN_CLASSIFIER not in from_file:
+        converted.pop(_SWIN_CLASSIFIER, None)
+    return converted

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import re
 import socket
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -19,7 +22,6 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from reid.models.matching import WeightReport, backbone_tensors, compare, explain_misfit
-from reid.models.soundness import damaged_member, not_finite
 from reid.models.trunk import Backbone, ImagenetFile
 
 _log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ _NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
 #: What training programs keep a state dict under, and beside it its exponential moving average.
 _TRAINED = ("state_dict", "model", "student")
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "teacher")
-_ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
+_CALLED = re.compile(r"GLOBAL ([\w.]+)")
 
 
 class WeightsError(ValueError):
@@ -66,15 +68,15 @@ def load_weights(backbone: Backbone, weights: str, ema: bool = False) -> WeightR
     stored, sha256, held = read_weights(path, ema)
     if weights == "imagenet":
         _check_hash(path, sha256, _imagenet_file(backbone).sha256)
-    given, rest = backbone_tensors(stored)
+    from_file, rest = backbone_tensors(stored)
     dropped, notes = tuple(rest), (*held.notes("backbone.ema=true"), *backbone.notes)
     if backbone.adapt is not None:
-        given, left_out, changes = backbone.adapt(backbone, given)
+        from_file, left_out, changes = backbone.adapt(backbone, from_file)
         dropped, notes = (*dropped, *left_out), (*changes, *notes)
-    report = compare(own, given, source, sha256, dropped, notes=notes)
+    report = compare(own, from_file, source, sha256, dropped, notes=notes)
     if not report.fits:
-        raise WeightsError(explain_misfit(report, backbone.name, own, given))
-    fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+        raise WeightsError(explain_misfit(report, backbone.name, own, from_file))
+    fitting = {name: t for name, t in from_file.items() if name in own and t.shape == own[name].shape}
     refuse_not_finite(fitting, source)
     backbone.load_state_dict(fitting, strict=False)
     backbone.weight_report = report
@@ -182,10 +184,10 @@ def _parse(path: Path, file: BinaryIO) -> object:
             return load_safetensors(file.read())
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # Damaged or hostile bytes: the parsers raise whatever they stumble upon.
-        asked = _ASKED_FOR.search(str(error))
-        if asked:
+        named = _CALLED.search(str(error))
+        if named:
             raise UnsafeFileError(
-                f"{path} was refused: reading it would call {asked[1]}, and only tensors and plain values "
+                f"{path} was refused: reading it would call {named[1]}, and only tensors and plain values "
                 f"are read from weight files. Save the network's state_dict() alone and give that, or, where "
                 f"the file is trusted, make a safe one by `python -m reid.convert {path} -o OUT --trust`."
             ) from None
@@ -292,3 +294,43 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 def _first_line(error: object) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
+
+
+# ---- whether a file holds what was written, and tensors hold numbers
+
+
+def damaged_member(path: Path) -> str | None:
+    """The first part of a torch zip file whose bytes do not fit its checksum, which torch never compares.
+
+    None: all do, or the file is no zip. What cannot be walked through as a zip is left to torch to refuse.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except zlib.error:
+        return "that is compressed"
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a seek to a wrong offset in the list
+            raise
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
+        pass
+    return "the list of its parts" if _is_zip(path) else None
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it says of itself that it spans several disks
+        return True
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold NaN or infinity."""
+    # A sum is not finite where an element is not, and takes a twentieth of the time of looking at each.
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+        and not bool(tensor.sum().isfinite())
+        and not bool(tensor.isfinite().all())
+    ]

@@ -17,9 +17,10 @@ from reid.config.schema import config_folder
 from reid.config.settings import train_settings
 from reid.engine.objective import build_metric_loss
 from reid.engine.optimizers import build_optimizer
-from reid.models import build_backbone
+from reid.engine.schedule import scheduled_rate
+from reid.models import build_backbone, build_head
 
-GROUPS = ("dataset", "backbone", "loss", "optimizer", "tricks", "experiment")
+GROUPS = ("dataset", "backbone", "head", "loss", "optimizer", "schedule", "tricks", "experiment")
 CHOICES = [
     (group, file.relative_to(config_folder() / group).with_suffix("").as_posix())
     for group in GROUPS
@@ -59,6 +60,9 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
             backbone = build_backbone(last_stride=settings.tricks.last_stride, **settings.backbone)
         assert backbone.name == settings.backbone["name"]
         assert group == "experiment" or choice == "timm" or backbone.name == choice
+    if group in ("head", "experiment"):
+        head = build_head(settings.head, channels=8, num_classes=4)
+        assert head.train_feature == settings.loss["neck_feature"]
     if group in ("loss", "experiment"):
         loss = build_metric_loss(settings.loss, num_classes=4, embedding_size=8)
         assert (loss is None) == (settings.loss["metric_weight"] == 0)
@@ -68,6 +72,9 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
             settings.optimizer["lr"],
             settings.optimizer["lr"] * settings.optimizer["bias_lr_factor"],
         ]
+    if group in ("schedule", "experiment"):
+        rates = [scheduled_rate(settings, epoch) for epoch in range(1, settings.epochs + 1)]
+        assert max(rates) == settings.optimizer["lr"]
     if group == "dataset":
         assert Path(settings.dataset["root"]).is_absolute()
 
@@ -81,6 +88,10 @@ PUBLISHED: dict[str, Any] = {
     "backbone.weights": "imagenet",
     "backbone.stem_relu": False,
     "backbone.stn": False,
+    "head._target_": "reid.models.heads.BNNeck",
+    "head.neck": True,
+    "head.train_feature": "after",
+    "head.eval_feature": "after",
     "loss._target_": "reid.losses.RankedListLoss",
     "loss.alpha": 2.0,
     "loss.margin": 1.3,
@@ -112,6 +123,9 @@ PUBLISHED: dict[str, Any] = {
     "image.width": 128,
     "image.flip": 0.5,
     "image.padding": 10,
+    "schedule._target_": "reid.engine.schedule.step",
+    "schedule.per": "epoch",
+    "schedule.floor": 0.0,
     "schedule.milestones": [40, 70],
     "schedule.gamma": 0.1,
     "schedule.warmup_epochs": 10,

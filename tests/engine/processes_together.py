@@ -23,6 +23,8 @@ from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optim
 from reid.engine.shared_neck import share_neck
 from reid.engine.stop import Stopped, StopSignals
 from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletCenterLoss
+from reid.models import Head, ReidModel, as_backbone
+from reid.models.heads import BNNeck, GeM, Parts
 
 CPU = torch.device("cpu")
 SGD = {
@@ -121,25 +123,14 @@ def check_training(processes: Processes) -> None:
             assert all(torch.equal(learnt[name], others[name]) for name in learnt)
 
 
-class Necked(nn.Module):
-    """The same between two layers, with a batch norm that learns its statistics, as the neck does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm, self.last = nn.Linear(24, 5), nn.BatchNorm1d(5), nn.Linear(5, 4, bias=False)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.norm(self.first(images.flatten(1)).tanh())
-        return features, self.last(features)
-
-
 def check_neck(processes: Processes) -> None:
-    """A neck whose statistics are of all processes trains as one process with the whole batch does."""
+    """Necks whose statistics are of all processes train as one process with the whole batch does."""
 
-    def learnt(where: Processes) -> dict[str, Tensor]:
+    def learnt(where: Processes, head: Head) -> dict[str, Tensor]:
         torch.manual_seed(0)
-        model = Necked()
-        share_neck(model.norm, where)
+        backbone = as_backbone(nn.Sequential(nn.Conv2d(3, 5, 1), nn.Tanh()), "small", 5)
+        model = ReidModel(backbone, 4, head=copy.deepcopy(head))
+        share_neck(model.head, where)
         optimizer = build_optimizer(model, SGD)
         compute, objective = Compute(CPU, processes=where), Objective(1.0, 0.4, 0.1, RankedListLoss())
         train_epoch(
@@ -148,9 +139,12 @@ def check_neck(processes: Processes) -> None:
         )  # fmt: skip
         return dict(model.state_dict())
 
-    together, alone = learnt(processes), learnt(ALONE)
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(alone["norm.running_var"], torch.ones(5), atol=0.1)
+    torch.manual_seed(0)
+    for head in (BNNeck(5, 4), GeM(5, 4), Parts(5, 4, stripes=2, reduction=3)):
+        together, alone = learnt(processes, head), learnt(ALONE, head)
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+        variances = [tensor for name, tensor in alone.items() if name.endswith("running_var")]
+        assert not any(torch.allclose(variance, torch.ones(1), atol=0.1) for variance in variances)
 
 
 def check_talk(processes: Processes, folder: Path) -> None:

@@ -106,7 +106,7 @@ def changed(meta: dict[str, Any], key: str, value: Any = ...) -> dict[str, Any]:
 
 
 def refusal(meta: dict[str, Any]) -> str | None:
-    """The refusal of it, None where it can be used."""
+    """Why it is refused, None where it can be used."""
     try:
         use(meta)
     except MetaError as error:
@@ -165,8 +165,48 @@ def test_a_network_that_cannot_be_built_is_a_checkpoint_error(whole: Checkpoint,
         assert value is None or (key, value) == ("pooling", False)
 
 
+HEAD = {"_target_": "reid.models.heads.GeM", "neck": True, "p": 3.0, "eps": 1e-6}
+PARTS = {"_target_": "reid.models.heads.Parts"}
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        ("GeM", "model.head is 'GeM', expected a mapping"),
+        ({"neck": True}, "model.head._target_ is missing"),
+        (HEAD | {"neck": "yes"}, "model.head.neck is 'yes', expected true or false"),
+        (HEAD | {"eval_feature": "both"}, "model.head.eval_feature is 'both', expected one of after, before"),
+    ],
+)
+def test_a_head_that_is_none_is_named(whole: Checkpoint, head: Any, words: str) -> None:
+    model = {key: whole.meta["model"][key] for key in ("backbone", "last_stride", "num_classes")}
+    check_meta({**whole.meta, "model": {**model, "head": HEAD}})
+    with pytest.raises(MetaError, match=words):
+        check_meta({**whole.meta, "model": {**model, "head": head}})
+    with pytest.raises(MetaError, match=r"model\.head is missing"):
+        check_meta({**whole.meta, "model": model})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"_target_": "os.system"}, {"_target_": "reid.models.build_backbone"},
+        {"_target_": "reid.models.heads.No"}, {"_target_": "reid.models.heads.Head"},
+        HEAD | {"command": "ls"}, HEAD | {"p": "x"}, HEAD | {"p": -1},
+        PARTS | {"stripes": 10**9}, PARTS | {"stripes": None}, PARTS | {"reduction": 0.5}, HEAD | {"p": 1},
+    ],
+)  # fmt: skip
+def test_a_head_that_cannot_be_built_is_a_checkpoint_error(whole: Checkpoint, head: dict[str, Any]) -> None:
+    """The last one can: the file holds the tensors of another head."""
+    model = {key: whole.meta["model"][key] for key in ("backbone", "last_stride", "num_classes")}
+    meta = {**whole.meta, "model": {**model, "head": head}}
+    with pytest.raises(CheckpointError, match="does not fit the model that it names"):
+        rebuild_model(replace(whole, meta=meta))
+
+
 def test_older_and_converted_files_say_less(whole: Checkpoint) -> None:
-    optional = [key for key, entry in TABLE.items() if not entry.required]
+    needed = {"model.neck", "model.eval_feature"}  # of a file that has no model.head
+    optional = [key for key, entry in TABLE.items() if not entry.required and key not in needed]
     least = whole.meta
     for key in optional:
         if key in set(keys_of(least)):

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from reid.engine.finite import NonFiniteError
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
 from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optimizer, set_learning_rate
+from reid.engine.schedule import epoch_rates
 from reid.engine.session import Session
 from reid.engine.stop import StopSignals
 from reid.losses import TripletLoss, clustered_ranked
@@ -126,6 +128,28 @@ def test_resumed_after_two_epochs_it_is_the_run_of_four(loss: str, tmp_path: Pat
             assert torch.equal(mine, theirs), name
 
 
+def test_resumed_within_an_epoch_each_step_has_the_rate_of_the_whole_run(tmp_path: Path) -> None:
+    settings = settings_for("softmax", "schedule=cosine", "tricks.warmup=1", "epochs=3")
+    rates = epoch_rates(settings, 2, 5)
+
+    def train(session: Session, objective: Objective, steps: Iterator[Batch]) -> list[float]:
+        used: list[float] = []
+        optimizer = session.optimizers.network
+        optimizer.register_step_pre_hook(lambda *_: used.append(optimizer.param_groups[0]["lr"]))
+        train_epoch(
+            session.model, objective, steps, session.totals, session.optimizers, COMPUTE, StopSignals(), rates
+        )
+        return used
+
+    session, objective = open_session(settings, tmp_path)
+    assert train(session, objective, islice(batches(5), 2)) == rates[:2]
+    session.pause()
+    resumed, objective = open_session(settings, tmp_path, seed=1)
+    resumed.resume()
+    assert train(resumed, objective, islice(batches(5), 2, None)) == rates[2:]
+    assert len(set(rates)) == 5
+
+
 @pytest.mark.parametrize(("loss", "name"), LEARNING.items())
 def test_what_the_loss_learns_moves(loss: str, name: str, tmp_path: Path) -> None:
     session, objective = open_session(settings_for(loss), tmp_path)
@@ -197,13 +221,13 @@ def test_the_features_trained_and_judged_on_are_chosen_apart(trained: str, judge
     torch.manual_seed(0)
     model = build_model(settings, num_classes=4)
     seen: dict[str, torch.Tensor] = {}
-    model.bottleneck.register_forward_hook(
+    model.head.bottleneck.register_forward_hook(
         lambda _, before, after: seen.update(before=before[0], after=after)
     )
     images = torch.randn(8, 3, 32, 16)
     features, logits = model(images)
     assert torch.equal(features, seen[trained])
-    assert torch.equal(logits, model.classifier(seen["after"]))
+    assert torch.equal(logits, model.head.classifier(seen["after"]))
     assert torch.equal(model.eval()(images), seen[judged])
     assert not torch.equal(seen["before"], seen["after"])
 

@@ -112,8 +112,8 @@ def test_tells_what_is_tracked_each_epoch(model: ReidModel) -> None:
 
 def test_the_frozen_bias_of_the_neck_does_not_move(model: ReidModel) -> None:
     run(model, batches(2))
-    assert isinstance(model.bottleneck, nn.BatchNorm1d)
-    assert torch.equal(model.bottleneck.bias, torch.zeros(512))
+    assert isinstance(model.head.bottleneck, nn.BatchNorm1d)
+    assert torch.equal(model.head.bottleneck.bias, torch.zeros(512))
 
 
 def test_a_number_that_is_none_stops_before_the_optimizer_moves(model: ReidModel) -> None:

@@ -1,4 +1,4 @@
-"""A schedule of fractions belongs to one length of a run: resumed at another, its rates were others."""
+"""A schedule of fractions, and a cosine, belong to one length of a run: at another, the rates were others."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +19,8 @@ from reid.models import ReidModel
 from reid.models.trunk import as_backbone
 
 
-def session_of(folder: Path, epochs: int, milestones: str) -> Session:
-    settings = settings_of("loss=softmax", f"epochs={epochs}", f"schedule.milestones={milestones}")
+def session_of(folder: Path, epochs: int, *schedule: str) -> Session:
+    settings = settings_of("loss=softmax", f"epochs={epochs}", "tricks.warmup=1", *schedule)
     net = nn.Sequential(nn.Conv2d(3, 8, (8, 4)), nn.ReLU())
     model = ReidModel(as_backbone(net, "tiny", channels=8), 4)
     data = cast(TrainingData, SimpleNamespace(pids=(1, 2, 3, 4), fingerprint="t"))
@@ -30,23 +30,37 @@ def session_of(folder: Path, epochs: int, milestones: str) -> Session:
 
 
 def test_fractions_are_resumed_at_their_own_length(tmp_path: Path) -> None:
-    killed = session_of(tmp_path, 4, "[0.5]")
+    killed = session_of(tmp_path, 4, "schedule.milestones=[0.5]")
     killed.epoch = 3
     killed.pause()
-    session_of(tmp_path, 4, "[0.5]").resume(4)
-    with pytest.raises(CheckpointError, match=r"3 epochs .*=\[0.5\] of epochs=4; .* Set epochs=4, or leave"):
-        session_of(tmp_path, 8, "[0.5]").resume(8)
+    session_of(tmp_path, 4, "schedule.milestones=[0.5]").resume(4)
+    with pytest.raises(CheckpointError, match=r"3 epochs .* of epochs=4; .* Set epochs=4, or leave"):
+        session_of(tmp_path, 8, "schedule.milestones=[0.5]").resume(8)
 
 
 def test_before_the_first_of_them_a_run_may_become_longer(tmp_path: Path) -> None:
-    killed = session_of(tmp_path, 4, "[0.5]")
+    killed = session_of(tmp_path, 4, "schedule.milestones=[0.5]")
     killed.epoch = 2
     killed.pause()
-    session_of(tmp_path, 8, "[0.5]").resume(8)
+    session_of(tmp_path, 8, "schedule.milestones=[0.5]").resume(8)
 
 
 def test_epochs_mean_the_same_in_a_run_of_any_length(tmp_path: Path) -> None:
-    killed = session_of(tmp_path, 4, "[2]")
+    killed = session_of(tmp_path, 4, "schedule.milestones=[2]")
     killed.epoch = 4
     killed.pause()
-    session_of(tmp_path, 8, "[2]").resume(8)
+    session_of(tmp_path, 8, "schedule.milestones=[2]").resume(8)
+
+
+@pytest.mark.parametrize("per", ["epoch", "iteration"])
+def test_a_cosine_may_change_its_length_in_the_warm_up_alone(per: str, tmp_path: Path) -> None:
+    schedule = "schedule=cosine", f"schedule.per={per}"
+    killed = session_of(tmp_path, 4, *schedule)
+    killed.epoch = 1
+    killed.pause()
+    session_of(tmp_path, 8, *schedule).resume(8)
+    killed.epoch = 3
+    killed.pause()
+    session_of(tmp_path, 4, *schedule).resume(4)
+    with pytest.raises(CheckpointError, match=r"trained for 3 epochs with the learning rates of .*epochs=4"):
+        session_of(tmp_path, 8, *schedule).resume(8)

@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composing import settings_of
 
-from reid.engine.schedule import learning_rate
+from reid.config.checks import ConfigError
+from reid.engine.schedule import epoch_rates, learning_rate, scheduled_rate
+
+pytestmark = pytest.mark.usefixtures("own_home")
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "warmup_schedule.json").read_text())
 CASES = {name: case for name, case in GOLDEN.items() if isinstance(case, dict)}
@@ -59,3 +63,78 @@ def test_without_warmup_or_milestones_the_rate_is_constant() -> None:
 def test_refuses(epoch: int, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         learning_rate(epoch, **{**RECIPE, **change})
+
+
+# ---- what a config asks for
+
+
+def rates(*overrides: str, epochs: int, steps: int = 1) -> list[float]:
+    settings = settings_of(f"epochs={epochs}", "optimizer.lr=1.0", "backbone.weights=none", *overrides)
+    return [rate for epoch in range(1, epochs + 1) for rate in epoch_rates(settings, epoch, steps)]
+
+
+def test_the_config_without_an_override_has_the_published_rates() -> None:
+    settings = settings_of("backbone.weights=none")
+    for epoch in range(1, 121):
+        assert epoch_rates(settings, epoch, 3) == 3 * [learning_rate(epoch, **RECIPE)]
+
+
+def test_cosine_by_hand() -> None:
+    # Half of the way up, then cos of 0, 60 and 120 degrees: shares 1, 3/4, 1/4 of what lies above the floor.
+    warm = ("schedule=cosine", "schedule.per=epoch", "tricks.warmup=2", "schedule.warmup_factor=0")
+    assert rates(*warm, "schedule.floor=0", epochs=5) == pytest.approx([0, 0.5, 1, 0.75, 0.25])
+    assert rates(*warm, "schedule.floor=0.2", epochs=5) == pytest.approx([0, 0.5, 1, 0.8, 0.4])
+    held = ("schedule.warmup_method=constant", "schedule.warmup_factor=0.1", "schedule.floor=0.2")
+    assert rates(*warm, *held, epochs=5) == pytest.approx([0.1, 0.1, 1, 0.8, 0.4])
+    plain = ("schedule=cosine", "schedule.per=epoch", "tricks.warmup=0", "schedule.floor=0")
+    assert rates(*plain, epochs=4) == pytest.approx([1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5])
+
+
+def test_a_rate_a_step_rises_and_falls_within_an_epoch() -> None:
+    # Two steps of warm-up, then cos of 0, 45, 90 and 135 degrees.
+    words = ("schedule=cosine", "tricks.warmup=1", "schedule.warmup_factor=0", "schedule.floor=0")
+    share = 0.125**0.5
+    expected = [0, 0.5, 1, 0.5 + share, 0.5, 0.5 - share]
+    assert rates(*words, epochs=3, steps=2) == pytest.approx(expected)
+    stepped = (
+        "schedule.per=iteration",
+        "tricks.warmup=1",
+        "schedule.warmup_factor=0.5",
+        "schedule.milestones=[2]",
+    )
+    assert rates(*stepped, epochs=3, steps=2) == pytest.approx([0.5, 0.75, 1, 1, 0.1, 0.1])
+
+
+def test_the_rates_that_are_left_of_an_epoch_are_those_of_the_whole_one() -> None:
+    """A run that is resumed in mid-epoch asks for its step again: nothing is counted beside it."""
+    settings = settings_of("schedule=cosine", "epochs=20", "backbone.weights=none")
+    whole = epoch_rates(settings, 15, 7)
+    assert whole[4:] == [scheduled_rate(settings, 15, step, 7) for step in range(4, 7)]
+    assert len(set(whole)) == 7
+    assert whole == sorted(whole, reverse=True)
+
+
+def test_a_run_that_ends_within_its_warm_up_has_no_cosine() -> None:
+    with pytest.warns(UserWarning, match="ends within its warm-up"):
+        found = rates("schedule=cosine", "tricks.warmup=4", "schedule.warmup_factor=0", epochs=3)
+    assert found == pytest.approx([0, 0.25, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        (("schedule=cosine", "schedule.milestones=[9,12]"), r"schedule.milestones=\[9, 12\] does nothing"),
+        (("schedule=cosine", "schedule.gamma=0.5"), "schedule.gamma=0.5 does nothing"),
+        (("schedule.floor=0.1",), "schedule.floor=0.1 does nothing: reid.engine.schedule.step"),
+    ],
+)
+def test_a_key_that_the_schedule_does_not_take_is_warned_of(typed: tuple[str, ...], key: str) -> None:
+    with pytest.warns(UserWarning, match=key):
+        settings_of("backbone.weights=none", *typed)
+
+
+def test_a_schedule_from_elsewhere_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"schedule\._target_=math\.sin is refused: .*reid\.engine\.schedule"
+    ):
+        settings_of("schedule._target_=math.sin")

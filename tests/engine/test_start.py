@@ -11,7 +11,7 @@ from composing import settings_of
 
 from reid.config.schema import TrainConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from reid.engine.describe import build_model, model_spec, preprocessing
+from reid.engine.describe import build_model, model_description, preprocessing
 from reid.engine.start import begin, open_start
 from reid.models import ReidModel, build_backbone
 from reid.models.weights import file_sha256
@@ -22,7 +22,7 @@ NET = ("backbone=resnet18", "backbone.weights=none")
 def saved(path: Path, settings: TrainConfig, identities: int, **meta: Any) -> ReidModel:
     model = build_model(settings, identities)
     meta = {
-        "model": model_spec(settings, identities),
+        "model": model_description(settings, identities),
         "preprocessing": preprocessing(settings.image),
         "dataset": {"name": "market"},
         "pids": list(range(1, identities + 1)),
@@ -39,15 +39,15 @@ def test_everything_but_the_classifier_is_taken_into_any_number_of_identities(tm
     settings = settings_of(*NET)
     source = saved(tmp_path / "model.pt", settings, 7, run_id="0" * 32)
     model = build_model(settings, 5)
-    classifier = model.classifier.weight.clone()
-    line, facts = begin(model, open_start(tmp_path / "model.pt", settings))
+    classifier = model.head.classifier.weight.clone()
+    message, facts = begin(model, open_start(tmp_path / "model.pt", settings))
 
-    assert model.classifier.weight.shape == (5, 512)
-    assert torch.equal(model.classifier.weight, classifier)
+    assert model.head.classifier.weight.shape == (5, 512)
+    assert torch.equal(model.head.classifier.weight, classifier)
     images = torch.rand(2, 3, 32, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.eval()(images), source.eval()(images))
     for words in ("104 of 104 model tensors loaded (100.0%)", "1 dropped: classifier.weight", "not needed"):
-        assert words in line
+        assert words in message
     assert facts == {
         "reid.init_from": f"{tmp_path.name}/model.pt",
         "reid.init_from.sha256": file_sha256(tmp_path / "model.pt"),
@@ -58,8 +58,8 @@ def test_everything_but_the_classifier_is_taken_into_any_number_of_identities(tm
 
 
 def test_without_one_the_backbones_own_weights_are_told() -> None:
-    line, facts = begin(build_model(settings_of(*NET), 5), None)
-    assert line.startswith("weights: random weights")
+    message, facts = begin(build_model(settings_of(*NET), 5), None)
+    assert message.startswith("weights: random weights")
     assert facts == {
         "reid.weights.source": "none", "reid.weights.matched_percent": "0.0", "reid.weights.sha256": "",
     }  # fmt: skip
@@ -69,11 +69,11 @@ def test_how_much_of_a_weight_file_fitted_is_told_and_tracked(tmp_path: Path) ->
     state = build_backbone("resnet18").state_dict()
     del state["layer4.1.bn2.weight"], state["layer4.1.bn2.bias"]
     torch.save(state, tmp_path / "net.pth")
-    line, facts = begin(
+    message, facts = begin(
         build_model(settings_of("backbone=resnet18", f"backbone.weights={tmp_path}/net.pth"), 5), None
     )
     # 20 convolutions and 20 batch norms of four tensors each.
-    assert "98 of 100 backbone tensors loaded (98.0%)" in line
+    assert "98 of 100 backbone tensors loaded (98.0%)" in message
     assert facts == {
         "reid.weights.source": "net.pth",
         "reid.weights.matched_percent": "98.0",
@@ -85,9 +85,9 @@ def test_how_much_of_a_weight_file_fitted_is_told_and_tracked(tmp_path: Path) ->
 def test_a_neck_that_only_one_side_has_is_reported(there: str, here: str, tmp_path: Path) -> None:
     saved(tmp_path / "model.pt", settings_of(*NET, f"tricks={there}"), 7)
     settings = settings_of(*NET, f"tricks={here}")
-    line, _ = begin(build_model(settings, 5), open_start(tmp_path / "model.pt", settings))
+    message, _ = begin(build_model(settings, 5), open_start(tmp_path / "model.pt", settings))
     kind = "unexpected" if here == "no_bnneck" else "missing"
-    assert f"4 {kind}: bottleneck.weight, bottleneck.bias" in line
+    assert f"4 {kind}: bottleneck.weight, bottleneck.bias" in message
 
 
 def test_another_backbone_is_refused_in_words(tmp_path: Path) -> None:

@@ -146,12 +146,12 @@ def check_backward(backbone: str) -> None:
     model, (images, labels) = network(backbone).to(META).train(), batch(META)
     features, logits = model(images)
     for loss in sorted(OPTIONS.keys() - WAIT):
-        aim = objective(loss, model.backbone.channels, META)
+        aim = objective(loss, model.embedding_size, META)
         model.zero_grad(set_to_none=True)
         aim(features, logits, labels)["loss"].backward(retain_graph=True)
         learnt = list(model.named_parameters())
         if aim.id_weight == 0:  # then nobody trains the classifier
-            learnt = [(name, one) for name, one in learnt if name != "classifier.weight"]
+            learnt = [(name, one) for name, one in learnt if ".classifier." not in name]
         if aim.metric_loss is not None:
             learnt += list(aim.metric_loss.named_parameters())
         for name, parameter in learnt:
@@ -204,7 +204,7 @@ class HalfHead(ReidModel):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(images).mean(dim=(2, 3))
-        return features, self.classifier(features)
+        return features, self.head.classifier(features)
 
 
 def planted() -> dict[str, Callable[[], object]]:
@@ -273,7 +273,7 @@ def main() -> None:
                 )
             # Of features in float32, whatever the precision of the network.
             for loss in OPTIONS if outputs else ():
-                aim = objective(loss, model.backbone.channels, GPU)
+                aim = objective(loss, model.embedding_size, GPU)
                 attempt(found, f"step/{backbone}/{loss}", partial(check_step, aim, *outputs))
     with FakeTensorMode(allow_non_fake_inputs=True):
         attempt(found, "augmentation", check_augmentation)

@@ -29,7 +29,8 @@ STEP = sorted(
         "models/backbones.py",
         "models/ibn.py",
         "models/layout.py",
-        "models/neck.py",
+        "models/heads.py",
+        "models/model.py",
         "models/spatial.py",
         *(file.relative_to(ROOT).as_posix() for file in (ROOT / "losses").glob("*.py")),
     }
@@ -37,13 +38,16 @@ STEP = sorted(
 #: What these import and no step computes with: it works on the host's memory alone, or before the first step.
 HOST = {
     "config/checks.py", "config/schema.py", "data/mapped.py", "data/sampler.py", "data/store.py",
-    "engine/runtime.py", "engine/stop.py", "models/__init__.py", "models/trunk.py",
+    "engine/runtime.py", "engine/stop.py", "models/__init__.py", "models/build.py", "models/sizes.py",
+    "models/trunk.py", "trust.py",
 }  # fmt: skip
 
 #: "file:function: what" -> why it may stand there.
 ALLOWED = {
     "engine/loop.py:EpochTotals.means: .tolist()": "once, at the end of an epoch",
     "engine/loop.py:EpochTotals.from_state: .to(device)": "once, where a run is resumed",
+    "models/heads.py:GeM.__init__: torch.tensor()": "before the first step, in the host's memory",
+    "models/heads.py:GeM.__init__: float()": "of a number of the config",
     "engine/finite.py:check_finite: .tolist()": "once, at the end of an epoch",
     "engine/finite.py:FiniteGuard._check: .tolist()": "of the host: the flag has arrived there",
     "engine/finite.py:FiniteGuard._due: .synchronize()": "for several processes, LAG steps late",

@@ -25,7 +25,7 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "loss.alhpa=1", ["no key loss.alhpa. Did you mean 'loss.alpha'?", "loss has alpha, margin"]),
     ("train", "loss=softmax loss.alpha=1", ["no key loss.alpha", "loss has id_weight"]),
     ("train", "losss=ranked", ["no key losss. Did you mean 'loss'?"]),
-    ("train", "+foo=1", ["no key foo. The keys here: dataset, backbone, loss"]),
+    ("train", "+foo=1", ["no key foo. The keys here: dataset, backbone, head, loss"]),
     ("train", "+sed=3", ["no key sed. Did you mean 'seed'?"]),
     ("train", "++batch.foo=1", ["no key batch.foo. batch has identities, instances, size."]),
     ("train", "+loss.alhpa=1", ["no key loss.alhpa. Did you mean 'loss.alpha'?"]),
@@ -195,7 +195,7 @@ def test_help_lists_the_groups_and_their_choices(
         launch("train", no_work)
     assert exit_.value.code == 0
     told = capsys.readouterr().out
-    for group in ("backbone", "dataset", "experiment", "loss", "optimizer", "tricks"):
+    for group in ("backbone", "dataset", "experiment", "head", "loss", "optimizer", "schedule", "tricks"):
         choices = sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
         assert f"{group}: {', '.join(choices)}" in told
     assert "alpha: 2.0" in told

@@ -1,4 +1,4 @@
-"""Networks told by the published names and shapes, which also load in every published form of file."""
+"""Networks recognised by the published names and shapes, which also load in every published form of file."""
 
 import json
 from pathlib import Path
@@ -32,16 +32,19 @@ def test_every_backbone_is_looked_at() -> None:
 
 
 def test_a_few_tensors_more_do_not_matter_and_one_less_does() -> None:
-    given = state("resnet34")
-    assert recognise({**given, "extra.weight": torch.zeros(1)}, names=PUBLISHED) == "resnet34"
-    del given["layer3.5.bn2.bias"]
+    tensors = state("resnet34")
+    assert recognise({**tensors, "extra.weight": torch.zeros(1)}, names=PUBLISHED) == "resnet34"
+    del tensors["layer3.5.bn2.bias"]
     with pytest.raises(WeightsError, match=r"nearest is resnet34: 179 of its 180 .*layer3\.5\.bn2\.bias"):
-        recognise(given, names=PUBLISHED)
+        recognise(tensors, names=PUBLISHED)
 
 
 def test_two_networks_of_the_same_tensors_have_to_be_told_apart() -> None:
-    given = state("resnet34")
-    same, more = compare(given, given, "file"), compare(given, {**given, "extra": torch.zeros(1)}, "file")
+    tensors = state("resnet34")
+    same, more = (
+        compare(tensors, tensors, "file"),
+        compare(tensors, {**tensors, "extra": torch.zeros(1)}, "file"),
+    )
     with pytest.raises(WeightsError, match=r"fit a and c equally well.*--backbone"):
         choose({"a": same, "b": more, "c": same})
     assert choose({"a": more, "b": same}) == "b"

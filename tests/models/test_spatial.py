@@ -8,7 +8,7 @@ from composing import settings_of
 from torch import Tensor, nn
 
 from reid.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from reid.engine.describe import build_model, model_spec, rebuild_model
+from reid.engine.describe import build_model, model_description, rebuild_model
 from reid.models import Backbone, BackboneError, ReidModel, build_backbone, load_weights
 from reid.models.spatial import add_spatial_transformer
 
@@ -27,7 +27,7 @@ SHIFT = torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0, 0.0])
 
 
 class Bare(nn.Module):
-    """A network that returns what it was given, to see what the transformer made of it."""
+    """A network that returns its input, which shows what the transformer did to it."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images
@@ -156,7 +156,7 @@ def test_a_checkpoint_is_rebuilt_with_it(tmp_path: Path, monkeypatch: pytest.Mon
     with torch.no_grad():
         model.get_parameter("backbone.fc_loc.2.bias").copy_(SHIFT)
     save_checkpoint(
-        tmp_path / "model.pt", Checkpoint(model.state_dict(), {"model": model_spec(settings, 3)}, {})
+        tmp_path / "model.pt", Checkpoint(model.state_dict(), {"model": model_description(settings, 3)}, {})
     )
     again = rebuild_model(read_checkpoint(tmp_path / "model.pt")).eval()
     images = images_of(64, 32)

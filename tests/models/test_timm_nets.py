@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.models import Backbone, BackboneError, WeightsError, build_backbone
-from reid.models.timm_stride import release_last_stride
+from reid.models.timm_nets import release_last_stride
 
 VIT, SWIN = "vit_small_patch16_224", "swin_tiny_patch4_window7_224"
 TINY_VIT = "vit_tiny_patch16_224"
@@ -118,7 +118,7 @@ def test_patch_pooling_gives_the_map_of_the_patches() -> None:
     cls = build_backbone(**spec(TINY_VIT, pooling="cls")).eval()
     cls.load_state_dict(net.state_dict())
     seen: list[Tensor] = []
-    net.get_submodule("norm").register_forward_hook(lambda *told: seen.append(told[2]))
+    net.get_submodule("norm").register_forward_hook(lambda *call: seen.append(call[2]))
     with torch.inference_mode():
         feature_map, token = net(noise((64, 32))), cls(noise((64, 32)))
     (tokens,) = seen  # (N, 1 + 4 x 2, C): the class token, then the patches row by row
@@ -260,9 +260,9 @@ def test_timms_own_weights_come_from_the_hub_or_its_cache(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    asked = spec("mobilenetv3_small_050")
+    options = spec("mobilenetv3_small_050")
     with pytest.raises(WeightsError) as caught:
-        build_backbone(weights="imagenet", **asked)
+        build_backbone(weights="imagenet", **options)
     for fragment in ("could not be downloaded", "https://huggingface.co/timm/mobilenetv3_small_050.",
                      str(tmp_path), "backbone.weights=none"):  # fmt: skip
         assert fragment in str(caught.value)
@@ -273,7 +273,7 @@ def test_timms_own_weights_come_from_the_hub_or_its_cache(
     (folder / "refs" / "main").write_text("0" * 40)
     (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
     save_file(stored, folder / "snapshots" / ("0" * 40) / "model.safetensors")
-    net = build_backbone(weights="imagenet", **asked)
+    net = build_backbone(weights="imagenet", **options)
     assert torch.equal(net.state_dict()["conv_stem.weight"], stored["conv_stem.weight"])
     assert net.weight_report.source == "timm/mobilenetv3_small_050.lamb_in1k"
     assert {name.partition(".")[0] for name in net.weight_report.dropped} == {"conv_head", "classifier"}

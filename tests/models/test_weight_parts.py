@@ -12,7 +12,7 @@ from torch import Tensor
 from reid.config.identity import config_hash, resume_hash
 from reid.convert import main as convert
 from reid.engine.checkpoint import load_checkpoint
-from reid.engine.describe import model_spec
+from reid.engine.describe import model_description
 from reid.models import WeightsError, build_backbone, load_weights, unpickle
 
 State = dict[str, Tensor]
@@ -29,7 +29,7 @@ def average(trained: State) -> State:
 
 
 def loaded(path: Path, ema: bool = False) -> tuple[State, str]:
-    """The tensors of a network that was given the file, and what was told."""
+    """The tensors of a network that loaded the file, and its weight report in words."""
     net = build_backbone("resnet18")
     report = load_weights(net, str(path), ema)
     assert report.fraction == 1
@@ -54,20 +54,20 @@ def test_it_is_told_which_was_taken_and_the_key_chooses(
 ) -> None:
     file = tmp_path / "both.pth"
     torch.save({other: average, one: trained, "epoch": 3}, file)
-    state, told = loaded(file)
+    state, report = loaded(file)
     assert is_of(state, trained)
-    assert f"taken: {one}, not {other} (backbone.ema=true takes that)" in told
-    state, told = loaded(file, ema=True)
+    assert f"taken: {one}, not {other} (backbone.ema=true takes that)" in report
+    state, report = loaded(file, ema=True)
     assert is_of(state, average)
-    assert f"taken: {other}, not {one}" in told
-    assert "takes that" not in told
+    assert f"taken: {other}, not {one}" in report
+    assert "takes that" not in report
 
 
 def test_an_average_alone_is_taken_and_told(average: State, tmp_path: Path) -> None:
     torch.save({"model": {"state_dict_ema": average}}, tmp_path / "ema.pth")
-    state, told = loaded(tmp_path / "ema.pth")
+    state, report = loaded(tmp_path / "ema.pth")
     assert is_of(state, average)
-    assert "taken: state_dict_ema" in told
+    assert "taken: state_dict_ema" in report
 
 
 def test_a_file_of_one_state_dict_has_no_average_to_choose(trained: State, tmp_path: Path) -> None:
@@ -105,13 +105,13 @@ def test_convert_says_which_it_took_and_ema_chooses(
         {f"_orig_mod.base.{key}": tensor for key, tensor in state.items()} for state in (trained, average)
     ]
     torch.save(dict(zip(("model", "model_ema"), named, strict=True)), file)
-    for flags, told, expected in (
+    for flags, first_line, expected in (
         ([], "taken: model, not model_ema (--ema takes that)\n", trained),
         (["--ema"], "taken: model_ema, not model\n", average),
     ):
         out = tmp_path / f"out{len(flags)}.pt"
         assert convert([str(file), "-o", str(out), "--backbone", "resnet18", *flags]) == 0
-        assert capsys.readouterr().out.startswith(told)
+        assert capsys.readouterr().out.startswith(first_line)
         kept = {key.removeprefix("backbone."): tensor for key, tensor in load_checkpoint(out).model.items()}
         assert is_of(kept, expected)
     torch.save({"model": named[0]}, file)
@@ -132,4 +132,4 @@ def test_the_key_tells_experiments_apart_and_is_no_part_of_the_network(own_home:
     plain, ema = settings_of(), settings_of("backbone.ema=true")
     assert config_hash(plain) != config_hash(ema)
     assert resume_hash(plain) == resume_hash(ema)
-    assert model_spec(plain, 7) == model_spec(ema, 7)
+    assert model_description(plain, 7) == model_description(ema, 7)

@@ -26,14 +26,14 @@ def test_training_returns_the_normalised_feature_and_its_logits(images: Tensor) 
     before = pooled(model, images)
     expected = (before - before.mean(0)) / (before.var(0, unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(features, expected)
-    torch.testing.assert_close(logits, expected @ model.classifier.weight.T)
+    torch.testing.assert_close(logits, expected @ model.head.classifier.weight.T)
 
 
 def test_before_feeds_the_metric_loss_but_not_the_classifier(images: Tensor) -> None:
     model = ReidModel(tiny_backbone(), num_classes=5, train_feature="before").train()
     features, logits = model(images)
     torch.testing.assert_close(features, pooled(model, images))
-    model.train_feature = "after"
+    model.head.train_feature = "after"
     after, same_logits = model(images)
     torch.testing.assert_close(logits, same_logits)
     assert not torch.allclose(features, after)
@@ -45,7 +45,7 @@ def test_evaluation_returns_one_feature(eval_feature: str, images: Tensor) -> No
     model.train()(images)  # moves the running statistics away from 0 and 1
     features = model.eval()(images)
     before = pooled(model, images)
-    after = model.bottleneck(before)
+    after = model.head.bottleneck(before)
     assert not torch.allclose(before, after)
     torch.testing.assert_close(features, after if eval_feature == "after" else before)
 
@@ -54,26 +54,26 @@ def test_without_neck_every_feature_is_the_pooled_one(images: Tensor) -> None:
     model = ReidModel(tiny_backbone(), num_classes=5, neck="none")
     features, logits = model.train()(images)
     torch.testing.assert_close(features, pooled(model, images))
-    torch.testing.assert_close(logits, features @ model.classifier.weight.T)
+    torch.testing.assert_close(logits, features @ model.head.classifier.weight.T)
     torch.testing.assert_close(model.eval()(images), features)
     assert not any(name.startswith("bottleneck") for name in model.state_dict())
 
 
 def test_start_values_and_frozen_bias(images: Tensor) -> None:
     model = ReidModel(tiny_backbone(), num_classes=2000)
-    assert isinstance(model.bottleneck, nn.BatchNorm1d)
-    assert torch.equal(model.bottleneck.weight, torch.ones(6))
-    assert torch.equal(model.bottleneck.bias, torch.zeros(6))
-    assert model.classifier.bias is None
-    assert model.classifier.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert isinstance(model.head.bottleneck, nn.BatchNorm1d)
+    assert torch.equal(model.head.bottleneck.weight, torch.ones(6))
+    assert torch.equal(model.head.bottleneck.bias, torch.zeros(6))
+    assert model.head.classifier.bias is None
+    assert model.head.classifier.weight.std().item() == pytest.approx(0.001, rel=0.05)
 
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
     features, logits = model.train()(images)
     (features.pow(2).sum() + logits.logsumexp(1).sum()).backward()
     optimizer.step()
-    assert model.bottleneck.bias.grad is None
-    assert torch.equal(model.bottleneck.bias, torch.zeros(6))
-    assert not torch.equal(model.bottleneck.weight, torch.ones(6))
+    assert model.head.bottleneck.bias.grad is None
+    assert torch.equal(model.head.bottleneck.bias, torch.zeros(6))
+    assert not torch.equal(model.head.bottleneck.weight, torch.ones(6))
 
 
 def test_state_dict_names() -> None:
@@ -88,7 +88,7 @@ def test_autocast_ends_at_the_feature_map(images: Tensor) -> None:
         features, logits = model(images)
     assert feature_map.dtype == torch.bfloat16
     assert features.dtype == logits.dtype == torch.float32
-    torch.testing.assert_close(features, model.bottleneck(feature_map.float().mean(dim=(2, 3))))
+    torch.testing.assert_close(features, model.head.bottleneck(feature_map.float().mean(dim=(2, 3))))
 
 
 def test_float64_stays_float64(images: Tensor) -> None:
@@ -98,11 +98,11 @@ def test_float64_stays_float64(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"neck": "bn"}, {"train_feature": "pooled"}, {"eval_feature": "both"}, {"num_classes": 0}]
+    "arguments", [{"neck": "bn"}, {"train_feature": "pooled"}, {"eval_feature": "both"}, {"num_classes": 0}]
 )
-def test_wrong_choices_are_named(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        ReidModel(tiny_backbone(), **{"num_classes": 5, **wrong})
+def test_wrong_choices_are_named(arguments: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        ReidModel(tiny_backbone(), **{"num_classes": 5, **arguments})
 
 
 def test_frozen_batch_norms_of_the_backbone_keep_their_statistics_and_train_their_weights(
@@ -127,10 +127,10 @@ def test_frozen_batch_norms_leave_the_neck_to_learn_its_statistics(images: Tenso
     features, _ = model(images)
     before = pooled(model, images)
     torch.testing.assert_close(features.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.bottleneck.running_mean, 0.1 * before.mean(0))
-    torch.testing.assert_close(model.bottleneck.running_var, 0.9 + 0.1 * before.var(0))
+    torch.testing.assert_close(model.head.bottleneck.running_mean, 0.1 * before.mean(0))
+    torch.testing.assert_close(model.head.bottleneck.running_var, 0.9 + 0.1 * before.var(0))
     model.eval().train()  # as a judgement between two epochs does
-    assert model.bottleneck.training
+    assert model.head.bottleneck.training
 
 
 def test_frozen_norms_that_are_no_batch_norm_of_torch_keep_their_statistics_too(images: Tensor) -> None:
