@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reid.data import datasets
 from reid.data.crops import (
@@ -18,8 +18,10 @@ from reid.data.crops import (
     untrained_distractors,
 )
 from reid.data.files import is_of_the_path, shortened
-from reid.data.sampler import IdentitySampler
 from reid.trust import TrustError, trusted_function
+
+if TYPE_CHECKING:
+    from reid.data.sampler import IdentitySampler
 
 __all__ = [
     "Crop",
@@ -32,6 +34,13 @@ __all__ = [
     "load_dataset",
     "silent",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`IdentitySampler`, the one name of this room that needs torch, imported where it is used first."""
+    if name == "IdentitySampler":
+        return importlib.import_module("reid.data.sampler").IdentitySampler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def dataset_names() -> tuple[str, ...]:

@@ -1,12 +1,19 @@
-"""Files of pictures, read without ever waiting for what is no file."""
+"""Files of pictures, read without ever waiting for what is no file, and many at once by all cores."""
 
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from reid.data.crops import PictureError
+from reid.data.crops import PictureError, Progress, silent
+from reid.limits import cores
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 #: A longer file is not read into memory.
 MOST_BYTES = 2**28
@@ -93,3 +100,19 @@ def path_problem(path: str) -> str | None:
 def shortened(path: str) -> str:
     """A path for a message, cut where it is endless."""
     return path if len(path) <= LONGEST_NAME else f"{path[:60]}…{path[-20:]}"
+
+
+@contextmanager
+def in_threads(
+    work: Callable[[T], R], items: Sequence[T], progress: Progress = silent, what: str = ""
+) -> Iterator[Iterable[R]]:
+    """What `work` gives for each item, in their order, by all the cores that this process may use.
+
+    Threads: PIL lets go of the interpreter lock while it decodes and resizes, which is all the work.
+    """
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            yield progress(pool.map(work, items), len(items), what)
+        except BaseException:  # Ctrl-C too: do not make it wait for all images still to come
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -11,7 +11,7 @@ from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.audit import count, splits_of
 from reid.data.division import Division, divide
 from reid.data.labels import key, says_nothing
-from reid.data.tables import write_table
+from reid.data.table_files import write_table
 from reid.jobs.data_source import SPELLINGS, add_source, open_source
 from reid.people import DISTRACTOR, is_person
 

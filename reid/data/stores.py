@@ -15,9 +15,7 @@ from omegaconf import OmegaConf
 
 from reid.config.dialects import CommandParser
 from reid.config.schema import DataConfig, register
-from reid.data.hashes import SUFFIX, kept_digests
-from reid.data.holds import free
-from reid.data.store_facts import FORMAT, read_facts, store_key
+from reid.data.store_files import FORMAT, HASHES_SUFFIX, read_facts, saved_digests, store_key, unused
 from reid.locks import FileLock, Timeout
 
 #: What the suite writes into a folder of stores; no other file is ever deleted.
@@ -88,8 +86,8 @@ def list_leftovers(folder: Path) -> list[Leftover]:
         if lock.exists() or old:
             why = "left by a process that was killed"
             found.append(Leftover(why, (file,), lock if lock.exists() else None))
-    for file in _ours(folder, SUFFIX[1:]):
-        digests = kept_digests(file)
+    for file in _ours(folder, HASHES_SUFFIX[1:]):
+        digests = saved_digests(file)
         if not names & {store_key(digests, *size) for size in sizes}:
             found.append(Leftover("hashes of files that no store holds", (file,)))
     found += [Leftover("a lock that nobody holds", (file,), file) for file in _ours(folder, "lock")]
@@ -106,7 +104,7 @@ def remove(files: Sequence[Path], lock: Path | None = None) -> int | None:
             except Timeout:
                 return None
         arrays = [file for file in files if file.suffix == ".npy"]
-        if not all(holding.enter_context(free(array)) for array in arrays):
+        if not all(holding.enter_context(unused(array)) for array in arrays):
             return None
         for file in files:
             file.unlink(missing_ok=True)

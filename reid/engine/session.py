@@ -13,7 +13,7 @@ from torch import nn
 
 from reid.config.identity import changed
 from reid.config.schema import ScheduleConfig
-from reid.data.store import ImageStore
+from reid.data.image_store import ImageStore
 from reid.engine.checkpoint import (
     Checkpoint,
     CheckpointError,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reid.data import DatasetError, ReidDataset, load_dataset
-from reid.data.walk import walk
+from reid.data.image_folders import images_below
 
 
 def draw(root: Path, *names: str) -> None:
@@ -169,7 +169,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     (here / "self").symlink_to(here / "self")
     for name in ("1.heic", "2.TXT", "3.txt", "Makefile", ".hidden.png"):
         (here / name).touch()
-    found = walk(here)
+    found = images_below(here)
     names = [path.relative_to(here).as_posix() for path in found.images]
     assert names == ["a.png", "b.HEIC.png", "far/deep/y.png", "far/x.png"]
     assert found.left_out == {

@@ -22,10 +22,6 @@ STEP = sorted(
         "engine/shared_neck.py",
         "data/augment.py",
         "data/batches.py",
-        "data/erasing.py",
-        "data/part.py",
-        "data/resident.py",
-        "data/rows.py",
         "models/backbones.py",
         "models/ibn.py",
         "models/layout.py",
@@ -36,7 +32,7 @@ STEP = sorted(
 )
 #: What these import and no step computes with: it works on the host's memory alone, or before the first step.
 HOST = {
-    "config/checks.py", "config/schema.py", "data/mapped.py", "data/sampler.py", "data/store.py",
+    "config/checks.py", "config/schema.py", "data/image_store.py", "data/sampler.py",
     "engine/runtime.py", "engine/stop.py", "models/__init__.py", "models/trunk.py",
 }  # fmt: skip
 
@@ -55,13 +51,17 @@ ALLOWED = {
     "engine/compute.py:Compute.place: .to(device)": "once, before the first step",
     "engine/compute.py:free_bytes: int()": "of the driver, before the first step and in an evaluation",
     "engine/compute.py:work_bytes: truth of a tensor": "of a switch of torch's, in an evaluation",
-    "data/augment.py:Augmentation._one_by_one: .tolist()": "on a CPU alone",
+    "data/augment.py:Flip.one_by_one: .tolist()": "on a CPU alone",
+    "data/augment.py:Crop.one_by_one: .tolist()": "on a CPU alone",
+    "data/augment.py:Erase.one_by_one: .tolist()": "on a CPU alone",
+    "data/augment.py:per_column: torch.tensor()": "once for each width: it is kept",
     "data/batches.py:TrainingBatches.__init__: .tolist()": "once, before the first step",
     "data/batches.py:_mix: int()": "of numpy",
     "data/batches.py:to_device: .to(device)": "where the device is the CPU",
-    "data/resident.py:ResidentStore.__init__: .to(device)": "once, before the first step",
-    "data/resident.py:ResidentStore.__init__: .synchronize()": "once, before the first step",
-    "data/rows.py:per_column: torch.tensor()": "once for each width: it is kept",
+    "data/batches.py:MappedImages.read: .numpy()": "of the host",
+    "data/batches.py:MappedImages.read: .tolist()": "of the host",
+    "data/batches.py:ResidentImages.__init__: .to(device)": "once, before the first step",
+    "data/batches.py:ResidentImages.__init__: .synchronize()": "once, before the first step",
     "losses/clustered_ranked.py:ClusteredRankedListLoss._pairs: .to(device)": "a buffer, there already",
     "models/backbones.py:_ResNet.__init__: bool()": "of a setting",
     "models/spatial.py:add_spatial_transformer: torch.tensor()": "once, as the network is built",

@@ -11,7 +11,7 @@ from PIL import Image
 from reid.data import Crop, DatasetError, ReidDataset, load_dataset
 from reid.data.crops import LeakError
 from reid.data.labels import numbered
-from reid.data.tables import write_table
+from reid.data.table_files import write_table
 
 
 def draw(path: Path) -> Path:
