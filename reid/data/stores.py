@@ -11,13 +11,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from reid.config.dialects import CommandParser
-from reid.config.schema import DataConfig, register
 from reid.data.store_files import FORMAT, HASHES_SUFFIX, read_facts, saved_digests, store_key, unused
 from reid.locks import FileLock, Timeout
 
+DESCRIPTION = (
+    "List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
+    "no opening will use (stores of another format, what a killed process left), the stores that are "
+    "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
+    "later is built again.  Exit code 0: done; 1: a store that was named is in use, or could not be "
+    "removed; 2: asked wrongly."
+)
 #: What the suite writes into a folder of stores; no other file is ever deleted.
 OURS = re.compile(r"([0-9a-f]{24}(?:-\d+x\d+)?)\.(npy|json|lock|files\.npz|(?:.+\.)?partial)")
 #: A file that is written without a lock is finished long before.
@@ -111,18 +114,13 @@ def remove(files: Sequence[Path], lock: Path | None = None) -> int | None:
     return freed
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: listed or pruned; 1: a store is in use or could not be removed; 2: asked wrongly."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.action == "list" and (options.names or options.unused_days is not None):
-        parser.error("names and --unused-days say what to prune: python -m reid.data.stores prune …")
-    folder = Path(options.store).expanduser() if options.store else _default_folder()
-    try:
-        return _list(options, folder) if options.action == "list" else _choose(options, folder)
-    except OSError as error:
-        print(f"reid.data.stores: {error}", file=sys.stderr)
-        return 1
+def list_or_prune(folder: Path, options: argparse.Namespace) -> int:
+    """List the stores of `folder`, or remove some; the exit code.
+
+    Raises:
+        OSError: the folder, or a file in it, cannot be read or removed.
+    """
+    return _list(options, folder) if options.action == "list" else _choose(options, folder)
 
 
 def _choose(options: argparse.Namespace, folder: Path) -> int:
@@ -227,20 +225,8 @@ def _is_free(lock: Path) -> bool:
         return False
 
 
-def _default_folder() -> Path:
-    register()
-    return Path(OmegaConf.create({"data": OmegaConf.structured(DataConfig)}).data.store)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
-        prog="python -m reid.data.stores",
-        description="List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
-        "no opening will use (stores of another format, what a killed process left), the stores that are "
-        "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
-        "later is built again.  Exit code 0: done; 1: a store that was named is in use, or could not be "
-        "removed; 2: asked wrongly.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is done, with which stores of which folder."""
     parser.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="stores to prune, by the beginning of a name"
@@ -250,8 +236,9 @@ def _parser() -> argparse.ArgumentParser:
         "--unused-days", type=float, metavar="N", help="prune stores that were not opened for N days"
     )
     parser.add_argument("--json", action="store_true", help="list everything as JSON")
-    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from reid.jobs import data_commands
+
+    sys.exit(data_commands.stores())

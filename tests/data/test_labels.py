@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from reid.data import Crop, DatasetError, ReidDataset, load_dataset
-from reid.data.check import main as check
 from reid.data.crops import LeakError
 from reid.data.division import validation_split
 from reid.data.labels import People, clean, says_nothing
-from reid.data.split import main as split
+from reid.jobs.data_commands import check, split
 
 NFC = "Zo\u00eb"
 NFD = unicodedata.normalize("NFD", NFC)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from reid.data import Crop
 from reid.data.image_store import open_store
-from reid.data.stores import main
+from reid.jobs.data_commands import stores as main
 
 DAY_S = 86_400
 
