@@ -17,7 +17,7 @@ from reid.data.crops import (
     silent,
     untrained_distractors,
 )
-from reid.data.files import is_of_the_path, shortened
+from reid.data.files import is_about_the_path, shortened
 from reid.trust import TrustError, trusted_function
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def load_dataset(name: str, root: str | Path, progress: Progress = silent, **opt
     try:
         dataset = dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)
     except OSError as error:
-        if not is_of_the_path(error):
+        if not is_about_the_path(error):
             raise
         raise DatasetError(f"{shortened(str(error.filename))}: {error.strerror}") from error
     splits = (dataset.train, dataset.val, dataset.query, dataset.gallery)

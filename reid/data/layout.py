@@ -147,14 +147,14 @@ def check_counts(
     """
     found = tuple(len(split) for split in (dataset.train, dataset.query, dataset.gallery))
     if found != expected:
-        own = (
+        advice = (
             f"a set of your own in this layout is `dataset=folder dataset.root={dataset.root}`"
             if market_layout
             else f"dataset.official=false takes it as it is, but its scores are not those of {official}"
         )
         raise DatasetError(
             f"{dataset.root} is not {official}: expected {_counts(expected)} images "
-            f"(train / query / gallery), found {_counts(found)}. A copy may be incomplete; {own}."
+            f"(train / query / gallery), found {_counts(found)}. A copy may be incomplete; {advice}."
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from reid.data.audit import count, splits_of
 from reid.data.crops import Crop, DatasetError, ReidDataset
 from reid.data.division import Division, divide
-from reid.data.labels import key, says_nothing
+from reid.data.labels import canonical, is_null
 from reid.data.table_files import write_table
 from reid.people import DISTRACTOR, is_person
 
@@ -92,7 +92,7 @@ def reading_keys(dataset: ReidDataset) -> str:
     if (distractor := _distractor(dataset)) != str(DISTRACTOR):
         distractors = any(not is_person(crop.pid) for crop in dataset.gallery)
         keys.append(f" dataset.distractor={distractor if distractors else 'null'}")
-    if any(says_nothing(name) for name in dataset.names.values()):
+    if any(is_null(name) for name in dataset.names.values()):
         keys.append(" 'dataset.null=[]'")
     return "".join(keys)
 
@@ -100,7 +100,7 @@ def reading_keys(dataset: ReidDataset) -> str:
 def _distractor(dataset: ReidDataset) -> str:
     """What distractors are called in a table: 0, unless that is a person's name."""
     zero = str(DISTRACTOR)
-    return "distractor" if any(key(name) == zero for name in dataset.names.values()) else zero
+    return "distractor" if any(canonical(name) == zero for name in dataset.names.values()) else zero
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -165,11 +165,11 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     stores, leftovers = list_stores(folder), list_leftovers(folder)
     size = sum(file.stat().st_size for leftover in leftovers for file in leftover.files)
     if options.json:
-        found = {
+        listing = {
             "folder": str(folder), "stores": [asdict(store) for store in stores],
             "leftovers": [{"why": left.why, "files": list(map(str, left.files))} for left in leftovers],
         }  # fmt: skip
-        print(json.dumps(found, indent=2))
+        print(json.dumps(listing, indent=2))
         return 0
     print(f"image stores in {folder}")
     if stores:

@@ -8,7 +8,7 @@ from pathlib import Path
 from reid.data.crops import DatasetError
 from reid.data.files import path_problem
 from reid.data.labelled_images import SPLITS, LabelledImage
-from reid.data.labels import LabelError, People, clean, says_nothing
+from reid.data.labels import LabelError, People, clean, is_null
 
 NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split")
 
@@ -122,7 +122,7 @@ def _labelled_image(row: Row, where: str, root: Path, rules: People) -> Labelled
         camera, split = clean(row.get("camid")), clean(row.get("split"))
     except LabelError as error:
         raise DatasetError(f"{where}: {error}.") from error
-    split = "" if says_nothing(split) else split
+    split = "" if is_null(split) else split
     if split and split not in SPLITS:
         raise DatasetError(f"{where}: split {split!r} is not allowed: expected one of {', '.join(SPLITS)}.")
-    return LabelledImage(root / path, person, "" if says_nothing(camera) else camera, split, path, where)
+    return LabelledImage(root / path, person, "" if is_null(camera) else camera, split, path, where)

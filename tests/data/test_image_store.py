@@ -80,7 +80,7 @@ def test_pixels_are_those_of_pils_bilinear_filter(crops: list[Crop], tmp_path: P
     assert torch.equal(images, torch.stack([expected(crop.path) for crop in crops]))
 
 
-def test_a_batch_is_uint8_in_the_order_asked_for_with_channels_last(
+def test_a_batch_is_uint8_in_the_order_of_the_indices_with_channels_last(
     crops: list[Crop], tmp_path: Path
 ) -> None:
     store = opened(crops, tmp_path / "store")
@@ -318,7 +318,7 @@ def files_of_4_kib() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("files_of_4_kib")
-def test_a_refused_file_is_told_in_words_and_leaves_nothing(crops: list[Crop], tmp_path: Path) -> None:
+def test_a_refused_file_is_explained_and_leaves_nothing(crops: list[Crop], tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"File too large") as caught:
         open_store(crops, 256, 128, tmp_path / "store", what="training images")
     message = str(caught.value)
@@ -350,7 +350,7 @@ def test_a_disk_that_is_really_full(crops: list[Crop], small_disk: Path) -> None
     assert len(open_store(crops, 64, 32, small_disk / "store")) == 6
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_words(crops: list[Crop], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_explained(crops: list[Crop], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"could not be written.*Not a directory.*data\.store="):
         opened(crops, tmp_path / "file" / "store")
