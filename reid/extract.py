@@ -23,8 +23,7 @@ import pyarrow.parquet
 from reid.config.dialects import CommandParser
 from reid.data import DatasetError
 from reid.data.crops import refuse_foreign_names
-from reid.data.layout import IMAGE_SUFFIXES
-from reid.data.walk import Found, walk
+from reid.data.image_folders import IMAGE_SUFFIXES, FoundImages, images_below
 from reid.engine.compute import Compute
 from reid.inference import ASKED_WRONGLY, TrainedModel, load_model, name_unreadable, newest_model, unreadable
 from reid.jobs.console import ConsoleProgress
@@ -59,7 +58,7 @@ def write_csv(file: Path, paths: list[str], features: Features, facts: Mapping[s
 WRITERS: dict[str, Writer] = {".parquet": write_parquet, ".npz": write_npz, ".csv": write_csv}
 
 
-def find_images(folder: Path) -> Found:
+def find_images(folder: Path) -> FoundImages:
     """The image files at or below `folder`, in linked folders too, and what is left out.
 
     Raises:
@@ -67,7 +66,7 @@ def find_images(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is no folder: give one that holds images, at any depth")
-    found = walk(folder)
+    found = images_below(folder)
     if not found.images:
         rest = f". {found.describe()}" if found.left_out else ""
         raise DatasetError(f"no image below {folder}: looked for {', '.join(sorted(IMAGE_SUFFIXES))}{rest}")

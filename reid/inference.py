@@ -24,9 +24,9 @@ from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import prepared_ahead, to_device
 from reid.data.crops import PictureError
-from reid.data.pictures import Picture, look, open_picture, upright
-from reid.data.store import NAMED
-from reid.data.threads import in_threads
+from reid.data.files import in_threads
+from reid.data.image_store import NAMED
+from reid.data.pictures import Picture, open_picture, read_picture, upright
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint
@@ -136,7 +136,7 @@ class TrainedModel:
 def _picture(source: Path | Image.Image) -> Picture:
     if isinstance(source, Image.Image):
         return upright(source)
-    found = look(source)
+    found = read_picture(source)
     if found.picture is None:
         raise PictureError(found.reason)
     return found.picture
@@ -197,7 +197,7 @@ def newest_model() -> Path:
 
 def unreadable(paths: Sequence[Path], progress: Progress = silent) -> dict[Path, str]:
     """The images that cannot be read, each with what is wrong; all are decoded, as `embed` will do."""
-    with in_threads(lambda path: look(path).reason, paths, progress, "checking images") as reasons:
+    with in_threads(lambda path: read_picture(path).reason, paths, progress, "checking images") as reasons:
         return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
 
 

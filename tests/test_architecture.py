@@ -22,7 +22,7 @@ ROWS = [
 BASE = {"distance", "home", "limits", "locks", "people", "terminal", "trust", "words"}
 #: The commands: above every room, and each without the others.
 DOORS = {
-    "compare", "convert", "data/check", "data/split", "data/stores", "evaluate", "extract",
+    "compare", "convert", "evaluate", "extract",
     "report",
     "runs/__main__", "sync", "threshold", "train", "ui",
 }  # fmt: skip
@@ -48,15 +48,24 @@ def row(name: str) -> int:
 
 
 def imports(file: Path) -> set[str]:
-    """Every module that a file imports, with the names it takes of it: `reid.data`, `reid.data.Crop`, …"""
+    """Every module that a file imports, with the names it takes of it: `reid.data`, `reid.data.Crop`, …
+
+    Not those of its `if __name__ == "__main__":` block: `python -m reid.data.check` is a door.
+    """
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    tree.body = [one for one in tree.body if not _is_door(one)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: a relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def _is_door(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def importers(package: str) -> set[str]:

@@ -12,8 +12,7 @@ from conftest import TINY
 
 from reid.config.schema import EvalConfig
 from reid.data import ReidDataset, load_dataset, silent
-from reid.data.check import main as check
-from reid.data.split import main as split
+from reid.jobs.data_commands import check, split
 from reid.judging.domains import read_domain
 from reid.retrieval import EvaluationError
 

@@ -13,8 +13,8 @@ from PIL import Image
 from reid import sync
 from reid.data import check, split
 from reid.data.crops import Crop
+from reid.data.image_store import open_store
 from reid.data.pedestrians.drawing import ensure_drawn
-from reid.data.store import open_store
 from reid.locks import FileLock, NoLocksError, Timeout
 from reid.runs import __main__ as runs
 from reid.sweeps.job_lock import LOCK, alone, occupied

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from experiments.tuning.report import markdown as trials_markdown
 from reid.compare import Comparison, draw, show
-from reid.data.check import main as check
 from reid.figures import (
     Against,
     Hit,
@@ -42,6 +41,7 @@ from reid.figures import (
     verification_roc,
 )
 from reid.jobs.console import ConsoleProgress, score_table
+from reid.jobs.data_commands import check
 from reid.jobs.launch import _complain
 from reid.retrieval import Embeddings, evaluate
 from reid.runs.selection import families

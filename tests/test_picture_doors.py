@@ -15,12 +15,12 @@ from PIL import Image
 
 from reid import compare, extract
 from reid.data import DatasetError, load_dataset, silent
-from reid.data.check import main as check
 from reid.data.crops import LeakError
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta, describe_data
 from reid.engine.prepare import open_judged_data, open_training_data, read_dataset
 from reid.inference import load_model, shape_problem
+from reid.jobs.data_commands import check
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

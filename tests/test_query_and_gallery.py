@@ -13,10 +13,10 @@ from reid.config.checks import ConfigError
 from reid.config.identity import config_hash
 from reid.config.schema import EvalConfig
 from reid.data import Crop, DatasetError, load_dataset, silent
-from reid.data.check import main as check
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
 from reid.engine.prepare import open_training_data, read_dataset
+from reid.jobs.data_commands import check
 from reid.judging.domains import read_domain, same_domain
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

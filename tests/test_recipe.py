@@ -169,7 +169,9 @@ def test_every_trick_and_the_schedule_reach_the_training(trained: Callable[..., 
     seen = trained("epochs=3", "schedule.warmup_epochs=2", "schedule.milestones=[2]")
     # From 1 % of 3.5e-4 halfway up, then a tenth of it after the milestone.
     assert rates(seen) == pytest.approx([3.5e-6, 1.7675e-4, 3.5e-5])
-    assert seen.batches.augmentation == Augmentation(flip=0.5, padding=10, erasing=0.5, fill="published")
+    assert seen.batches.recipe.augmentation == Augmentation(
+        flip=0.5, padding=10, erasing=0.5, fill="published"
+    )
     objective = seen.epochs[-1].objective
     assert (objective.id_weight, objective.metric_weight, objective.label_smoothing) == (1.0, 0.4, 0.1)
     assert isinstance(seen.model.head.bottleneck, nn.BatchNorm1d)
@@ -197,7 +199,9 @@ def test_without_tricks_none_of_them_does(trained: Callable[..., Seen]) -> None:
     seen = trained("epochs=1", "tricks=none", "loss=softmax")
     assert rates(seen) == pytest.approx([3.5e-4])
     # Flips and crops are no tricks.
-    assert seen.batches.augmentation == Augmentation(flip=0.5, padding=10, erasing=0.0, fill="published")
+    assert seen.batches.recipe.augmentation == Augmentation(
+        flip=0.5, padding=10, erasing=0.0, fill="published"
+    )
     assert seen.epochs[0].objective == Objective(1.0, 0.0, 0.0, None)
     assert isinstance(seen.model.head.bottleneck, nn.Identity)
     assert map_of(seen.model) == (1, 1)
@@ -252,7 +256,7 @@ def test_what_is_typed_reaches_the_training_and_no_default_stands_in(trained: Ca
     last = seen.epochs[-1]
     assert type(last.optimizers.network).__name__ == "AdamW"
     assert last.groups == [pytest.approx((1e-4, 0.02)), pytest.approx((2e-4, 0.01))]
-    assert seen.batches.augmentation == Augmentation(flip=0.3, padding=3, erasing=0.4, fill="zero")
+    assert seen.batches.recipe.augmentation == Augmentation(flip=0.3, padding=3, erasing=0.4, fill="zero")
     objective = last.objective
     assert (objective.id_weight, objective.metric_weight, objective.label_smoothing) == (0.7, 0.9, 0.2)
     loss = objective.metric_loss
@@ -262,7 +266,7 @@ def test_what_is_typed_reaches_the_training_and_no_default_stands_in(trained: Ca
     assert (last.optimizers.clip_norm, last.optimizers.accumulate) == (3.0, 2)
     assert last.layouts == {torch.contiguous_format}
 
-    assert seen.batches.seed == 5
+    assert seen.batches.recipe.seed == 5
     torch.manual_seed(5)
     untrained = build_model(settings_of(*SMALL), IDENTITIES)
     assert torch.equal(seen.start, untrained.state_dict()[FIRST])

@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from reid.data import Crop
-from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from reid.data.erasing import PUBLISHED_FILL
+from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_FILL
 
 
 class PlainCrops(Dataset[tuple[torch.Tensor, int]]):

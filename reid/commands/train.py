@@ -16,8 +16,7 @@ from reid.config.schema import EvalConfig, TrainConfig
 from reid.config.settings import train_settings
 from reid.data import ReidDataset
 from reid.data.augment import Augmentation
-from reid.data.batches import TrainingBatches
-from reid.data.resident import resident_bytes
+from reid.data.batches import BatchRecipe, TrainingBatches, resident_bytes
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
 from reid.engine.compute import Compute
@@ -228,23 +227,22 @@ def epochs(run: Run, tracker: Tracker) -> Judgement | None:
 
 
 def training_batches(run: Run) -> TrainingBatches:
-    settings, store, device = run.settings, run.training.store, run.compute.device
+    settings, store, compute = run.settings, run.training.store, run.compute
     augmentation = Augmentation(
         settings.image.flip,
         settings.image.padding,
         settings.tricks.random_erasing,
         settings.tricks.erasing_fill,
     )
+    batch = settings.batch
     return TrainingBatches(
         store,
         run.training.labels,
-        settings.batch.identities,
-        settings.batch.instances,
-        augmentation,
-        settings.seed,
-        device,
-        run.compute.processes.share,
-        run.compute.keep_resident(settings.data.resident, resident_bytes(store)),
+        BatchRecipe(batch.identities, batch.instances, augmentation, settings.seed),
+        compute.device,
+        compute.processes.share,
+        compute.copy_stream,
+        compute.keep_resident(settings.data.resident, resident_bytes(store)),
     )
 
 

@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reid.data import datasets
 from reid.data.crops import (
@@ -17,9 +17,11 @@ from reid.data.crops import (
     silent,
     untrained_distractors,
 )
-from reid.data.files import is_of_the_path, shortened
-from reid.data.sampler import IdentitySampler
+from reid.data.files import is_about_the_path, shortened
 from reid.trust import TrustError, trusted_function
+
+if TYPE_CHECKING:
+    from reid.data.sampler import IdentitySampler
 
 __all__ = [
     "Crop",
@@ -32,6 +34,13 @@ __all__ = [
     "load_dataset",
     "silent",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`IdentitySampler`, the one name of this room that needs torch, imported where it is used first."""
+    if name == "IdentitySampler":
+        return importlib.import_module("reid.data.sampler").IdentitySampler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -68,7 +77,7 @@ def load_dataset(name: str, root: str | Path, progress: Progress = silent, **opt
     try:
         dataset = dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)
     except OSError as error:
-        if not is_of_the_path(error):
+        if not is_about_the_path(error):
             raise
         raise DatasetError(f"{shortened(str(error.filename))}: {error.strerror}") from error
     splits = (dataset.train, dataset.val, dataset.query, dataset.gallery)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from reid.data.crops import Crop, Progress, ReidDataset, silent
 from reid.data.doubles import find_doubles
-from reid.data.pictures import count_treatments, look
-from reid.data.threads import in_threads
+from reid.data.files import in_threads
+from reid.data.pictures import count_treatments, read_picture
 from reid.people import is_person
 
 #: Height and width in pixels below which a crop shows too little of a person.
@@ -60,8 +60,8 @@ class Audit:
     distractors: int
 
 
-class Facts(NamedTuple):
-    """What a file showed: the hash of its bytes, its size in pixels, upright, or why it cannot be read."""
+class ImageFacts(NamedTuple):
+    """What an image's file holds: the hash of its bytes, its size in pixels, or why it cannot be read."""
 
     digest: bytes | None
     height: int
@@ -81,20 +81,20 @@ def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress
     splits = splits_of(dataset)
     crops = [crop for some in splits.values() for crop in some]
     split_of = [split for split, some in splits.items() for _ in some]
-    looks = look_at_all(crops, progress)
-    same = _same_bytes(crops, looks)
+    files = image_facts(crops, progress)
+    same = _same_bytes(crops, files)
     person = _person(dataset)
     findings = (
         Finding(
             "unreadable", "images that cannot be decoded",
-            tuple(f"{c.path}: {facts.reason}" for c, facts in zip(crops, looks, strict=True) if facts.reason),
+            tuple(f"{c.path}: {file.reason}" for c, file in zip(crops, files, strict=True) if file.reason),
         ),
         Finding(
             "tiny", f"images under {tiny[0]}x{tiny[1]} pixels (height x width)",
             tuple(
-                f"{crop.path}: {facts.height}x{facts.width}"
-                for crop, facts in zip(crops, looks, strict=True)
-                if not facts.reason and (facts.height < tiny[0] or facts.width < tiny[1])
+                f"{crop.path}: {file.height}x{file.width}"
+                for crop, file in zip(crops, files, strict=True)
+                if not file.reason and (file.height < tiny[0] or file.width < tiny[1])
             ),
         ),
         Finding(
@@ -131,10 +131,10 @@ def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress
     )  # fmt: skip
     repeats = sum(len(rows) - 1 for rows in same if len({crops[row].pid for row in rows}) == 1)
     counts = {split: count(some, dataset.cameras) for split, some in splits.items()}
-    treatments = count_treatments(facts.treatments for facts in looks)
+    treatments = count_treatments(file.treatments for file in files)
     distractors = sum(not is_person(crop.pid) for crop in crops)
-    kept = tuple(finding for finding in findings if finding.cases)
-    return Audit(counts, kept, repeats, treatments, distractors)
+    troubles = tuple(finding for finding in findings if finding.cases)
+    return Audit(counts, troubles, repeats, treatments, distractors)
 
 
 def splits_of(dataset: ReidDataset) -> dict[str, tuple[Crop, ...]]:
@@ -174,29 +174,29 @@ def unmatched_queries(dataset: ReidDataset) -> tuple[Finding, Finding, Finding]:
     )
 
 
-def look_at_all(crops: Sequence[Crop], progress: Progress = silent) -> list[Facts]:
+def image_facts(crops: Sequence[Crop], progress: Progress = silent) -> list[ImageFacts]:
     """Read and decode every file."""
-    with in_threads(_look, crops, progress, "reading images") as looked:
-        return list(looked)
+    with in_threads(_facts, crops, progress, "reading images") as facts:
+        return list(facts)
 
 
-def _look(crop: Crop) -> Facts:
+def _facts(crop: Crop) -> ImageFacts:
     try:
-        found = look(crop.path)
+        file = read_picture(crop.path)
     except OSError as error:  # the disk or the server; the other files are still worth a look
-        return Facts(None, 0, 0, error.strerror or type(error).__name__, ())
-    if found.picture is None:
-        return Facts(found.digest, 0, 0, found.reason, ())
-    width, height = found.picture.image.size
-    return Facts(found.digest, height, width, None, found.picture.treatments)
+        return ImageFacts(None, 0, 0, error.strerror or type(error).__name__, ())
+    if file.picture is None:
+        return ImageFacts(file.digest, 0, 0, file.reason, ())
+    width, height = file.picture.image.size
+    return ImageFacts(file.digest, height, width, None, file.picture.treatments)
 
 
-def _same_bytes(crops: Sequence[Crop], looks: Iterable[Facts]) -> list[list[int]]:
+def _same_bytes(crops: Sequence[Crop], files: Iterable[ImageFacts]) -> list[list[int]]:
     """The rows of every two or more files with the same bytes."""
     rows_of: dict[bytes, list[int]] = defaultdict(list)
-    for row, facts in enumerate(looks):
-        if facts.digest is not None:
-            rows_of[facts.digest].append(row)
+    for row, file in enumerate(files):
+        if file.digest is not None:
+            rows_of[file.digest].append(row)
     return [rows for rows in rows_of.values() if len({crops[row].path for row in rows}) > 1]
 
 

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from reid.data.augment import Augmentation, normalise_pixels
-from reid.data.mapped import MappedImages
-from reid.data.part import Part
-from reid.data.resident import ResidentStore
+from reid.data.augment import Augmentation, Part, normalise_pixels
+from reid.data.image_store import ImageStore, read_ahead
 from reid.data.sampler import IdentitySampler
-from reid.data.store import ImageStore
 
 T = TypeVar("T")
+
+#: Images that `ResidentImages` copies at once.
+CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -34,48 +35,60 @@ class Batch:
     indices: torch.Tensor
 
 
+@dataclass(frozen=True)
+class BatchRecipe:
+    """What decides the batches of a run: of one store, equal recipes give equal batches on every machine.
+
+    A batch holds `identities` (P) people with `instances` (K) images of each, augmented.  Every draw comes
+    from a generator seeded by (seed, epoch) for the sampler and (seed, epoch, step) for the augmentation, so
+    that a resumed run needs no generator's state and may start in mid-epoch.
+    """
+
+    identities: int
+    instances: int
+    augmentation: Augmentation
+    seed: int
+
+
 class TrainingBatches:
-    """The batches of any epoch, the same whenever it is asked for.
+    """The batches of any epoch, the same whenever they are made.
 
-    Every draw comes from a generator seeded by (seed, epoch) for the sampler and (seed, epoch, step) for
-    the augmentation, so that a resumed run needs no generator's state and may start in mid-epoch.
-
-    `share` (number, count) says which of `count` equal parts of every batch, cut between identities, has its
-    images prepared here; `count` divides `identities`.  `resident` keeps all pixels in the memory of
-    `device`, so that no step copies any from the host; the batches are the same.
+    Args:
+        labels: (N,) int64, the identity of every image of `store`.
+        device: where the batches are wanted.
+        share: (number, count): which of `count` equal parts of every batch, cut between identities, has its
+            images prepared here; `count` divides P.
+        stream: where a GPU prepares them; None for `side_stream(device)`.
+        resident: keep all pixels in the memory of `device`, so that no step copies any from the host.
     """
 
     def __init__(
         self,
         store: ImageStore,
         labels: torch.Tensor,
-        identities: int,
-        instances: int,
-        augmentation: Augmentation,
-        seed: int,
+        recipe: BatchRecipe,
         device: torch.device,
         share: tuple[int, int] = (0, 1),
+        stream: torch.cuda.Stream | None = None,
         resident: bool = False,
     ) -> None:
         self.store = store
-        self._source: ResidentStore | MappedImages | ImageStore = (
-            ResidentStore(store, device)
-            if resident
-            else MappedImages(store)
-            if device.type == "cpu"
-            else store
-        )
         self.labels = labels
-        self.augmentation = augmentation
-        self.seed = seed
+        self.recipe = recipe
         self.device = device
         self.share = share
-        self._sampler_generator = torch.Generator()
-        self._sampler = IdentitySampler(labels.tolist(), identities, instances, self._sampler_generator)
+        self._stream = stream
+        self._images: ResidentImages | MappedImages | ImageStore = store
+        if resident:
+            self._images = ResidentImages(store, device)
+        elif device.type == "cpu":
+            self._images = MappedImages(store)
+        self._generator = torch.Generator()
+        self._sampler = IdentitySampler(labels.tolist(), recipe.identities, recipe.instances, self._generator)
 
     def plan(self, epoch: int) -> list[torch.Tensor]:
         """The indices of every batch of `epoch`."""
-        self._sampler_generator.manual_seed(_mix(self.seed, epoch))
+        self._generator.manual_seed(_mix(self.recipe.seed, epoch))
         return list(self._sampler)
 
     def of(self, plan: list[torch.Tensor], epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
@@ -84,20 +97,65 @@ class TrainingBatches:
 
         def prepare(step: int) -> Batch:
             indices = plan[step]
-            generator.manual_seed(_mix(self.seed, epoch, step))
+            generator.manual_seed(_mix(self.recipe.seed, epoch, step))
             part = Part.of(len(indices), *self.share)
             # Where the pixels lie on the device already, only the indices travel.
-            images = self._source.read(indices[part.rows])
+            images = self._images.read(indices[part.rows])
             if isinstance(images, torch.Tensor) and not images.is_cuda:
                 images = to_device(images, self.device)
             labels = to_device(self.labels[indices], self.device)
-            return Batch(self.augmentation(images, generator, part), labels, indices)
+            return Batch(self.recipe.augmentation(images, generator, part), labels, indices)
 
-        return prepared_ahead(prepare, range(first_step, len(plan)), self.device)
+        return prepared_ahead(prepare, range(first_step, len(plan)), self.device, self._stream)
+
+
+class MappedImages:
+    """The pixels of a store where they lie in its file, for a CPU that trains: no step copies them."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+        with warnings.catch_warnings():
+            # Nothing writes to an image: the map is read-only, and whoever tried would be stopped.
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+            self._pixels = torch.from_numpy(store.pixels)
+
+    def read(self, indices: torch.Tensor) -> list[torch.Tensor]:
+        """The images at `indices` (B,): uint8 (H, W, 3) each, views that are not to be written to."""
+        rows = self._store.rows[indices.numpy()]
+        read_ahead(self._store.pixels, rows)
+        return [self._pixels[row] for row in rows.tolist()]
+
+
+class ResidentImages:
+    """The pixels of a store in the memory of the device that trains: no step copies any from the host."""
+
+    def __init__(self, store: ImageStore, device: torch.device) -> None:
+        self.pixels = torch.empty((len(store), *store.pixels.shape[1:]), dtype=torch.uint8, device=device)
+        for rows in torch.arange(len(store)).split(CHUNK):
+            self.pixels[rows[0] : rows[-1] + 1] = store.read(rows).permute(0, 2, 3, 1).to(device)
+        if self.pixels.is_cuda:
+            # The first reader works on a stream of its own, which waits for nothing that was queued here.
+            torch.cuda.current_stream(device).synchronize()
+
+    def read(self, indices: torch.Tensor) -> torch.Tensor:
+        """The images at `indices` (B,), on the host: uint8 (B, 3, H, W), channels last in memory."""
+        there = indices.pin_memory() if self.pixels.is_cuda else indices
+        there = there.to(self.pixels.device, non_blocking=True)
+        return self.pixels.index_select(0, there).permute(0, 3, 1, 2)
+
+
+def resident_bytes(store: ImageStore) -> int:
+    """The memory that the pixels of `store` take on a device."""
+    _, height, width, channels = store.pixels.shape
+    return len(store) * height * width * channels
 
 
 def plain_batches(
-    store: ImageStore, size: int, device: torch.device, share: tuple[int, int] = (0, 1)
+    store: ImageStore,
+    size: int,
+    device: torch.device,
+    share: tuple[int, int] = (0, 1),
+    stream: torch.cuda.Stream | None = None,
 ) -> Generator[torch.Tensor, None, None]:
     """All images of `store` in order, normalised and not augmented: float32 (<= size, 3, H, W).
 
@@ -109,7 +167,7 @@ def plain_batches(
     def prepare(number: int) -> torch.Tensor:
         return normalise_pixels(to_device(store.read(splits[number]), device))
 
-    return prepared_ahead(prepare, range(len(splits)), device)
+    return prepared_ahead(prepare, range(len(splits)), device, stream)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -118,19 +176,24 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def prepared_ahead(
-    prepare: Callable[[int], T], steps: range, device: torch.device, depth: int = 2
+    prepare: Callable[[int], T],
+    steps: range,
+    device: torch.device,
+    stream: torch.cuda.Stream | None = None,
+    depth: int = 2,
 ) -> Generator[T, None, None]:
     """`prepare(step)` for each step, computed in a thread up to `depth` items ahead.
 
-    On a GPU the thread works on a stream of its own and the consumer's stream waits for it there, so that
-    the host never does.  On a CPU it takes one core.  An exception in `prepare` is raised at the item that it
-    befell.
+    On a GPU the thread works on `stream` (None: `side_stream(device)`) and the consumer's stream waits for it
+    there, so that the host never does.  On a CPU it takes one core.  An exception in `prepare` is raised at
+    the item whose preparation failed.
     """
     results: queue.Queue[tuple[T | None, BaseException | None, torch.cuda.Event | None]] = queue.Queue(depth)
     stopped = threading.Event()
-    stream = side_stream(device) if device.type == "cuda" else None
+    if device.type == "cuda" and stream is None:
+        stream = side_stream(device)
 
-    def put(item: tuple[T | None, BaseException | None, torch.cuda.Event | None]) -> bool:
+    def deliver(item: tuple[T | None, BaseException | None, torch.cuda.Event | None]) -> bool:
         while not stopped.is_set():
             try:
                 results.put(item, timeout=0.1)
@@ -147,9 +210,9 @@ def prepared_ahead(
                     value = prepare(step)
                     ready = stream.record_event() if stream is not None else None
             except BaseException as error:
-                put((None, error, None))
+                deliver((None, error, None))
                 return
-            if not put((value, None, ready)):
+            if not deliver((value, None, ready)):
                 return
 
     worker = threading.Thread(target=work, name="batches", daemon=True)
@@ -184,7 +247,7 @@ def _keep_to_one_core() -> None:
     With one, OpenMP has more threads than cores, and lets each sleep between two parallel regions instead of
     spinning: waking them made the training step itself, in the other thread, 20 % slower.
     """
-    torch.get_num_threads()  # Where this is asked for first, torch sets its own number.
+    torch.get_num_threads()  # The first call, wherever it is made, lets torch set its own number.
     threadpool_limits(1, user_api="openmp")
 
 

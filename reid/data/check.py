@@ -3,40 +3,33 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.text import Text
 
-from reid.config.checks import ConfigError
-from reid.config.dialects import CommandParser
-from reid.data import DatasetError, ReidDataset
 from reid.data.audit import TINY, Audit, audit
-from reid.data.crops import silent
+from reid.data.crops import Progress, ReidDataset
 from reid.data.pictures import describe_treatments
-from reid.jobs.console import ConsoleProgress
-from reid.jobs.data_source import SPELLINGS, add_source, open_source
-from reid.terminal import Table, Terminal
+from reid.terminal import Table
+
+DESCRIPTION = (
+    "Count identities, images and cameras, and look for trouble: unreadable and tiny images, "
+    "the same bytes under two identities, people or images shared by train and test, queries without a "
+    "match or with their own picture in the gallery, frames of tracklets without cameras.  Exit code 0: "
+    "nothing found; 1: trouble; 2: asked wrongly."
+)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: nothing found; 1: trouble; 2: asked wrongly, or no dataset that could be looked at."""
-    options = _parser().parse_args(arguments)
-    console = Terminal(soft_wrap=True, highlight=False)
-    progress = silent if options.json else ConsoleProgress(console)
-    try:
-        dataset = open_source(options, progress)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"reid.data.check: {error}", file=sys.stderr)
-        return 2
+def check(dataset: ReidDataset, options: argparse.Namespace, console: Console, progress: Progress) -> int:
+    """Look at every image of `dataset` and print what was found; 1 if anything is wrong, else 0."""
     found = audit(dataset, (options.min_height, options.min_width), progress)
     if options.json:
-        told = {
+        facts = {
             "dataset": dataset.name, "root": str(dataset.root), "cameras_known": dataset.cameras,
             "junk": dataset.junk, "strays": dataset.strays, **asdict(found),
         }  # fmt: skip
-        print(json.dumps(told, indent=2))
+        print(json.dumps(facts, indent=2))
     else:
         _show(console, dataset, found, options.cases)
     return 1 if found.findings else 0
@@ -77,22 +70,15 @@ def _show(console: Console, dataset: ReidDataset, found: Audit, cases: int) -> N
         console.print("nothing wrong was found")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
-        also=SPELLINGS,
-        prog="python -m reid.data.check",
-        description="Count identities, images and cameras, and look for trouble: unreadable and tiny images, "
-        "the same bytes under two identities, people or images shared by train and test, queries without a "
-        "match or with their own picture in the gallery, frames of tracklets without cameras.  Exit code 0: "
-        "nothing found; 1: trouble; 2: asked wrongly.",
-    )
-    add_source(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options beside those that say which dataset is meant."""
     parser.add_argument("--min-height", type=int, default=TINY[0], help="in pixels (default %(default)s)")
     parser.add_argument("--min-width", type=int, default=TINY[1], help="in pixels (default %(default)s)")
     parser.add_argument("--cases", type=int, default=10, help="how many of a kind are named (default 10)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, all cases named")
-    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from reid.jobs import data_commands
+
+    sys.exit(data_commands.check())

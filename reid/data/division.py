@@ -117,8 +117,8 @@ def choose_queries(crops: Sequence[Crop], cameras: bool, each: int = 1) -> tuple
     """
 
     def findable(candidates: Sequence[Crop]) -> list[Crop]:
-        asked = set(candidates)
-        left = [crop.camid for crop in crops if crop not in asked]
+        chosen = set(candidates)
+        left = [crop.camid for crop in crops if crop not in chosen]
         return [crop for crop in candidates if any(not cameras or camid != crop.camid for camid in left)]
 
     by_camera: dict[int, list[Crop]] = defaultdict(list)
@@ -126,8 +126,8 @@ def choose_queries(crops: Sequence[Crop], cameras: bool, each: int = 1) -> tuple
         by_camera[crop.camid].append(crop)
     first = [crop for seen in by_camera.values() for crop in seen[:each]]
     queries = (findable(first) if cameras else []) or findable(crops[:each])
-    asked = set(queries)
-    return queries, [crop for crop in crops if crop not in asked]
+    chosen = set(queries)
+    return queries, [crop for crop in crops if crop not in chosen]
 
 
 def _judged(
@@ -136,8 +136,8 @@ def _judged(
     query: list[Crop] = []
     gallery: list[Crop] = []
     for crops in people:
-        asked, rest = choose_queries(crops, cameras, queries)
-        query.extend(asked)
+        chosen, rest = choose_queries(crops, cameras, queries)
+        query.extend(chosen)
         gallery.extend(rest)
     return _by_name(query), _by_name(gallery)
 

@@ -43,7 +43,7 @@ def find_doubles(query: Sequence[Crop], gallery: Sequence[Crop], cross_camera: b
 
 
 class _Files:
-    """Sizes and hashes of files, each asked for once; None for those that cannot be read."""
+    """Sizes and hashes of files, each read once; None for those that cannot be read."""
 
     def __init__(self) -> None:
         self._sizes: dict[Path, int | None] = {}

@@ -1,12 +1,19 @@
-"""Files of pictures, read without ever waiting for what is no file."""
+"""Files of pictures, read without ever waiting for what is no file, and many at once by all cores."""
 
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from reid.data.crops import PictureError
+from reid.data.crops import PictureError, Progress, silent
+from reid.limits import cores
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 #: A longer file is not read into memory.
 MOST_BYTES = 2**28
@@ -34,9 +41,9 @@ class FileState(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, found: os.stat_result) -> "FileState":
-        times = found.st_ctime_ns & _64_BITS, found.st_mtime_ns & _64_BITS  # before 1970 they are negative
-        return cls(found.st_ino, times[0], found.st_size, times[1])
+    def of(cls, status: os.stat_result) -> "FileState":
+        times = status.st_ctime_ns & _64_BITS, status.st_mtime_ns & _64_BITS  # before 1970 they are negative
+        return cls(status.st_ino, times[0], status.st_size, times[1])
 
 
 def read(path: Path) -> tuple[FileState, bytes]:
@@ -50,15 +57,15 @@ def read(path: Path) -> tuple[FileState, bytes]:
         refuse_irregular(os.stat(path))
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         with open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags)) as handle:
-            found = os.fstat(handle.fileno())
-            refuse_irregular(found)  # what lies there now, should it have been swapped
-            if found.st_size > MOST_BYTES:
+            status = os.fstat(handle.fileno())
+            refuse_irregular(status)  # what lies there now, should it have been swapped
+            if status.st_size > MOST_BYTES:
                 raise PictureError(
-                    f"a file of {found.st_size / 2**20:,.0f} MiB: a picture may have {MOST_BYTES // 2**20}"
+                    f"a file of {status.st_size / 2**20:,.0f} MiB: a picture may have {MOST_BYTES // 2**20}"
                 )
-            return FileState.of(found), handle.readall()
+            return FileState.of(status), handle.readall()
     except OSError as error:
-        if not is_of_the_path(error):
+        if not is_about_the_path(error):
             raise
         raise PictureError(error.strerror or type(error).__name__) from error
     except ValueError as error:
@@ -67,16 +74,16 @@ def read(path: Path) -> tuple[FileState, bytes]:
         raise PictureError(f"no name of a file ({error})") from error  # it holds a NUL
 
 
-def is_of_the_path(error: OSError) -> bool:
+def is_about_the_path(error: OSError) -> bool:
     """Whether an error says something of this path, and not of a disk or a server that fails for a moment."""
     kinds = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
     return isinstance(error, kinds) or error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
-def refuse_irregular(found: os.stat_result) -> None:
+def refuse_irregular(status: os.stat_result) -> None:
     """Raise PictureError for what is no regular file."""
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((name for test, name in KINDS if test(found.st_mode)), "no regular file")
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for test, name in KINDS if test(status.st_mode)), "no regular file")
         raise PictureError(f"{kind}, where a picture's file was expected")
 
 
@@ -93,3 +100,19 @@ def path_problem(path: str) -> str | None:
 def shortened(path: str) -> str:
     """A path for a message, cut where it is endless."""
     return path if len(path) <= LONGEST_NAME else f"{path[:60]}…{path[-20:]}"
+
+
+@contextmanager
+def in_threads(
+    work: Callable[[T], R], items: Sequence[T], progress: Progress = silent, what: str = ""
+) -> Iterator[Iterable[R]]:
+    """What `work` gives for each item, in their order, by all the cores that this process may use.
+
+    Threads: PIL lets go of the interpreter lock while it decodes and resizes, which is all the work.
+    """
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            yield progress(pool.map(work, items), len(items), what)
+        except BaseException:  # Ctrl-C too: do not make it wait for all images still to come
+            pool.shutdown(cancel_futures=True)
+            raise

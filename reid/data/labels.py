@@ -54,16 +54,16 @@ def clean(value: object) -> str:
     return _AROUND.sub("", unicodedata.normalize("NFC", str(value)))
 
 
-def says_nothing(label: str) -> bool:
+def is_null(label: str) -> bool:
     """Whether a cleaned label is blank or a word that stands for nothing: `nan`, `NA`, `null`, `None`, …"""
     one_case = label in (label.lower(), label.upper())
     return not label or label in _NULL_SPELLINGS or (one_case and label.lower() in NULL_WORDS)
 
 
-def key(label: str) -> str:
+def canonical(label: str) -> str:
     """What is the same for all spellings of a cleaned label: 1 for `1`, `01` and `1.0`.
 
-    >>> key("0012"), key("12.0"), key("12.5"), key("ann")
+    >>> canonical("0012"), canonical("12.0"), canonical("12.5"), canonical("ann")
     ('12', '12', '12.5', 'ann')
     """
     match = WHOLE.fullmatch(label)
@@ -74,7 +74,8 @@ def key(label: str) -> str:
 class People:
     """Which labels are no people.
 
-    `distractor` is the `key` of the id that distractors bear, 0 as in the published sets; None: no id does.
+    `distractor` is the id that distractors bear, as `canonical` writes it: 0 in the published sets, None for
+    no id.
     `null` holds the words that mean nobody; the other null words, NaN apart, are then names.  None: such a
     word is refused.  A word in lower case means every spelling of it, "" means a blank.
     """
@@ -95,7 +96,7 @@ class People:
                 f"dataset.null=[{null}]."
             )
         words = None if null is None else frozenset(map(_word, null))
-        return cls(None if distractor is None else key(clean(distractor)), words)
+        return cls(None if distractor is None else canonical(clean(distractor)), words)
 
     def read(self, value: object) -> str:
         """The cleaned label of a person, or "" for nobody.
@@ -108,10 +109,10 @@ class People:
         if self.null and (label in self.null or label.lower() in self.null):
             return ""
         missing = isinstance(value, float) and math.isnan(value)
-        if not label or missing or (self.null is None and says_nothing(label)):
-            raise LabelError(_says_nobody(label, missing))
+        if not label or missing or (self.null is None and is_null(label)):
+            raise LabelError(_nobody_message(label, missing))
         match = WHOLE.fullmatch(label)
-        if match is not None and int(match[1]) < JUNK and key(label) != self.distractor:
+        if match is not None and int(match[1]) < JUNK and canonical(label) != self.distractor:
             raise LabelError(f"pid {label} is not allowed: expected 0 or more, or -1 for junk")
         return label
 
@@ -121,7 +122,7 @@ def _word(value: object) -> str:
     return "null" if value is None else clean(value)
 
 
-def _says_nobody(label: str, missing: bool) -> str:
+def _nobody_message(label: str, missing: bool) -> str:
     if not label:
         return (
             "the pid is empty. Fill it in or take the row out; dataset.null=[''] makes distractors of such "
@@ -161,9 +162,9 @@ def numbered_people(labels: Iterable[str], distractor: str | None) -> dict[str, 
     """
     distinct = set(labels)
     special = {
-        label: JUNK if label and key(label) != distractor else DISTRACTOR
+        label: JUNK if label and canonical(label) != distractor else DISTRACTOR
         for label in distinct
-        if not label or key(label) in (distractor, str(JUNK))
+        if not label or canonical(label) in (distractor, str(JUNK))
     }
     pids = numbered(distinct - special.keys(), first=1)
     after = max(pids.values(), default=0) + 1
@@ -171,10 +172,10 @@ def numbered_people(labels: Iterable[str], distractor: str | None) -> dict[str, 
 
 
 def spellings_of(labels: Iterable[str]) -> dict[str, list[str]]:
-    """The spellings of each label by its `key`, in sorted order."""
+    """The spellings of each label by its `canonical`, in sorted order."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for label in sorted(set(labels)):
-        spellings[key(label)].append(label)
+        spellings[canonical(label)].append(label)
     return spellings
 
 

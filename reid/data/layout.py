@@ -6,21 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from reid.data.crops import Crop, DatasetError, LeakError, ReidDataset
+from reid.data.image_folders import images_in, is_system_folder
 from reid.data.labels import People, merged_ids, numbered_people
 from reid.people import DISTRACTOR, JUNK, is_person
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 #: pid, then camera: 0002_c1s1_000451_03.jpg (Market), 0001_c2_f0046182.jpg (Duke), 0001_c1_1.png (CUHK03-NP),
 #: 0001C1T0001F001.jpg and, of junk, 00-1C1T0001F001.jpg (MARS).
 MARKET_NAME = re.compile(r"^0*(-?\d+)(?:_|(?=[cC]\d+[tT]\d))[cC](\d+)")
-
-#: Folders that systems and unpackers leave among one's own; none holds an image that somebody meant.
-SYSTEM_FOLDERS = frozenset(
-    {"__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
-     "lost+found", "__pycache__"}
-)  # fmt: skip
 
 NO_DATA_NEEDED = "`make quickstart` needs no data: it draws its own pedestrians."
 
@@ -122,22 +116,6 @@ def _images_below(folder: Path) -> int:
     return sum(len(images_in(path)[0]) for path in below)
 
 
-def is_system_folder(name: str) -> bool:
-    """Whether a folder of that name is hidden, or holds what a system keeps for itself."""
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
-
-
-def images_in(folder: Path) -> tuple[list[Path], int]:
-    """The images of `folder` sorted by name, and the number of strays: hidden files, folders, no images."""
-    entries = sorted(folder.iterdir(), key=lambda path: path.name)
-    images = [
-        path
-        for path in entries
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-    ]
-    return images, len(entries) - len(images)
-
-
 def missing_message(
     name: str,
     missing: Iterable[Path],
@@ -169,14 +147,14 @@ def check_counts(
     """
     found = tuple(len(split) for split in (dataset.train, dataset.query, dataset.gallery))
     if found != expected:
-        own = (
+        advice = (
             f"a set of your own in this layout is `dataset=folder dataset.root={dataset.root}`"
             if market_layout
             else f"dataset.official=false takes it as it is, but its scores are not those of {official}"
         )
         raise DatasetError(
             f"{dataset.root} is not {official}: expected {_counts(expected)} images "
-            f"(train / query / gallery), found {_counts(found)}. A copy may be incomplete; {own}."
+            f"(train / query / gallery), found {_counts(found)}. A copy may be incomplete; {advice}."
         )
 
 

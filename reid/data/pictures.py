@@ -77,7 +77,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Look:
+class PictureFile:
     """What a file holds: the sha256 of its bytes and its picture, or the reason why there is none.
 
     `state` was taken before the bytes were read.  Without a digest the file could not even be opened.
@@ -89,7 +89,7 @@ class Look:
     reason: str | None
 
 
-def look(path: Path) -> Look:
+def read_picture(path: Path) -> PictureFile:
     """Read and decode one file, which is read once.
 
     Raises:
@@ -98,12 +98,12 @@ def look(path: Path) -> Look:
     try:
         state, data = read(path)
     except PictureError as error:
-        return Look(None, None, None, str(error))
+        return PictureFile(None, None, None, str(error))
     digest = hashlib.sha256(data).digest()
     try:
-        return Look(state, digest, decode(data), None)
+        return PictureFile(state, digest, decode(data), None)
     except PictureError as error:
-        return Look(state, digest, None, str(error))
+        return PictureFile(state, digest, None, str(error))
 
 
 def open_picture(path: str | os.PathLike[str]) -> Picture:
@@ -112,10 +112,10 @@ def open_picture(path: str | os.PathLike[str]) -> Picture:
     Raises:
         OSError: there is none; the message names the file.
     """
-    found = look(Path(path))
-    if found.picture is None:
-        raise OSError(f"{path}: {found.reason}")
-    return found.picture
+    file = read_picture(Path(path))
+    if file.picture is None:
+        raise OSError(f"{path}: {file.reason}")
+    return file.picture
 
 
 def decode(data: bytes) -> Picture:

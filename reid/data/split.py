@@ -2,37 +2,59 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from reid.config.checks import ConfigError
-from reid.config.dialects import CommandParser
-from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.audit import count, splits_of
+from reid.data.crops import Crop, DatasetError, ReidDataset
 from reid.data.division import Division, divide
-from reid.data.labels import key, says_nothing
-from reid.data.tables import write_table
-from reid.jobs.data_source import SPELLINGS, add_source, open_source
+from reid.data.labels import canonical, is_null
+from reid.data.table_files import write_table
 from reid.people import DISTRACTOR, is_person
 
+DESCRIPTION = (
+    "Divide people, each with all images, into train, val and test (query and gallery), and "
+    "write the CSV that dataset=table reads.  Splits that the source has are not kept.  Only people whom "
+    "a query can find again (two cameras; two images, where cameras are unknown) are judged on."
+)
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: written; 1: it could not be written; 2: asked wrongly, or no such split can be had."""
-    options = _parser().parse_args(arguments)
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what no split can be made with.
+
+    Raises:
+        DatasetError: shares, numbers or the name of the file are wrong.
+    """
+    if options.train <= 0 or options.val < 0 or options.train + options.val >= 1:
+        raise DatasetError(
+            f"--train {options.train} --val {options.val}: expected shares of the people, above 0 (val: or "
+            "0), that leave some to test on, such as --train 0.5 --val 0.1"
+        )
+    if options.query < 1 or options.seed < 0:
+        raise DatasetError(
+            f"--query {options.query} --seed {options.seed}: expected 1 or more, and 0 or more"
+        )
+    if options.out.suffix.lower() != ".csv":
+        raise DatasetError(f"-o {options.out}: expected a name that ends in .csv")
+
+
+def division_of(dataset: ReidDataset, options: argparse.Namespace) -> Division:
+    """All crops of `dataset`, divided anew.
+
+    Raises:
+        DatasetError: no such split can be had.
+    """
+    crops = [crop for some in splits_of(dataset).values() for crop in some]
+    return divide(crops, dataset.cameras, options.seed, options.train, options.val, options.query)
+
+
+def write(dataset: ReidDataset, division: Division, options: argparse.Namespace) -> int:
+    """Write the table and say what it holds; 1 if it could not be written, else 0."""
     try:
-        _check(options)
-        dataset = open_source(options)
-        crops = [crop for some in splits_of(dataset).values() for crop in some]
-        parts = divide(crops, dataset.cameras, options.seed, options.train, options.val, options.query)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"reid.data.split: {error}", file=sys.stderr)
-        return 2
-    try:
-        relative = write_split(options.out, dataset, parts)
+        relative = write_split(options.out, dataset, division)
     except OSError as error:
         print(f"reid.data.split: {options.out} could not be written: {error}", file=sys.stderr)
         return 1
-    for split, some in vars(parts).items():
+    for split, some in vars(division).items():
         if some:
             counts = count(some, dataset.cameras)
             cameras = f", {counts.cameras} cameras" if dataset.cameras else ", cameras unknown"
@@ -43,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_split(out: Path, dataset: ReidDataset, parts: Division) -> bool:
+def write_split(out: Path, dataset: ReidDataset, division: Division) -> bool:
     """Write the table; its paths are relative to its folder if all images lie there, which is returned."""
     folder = out.absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
-    crops = [(split, crop) for split, some in vars(parts).items() for crop in some]
+    crops = [(split, crop) for split, some in vars(division).items() for crop in some]
     relative = all(crop.path.absolute().is_relative_to(folder) for _, crop in crops)
 
     distractor = _distractor(dataset)
@@ -70,7 +92,7 @@ def reading_keys(dataset: ReidDataset) -> str:
     if (distractor := _distractor(dataset)) != str(DISTRACTOR):
         distractors = any(not is_person(crop.pid) for crop in dataset.gallery)
         keys.append(f" dataset.distractor={distractor if distractors else 'null'}")
-    if any(says_nothing(name) for name in dataset.names.values()):
+    if any(is_null(name) for name in dataset.names.values()):
         keys.append(" 'dataset.null=[]'")
     return "".join(keys)
 
@@ -78,30 +100,11 @@ def reading_keys(dataset: ReidDataset) -> str:
 def _distractor(dataset: ReidDataset) -> str:
     """What distractors are called in a table: 0, unless that is a person's name."""
     zero = str(DISTRACTOR)
-    return "distractor" if any(key(name) == zero for name in dataset.names.values()) else zero
+    return "distractor" if any(canonical(name) == zero for name in dataset.names.values()) else zero
 
 
-def _check(options: argparse.Namespace) -> None:
-    if options.train <= 0 or options.val < 0 or options.train + options.val >= 1:
-        raise ConfigError(
-            f"--train {options.train} --val {options.val}: expected shares of the people, above 0 (val: or "
-            "0), that leave some to test on, such as --train 0.5 --val 0.1"
-        )
-    if options.query < 1 or options.seed < 0:
-        raise ConfigError(f"--query {options.query} --seed {options.seed}: expected 1 or more, and 0 or more")
-    if options.out.suffix.lower() != ".csv":
-        raise ConfigError(f"-o {options.out}: expected a name that ends in .csv")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
-        also=SPELLINGS,
-        prog="python -m reid.data.split",
-        description="Divide people, each with all images, into train, val and test (query and gallery), and "
-        "write the CSV that dataset=table reads.  Splits that the source has are not kept.  Only people whom "
-        "a query can find again (two cameras; two images, where cameras are unknown) are judged on.",
-    )
-    add_source(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options beside those that say which dataset is meant."""
     parser.add_argument("-o", "--out", type=Path, required=True, help="the CSV to write")
     parser.add_argument("--train", type=float, default=0.5, help="share of the people (default 0.5)")
     parser.add_argument("--val", type=float, default=0.0, help="share that eval.split=val uses (default 0)")
@@ -112,8 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         help="images of a person by one camera that become queries (default 1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="who is drawn (default 0)")
-    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from reid.jobs import data_commands
+
+    sys.exit(data_commands.split())

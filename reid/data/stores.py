@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from reid.config.dialects import CommandParser
-from reid.config.schema import DataConfig, register
-from reid.data.hashes import SUFFIX, kept_digests
-from reid.data.holds import free
-from reid.data.store_facts import FORMAT, read_facts, store_key
+from reid.data.store_files import FORMAT, HASHES_SUFFIX, read_facts, saved_digests, store_key, unused
 from reid.locks import FileLock, Timeout
 
+DESCRIPTION = (
+    "List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
+    "no opening will use (stores of another format, what a killed process left), the stores that are "
+    "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
+    "later is built again.  Exit code 0: done; 1: a store that was named is in use, or could not be "
+    "removed; 2: asked wrongly."
+)
 #: What the suite writes into a folder of stores; no other file is ever deleted.
 OURS = re.compile(r"([0-9a-f]{24}(?:-\d+x\d+)?)\.(npy|json|lock|files\.npz|(?:.+\.)?partial)")
 #: A file that is written without a lock is finished long before.
@@ -88,8 +89,8 @@ def list_leftovers(folder: Path) -> list[Leftover]:
         if lock.exists() or old:
             why = "left by a process that was killed"
             found.append(Leftover(why, (file,), lock if lock.exists() else None))
-    for file in _ours(folder, SUFFIX[1:]):
-        digests = kept_digests(file)
+    for file in _ours(folder, HASHES_SUFFIX[1:]):
+        digests = saved_digests(file)
         if not names & {store_key(digests, *size) for size in sizes}:
             found.append(Leftover("hashes of files that no store holds", (file,)))
     found += [Leftover("a lock that nobody holds", (file,), file) for file in _ours(folder, "lock")]
@@ -106,25 +107,20 @@ def remove(files: Sequence[Path], lock: Path | None = None) -> int | None:
             except Timeout:
                 return None
         arrays = [file for file in files if file.suffix == ".npy"]
-        if not all(holding.enter_context(free(array)) for array in arrays):
+        if not all(holding.enter_context(unused(array)) for array in arrays):
             return None
         for file in files:
             file.unlink(missing_ok=True)
     return freed
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: listed or pruned; 1: a store is in use or could not be removed; 2: asked wrongly."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.action == "list" and (options.names or options.unused_days is not None):
-        parser.error("names and --unused-days say what to prune: python -m reid.data.stores prune …")
-    folder = Path(options.store).expanduser() if options.store else _default_folder()
-    try:
-        return _list(options, folder) if options.action == "list" else _choose(options, folder)
-    except OSError as error:
-        print(f"reid.data.stores: {error}", file=sys.stderr)
-        return 1
+def list_or_prune(folder: Path, options: argparse.Namespace) -> int:
+    """List the stores of `folder`, or remove some; the exit code.
+
+    Raises:
+        OSError: the folder, or a file in it, cannot be read or removed.
+    """
+    return _list(options, folder) if options.action == "list" else _choose(options, folder)
 
 
 def _choose(options: argparse.Namespace, folder: Path) -> int:
@@ -169,11 +165,11 @@ def _list(options: argparse.Namespace, folder: Path) -> int:
     stores, leftovers = list_stores(folder), list_leftovers(folder)
     size = sum(file.stat().st_size for leftover in leftovers for file in leftover.files)
     if options.json:
-        found = {
+        listing = {
             "folder": str(folder), "stores": [asdict(store) for store in stores],
             "leftovers": [{"why": left.why, "files": list(map(str, left.files))} for left in leftovers],
         }  # fmt: skip
-        print(json.dumps(found, indent=2))
+        print(json.dumps(listing, indent=2))
         return 0
     print(f"image stores in {folder}")
     if stores:
@@ -229,20 +225,8 @@ def _is_free(lock: Path) -> bool:
         return False
 
 
-def _default_folder() -> Path:
-    register()
-    return Path(OmegaConf.create({"data": OmegaConf.structured(DataConfig)}).data.store)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
-        prog="python -m reid.data.stores",
-        description="List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
-        "no opening will use (stores of another format, what a killed process left), the stores that are "
-        "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
-        "later is built again.  Exit code 0: done; 1: a store that was named is in use, or could not be "
-        "removed; 2: asked wrongly.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is done, with which stores of which folder."""
     parser.add_argument("action", nargs="?", choices=("list", "prune"), default="list")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="stores to prune, by the beginning of a name"
@@ -252,8 +236,9 @@ def _parser() -> argparse.ArgumentParser:
         "--unused-days", type=float, metavar="N", help="prune stores that were not opened for N days"
     )
     parser.add_argument("--json", action="store_true", help="list everything as JSON")
-    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from reid.jobs import data_commands
+
+    sys.exit(data_commands.stores())

@@ -15,7 +15,7 @@ from reid.data import Crop, ReidDataset, load_dataset
 from reid.data.crops import DatasetError, Progress
 from reid.data.division import validation_split
 from reid.data.doubles import find_doubles
-from reid.data.store import ImageStore, open_store
+from reid.data.image_store import ImageStore, open_store
 from reid.retrieval import count_matches, require_matches
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reid.config.identity import changed
-from reid.data.store import ImageStore
+from reid.data.image_store import ImageStore
 from reid.engine.checkpoint import (
     Checkpoint,
     CheckpointError,

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from reid.config.schema import TrainConfig
 from reid.data import ReidDataset
+from reid.data.image_store import ImageStore
 from reid.data.pictures import open_picture
-from reid.data.store import ImageStore
 from reid.distance import squared_euclidean
 from reid.engine.prepare import JudgedData
 from reid.figures import (

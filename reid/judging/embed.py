@@ -4,7 +4,7 @@ import torch
 
 from reid.data.batches import plain_batches
 from reid.data.crops import Progress, silent
-from reid.data.store import ImageStore
+from reid.data.image_store import ImageStore
 from reid.engine.compute import Compute
 from reid.models import ReidModel
 from reid.retrieval import Embeddings
@@ -33,7 +33,7 @@ def embed(
     parts: list[torch.Tensor] = []
     device, processes = compute.device, compute.processes
     count = len(range(processes.number, -(-len(store) // batch), processes.count))
-    batches = plain_batches(store, batch, device, processes.share)
+    batches = plain_batches(store, batch, device, processes.share, compute.copy_stream)
     for images in progress(batches, count, f"embedding {what}"):
         with compute.autocast():
             features = model(images).float()

@@ -6,7 +6,7 @@ import torch
 
 from reid.config.schema import EvalConfig
 from reid.data.crops import Progress, silent
-from reid.data.store import ImageStore
+from reid.data.image_store import ImageStore
 from reid.engine.compute import Compute, free_bytes, work_bytes
 from reid.judging.embed import embed
 from reid.models import ReidModel

@@ -3,10 +3,12 @@
 import importlib
 import shlex
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
+from reid.jobs import data_commands
 from reid.jobs.job import Job
 from reid.jobs.launch import launch
 
@@ -59,12 +61,21 @@ COMPOSED = [
 ]
 
 
+def parser_of(module: str) -> ArgumentParser:
+    if module.startswith("reid.data."):
+        parser = getattr(data_commands, f"{module.rpartition('.')[2]}_parser")()
+    else:
+        parser = importlib.import_module(module)._parser()
+    assert isinstance(parser, ArgumentParser)
+    return parser
+
+
 @pytest.mark.parametrize(("module", "typed", "spelling"), PARSED, ids=[f"{m} {t}" for m, t, _ in PARSED])
 def test_a_parsed_command_says_how_an_override_is_typed(
     module: str, typed: str, spelling: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(module)._parser().parse_args(shlex.split(typed))
+        parser_of(module).parse_args(shlex.split(typed))
     assert ended.value.code == 2
     assert spelling in capsys.readouterr().err
 
@@ -121,11 +132,8 @@ def test_what_only_looks_like_an_override_is_taken(tmp_path: Path, monkeypatch: 
     parse = importlib.import_module("reid.compare")._parser().parse_args
     assert parse(["device=cpu", "x=1.jpg"]).images == [Path("device=cpu"), Path("x=1.jpg")]
     assert parse(["a.jpg", "b.jpg", "-o", "output=b.png"]).output == Path("output=b.png")
-    options = (
-        importlib.import_module("reid.data.check")
-        ._parser()
-        .parse_args(["synthetic", "--option", "root=x", "--option", "preset=tiny"])
-    )
+    words = ["synthetic", "--option", "root=x", "--option", "preset=tiny"]
+    options = data_commands.check_parser().parse_args(words)
     assert options.option == ["root=x", "preset=tiny"]
     listed = (
         importlib.import_module("reid.runs.__main__")

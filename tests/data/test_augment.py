@@ -1,4 +1,7 @@
-"""The augmentation, batch by batch, against the same draws applied to one image at a time."""
+"""The augmentation and each of its operations, in both forms, against naive references on the same draws."""
+
+import math
+import random
 
 import pytest
 import torch
@@ -6,14 +9,23 @@ import torch
 from reid.data.augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    PUBLISHED_FILL,
     Augmentation,
+    BatchShape,
+    Crop,
+    Erase,
+    Flip,
+    Normalise,
+    Operation,
+    Part,
+    erasing_boxes,
+    images_of,
     normalise_pixels,
-    random_crop,
-    random_flip,
+    pixel_rows,
 )
-from reid.data.erasing import PUBLISHED_FILL, erasing_boxes, random_erasing
-from reid.data.part import Part
 
+CPU = torch.device("cpu")
+FORMS = ("at_once", "one_by_one")
 BATCH, HEIGHT, WIDTH = 16, 24, 12
 
 
@@ -27,6 +39,20 @@ def uint8_images(
     """As the store reads them: channels last in memory."""
     shape = (batch, height, width, 3)
     return torch.randint(low, 256, shape, dtype=torch.uint8, generator=generator(seed)).permute(0, 3, 1, 2)
+
+
+def apply(
+    operation: Operation, images: torch.Tensor, draws: torch.Generator, form: str = "at_once"
+) -> torch.Tensor:
+    """(B, 3, H, W) through one operation, in the form of a GPU or in that of a CPU."""
+    batch, _, height, width = images.shape
+    drawn = operation.draw(BatchShape(Part.of(batch), height, width, CPU), draws)
+    pixels = pixel_rows(images)
+    if form == "at_once":
+        return images_of(operation.at_once(pixels, drawn))
+    places = torch.empty(pixels.shape).unbind()
+    each = operation.one_by_one(pixels.clone().unbind(), drawn, places)
+    return images_of(torch.stack([image.clone() for image in each]))
 
 
 def naive_normalised(image: torch.Tensor) -> torch.Tensor:
@@ -105,11 +131,24 @@ def test_normalisation_is_the_formula_for_every_grey_level() -> None:
     assert torch.allclose(normalise_pixels(levels)[0].double(), expected, rtol=0, atol=1e-6)
 
 
-def test_a_flip_is_a_mirror_from_left_to_right() -> None:
+@pytest.mark.parametrize("operation", Augmentation(padding=3).operations, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_two_forms_of_each_operation_are_one(operation: Operation, seed: int) -> None:
+    images = uint8_images(seed=seed)
+    images = normalise_pixels(images) if isinstance(operation, Erase) else images
+    images = images.float() if isinstance(operation, Normalise) else images
+    kept = images.clone()
+    at_once, one_by_one = (apply(operation, images, generator(seed), form) for form in FORMS)
+    torch.testing.assert_close(at_once.float(), one_by_one.float(), rtol=0, atol=1e-6)
+    assert torch.equal(images, kept)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_flip_is_a_mirror_from_left_to_right(form: str) -> None:
     images = uint8_images(batch=400, height=4, width=6)
-    assert torch.equal(random_flip(images, 1.0, generator()), images.flip(3))
-    assert torch.equal(random_flip(images, 0.0, generator()), images)
-    result = random_flip(images, 0.5, generator())
+    assert torch.equal(apply(Flip(1.0), images, generator(), form), images.flip(3))
+    assert torch.equal(apply(Flip(0.0), images, generator(), form), images)
+    result = apply(Flip(0.5), images, generator(), form)
     mirrored = (result == images.flip(3)).flatten(1).all(dim=1)
     same = (result == images).flatten(1).all(dim=1)
     assert (mirrored ^ same).all()
@@ -127,12 +166,13 @@ def test_the_padding_is_black_before_normalisation_and_the_fill_comes_after() ->
     assert kinds.flatten(1).any(dim=1).all()
 
 
-def test_offsets_are_uniform_over_all_windows_and_independent() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_offsets_are_uniform_over_all_windows_and_independent(form: str) -> None:
     """One white pixel in the middle shows where the window was cut."""
     padding, batch = 2, 10_000
     images = torch.zeros(batch, 3, 9, 9, dtype=torch.uint8)
     images[:, :, 4, 4] = 255
-    where = random_crop(images, padding, generator())[:, 0].nonzero()
+    where = apply(Crop(padding), images, generator(), form)[:, 0].nonzero()
     assert len(where) == batch
     top, left = where[:, 1] - 2, where[:, 2] - 2
     counts = (top * 5 + left).bincount(minlength=25)
@@ -141,9 +181,11 @@ def test_offsets_are_uniform_over_all_windows_and_independent() -> None:
     assert chi_square < 51.2, "24 degrees of freedom: exceeded once in a thousand"
 
 
-def test_a_crop_of_padding_0_is_the_image() -> None:
-    images = uint8_images()
-    assert torch.equal(random_crop(images, 0, generator()), images)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_crop_of_padding_0_is_the_image_and_draws_nothing(form: str) -> None:
+    images, draws = uint8_images(), generator()
+    assert torch.equal(apply(Crop(0), images, draws, form).byte(), images)
+    assert torch.equal(draws.get_state(), generator().get_state())
 
 
 @pytest.mark.parametrize("fill", ["published", "noise"])
@@ -165,14 +207,141 @@ def test_parts_of_a_batch_come_out_as_in_the_whole(fill: str) -> None:
         Augmentation(flip=1.0, padding=2, erasing=0.0),
     ],
 )
-def test_image_by_image_as_on_a_cpu_gives_what_the_steps_of_a_gpu_give(augmentation: Augmentation) -> None:
-    images, draws = uint8_images(), generator(5)
-    expected = random_flip(images, augmentation.flip, draws)
-    expected = normalise_pixels(random_crop(expected, augmentation.padding, draws))
-    expected = random_erasing(expected, augmentation.erasing, augmentation.fill, draws)
+def test_the_form_of_a_cpu_gives_what_the_form_of_a_gpu_gives(augmentation: Augmentation) -> None:
+    images = uint8_images()
     before = images.clone()
-    result = augmentation(images, generator(5))
+    result, expected = augmentation(images, generator(5)), augmentation.at_once(images, generator(5))
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     assert torch.equal(images, before)
     apart = [image.permute(1, 2, 0).contiguous() for image in images]
     assert torch.equal(augmentation(apart, generator(5)), result)
+
+
+# ---- random erasing, against a scalar reading of the published loop
+
+
+def boxes(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return erasing_boxes(count, height, width, generator(seed), CPU)
+
+
+def naive_box(height: int, width: int, dice: random.Random) -> tuple[int, int, int, int] | None:
+    """One box as the published code draws it: (top, left, h, w), or None after 100 tries."""
+    for _ in range(100):
+        area = dice.uniform(0.02, 0.4) * height * width
+        ratio = dice.uniform(0.3, 1 / 0.3)
+        h = round(math.sqrt(area * ratio))
+        w = round(math.sqrt(area / ratio))
+        if h < height and w < width:
+            return dice.randint(0, height - h), dice.randint(0, width - w), h, w
+    return None
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 128), (64, 32), (16, 200), (9, 9)])
+def test_boxes_lie_in_the_image(height: int, width: int) -> None:
+    drawn = boxes(4000, height, width)
+    assert (drawn >= 0).all()
+    top, left, h, w = drawn.T
+    assert ((h < height) & (w < width)).all()
+    assert ((top + h <= height) & (left + w <= width)).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 128), (40, 40)])
+def test_sizes_and_corners_are_distributed_as_published(height: int, width: int) -> None:
+    dice = random.Random(1)
+    naive = torch.tensor([naive_box(height, width, dice) for _ in range(20_000)], dtype=torch.float64)
+    ours = boxes(20_000, height, width).double()
+    quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+
+    def summary(drawn: torch.Tensor) -> torch.Tensor:
+        top, left, h, w = drawn.T
+        area, ratio = h * w / (height * width), h / w
+        columns = (area, ratio, h / height, w / width, top / height, left / width)
+        return torch.stack([torch.cat([c.quantile(quantiles), c.mean().view(1)]) for c in columns])
+
+    assert torch.allclose(summary(ours), summary(naive), rtol=0.04, atol=0.015)
+    # The ratio is drawn uniformly and not log-uniformly, so most boxes are taller than wide.
+    assert (ours[:, 2] > ours[:, 3]).double().mean() > 0.6
+
+
+def test_corners_are_uniform_over_all_places_that_fit() -> None:
+    """In 12 x 12 pixels, boxes 9 high fit at 4 places: the first and the last as often as those between."""
+    top, left, h, w = boxes(60_000, 12, 12).T
+    for corner, side in ((top, h), (left, w)):
+        places = corner[side == 9].bincount()
+        assert len(places) == 4
+        expected = places.sum() / 4
+        chi_square = ((places - expected) ** 2 / expected).sum()
+        assert chi_square < 16.3, "three degrees of freedom: exceeded once in a thousand"
+
+
+def test_a_shape_where_boxes_rarely_fit_gives_a_fitting_box_or_none() -> None:
+    """4 x 320: 3 pixels high at most, so that most images get no box in 100 tries and some do."""
+    dice = random.Random(2)
+    naive = [naive_box(4, 320, dice) is None for _ in range(2000)]
+    _, _, h, w = boxes(2000, 4, 320).T
+    none = (h == 0) & (w == 0)
+    assert ((h > 0) == (w > 0)).all()
+    assert none.double().mean() == pytest.approx(sum(naive) / 2000, abs=0.06)
+    assert (h < 4).all()
+
+
+def test_a_shape_where_none_fits_stays_whole() -> None:
+    images = torch.randn(8, 3, 2, 800)
+    assert boxes(100, 2, 800)[:, 2:].sum() == 0
+    assert torch.equal(apply(Erase(1.0), images, generator()), images)
+
+
+def erased(
+    images: torch.Tensor, fill: str, probability: float = 1.0, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    result = apply(Erase(probability, fill), images, generator(seed))
+    return result, (result != images).any(dim=1)
+
+
+@pytest.mark.parametrize(("fill", "value"), [("published", PUBLISHED_FILL), ("zero", (0.0, 0.0, 0.0))])
+def test_one_box_of_every_image_gets_the_fill(fill: str, value: tuple[float, ...]) -> None:
+    images = torch.randn(32, 3, 32, 16)
+    result, changed = erased(images, fill)
+    for index in range(32):
+        y, x = changed[index].nonzero().T
+        box = result[index, :, y.min() : y.max() + 1, x.min() : x.max() + 1]
+        assert box.shape[1] * box.shape[2] == len(y), "what changed is one whole box"
+        assert torch.equal(box, torch.tensor(value).view(3, 1, 1).expand_as(box))
+
+
+def test_noise_is_standard_normal_and_of_every_pixel() -> None:
+    images = torch.full((64, 3, 32, 16), 100.0)
+    result, changed = erased(images, "noise")
+    values = result.permute(0, 2, 3, 1)[changed]
+    assert values.mean().item() == pytest.approx(0, abs=0.03)
+    assert values.std().item() == pytest.approx(1, abs=0.03)
+    assert values.unique().numel() > 0.99 * values.numel()
+
+
+def test_the_boxes_are_those_of_erasing_boxes() -> None:
+    images = torch.ones(16, 3, 24, 12)
+    _, changed = erased(images, "zero", seed=4)
+    draws = generator(4)
+    torch.rand(16, generator=draws)  # who is erased
+    for index, (top, left, h, w) in enumerate(erasing_boxes(16, 24, 12, draws, CPU).tolist()):
+        expected = torch.zeros(24, 12, dtype=torch.bool)
+        expected[top : top + h, left : left + w] = True
+        assert torch.equal(changed[index], expected)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_probability(probability: float) -> None:
+    images = torch.randn(4000, 3, 8, 8)
+    _, changed = erased(images, "zero", probability)
+    share = changed.flatten(1).any(dim=1).double().mean().item()
+    assert share == pytest.approx(probability, abs=0.03 if 0 < probability < 1 else 0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_input_stays_and_the_memory_format_does_not_matter(layout: torch.memory_format) -> None:
+    images = torch.randn(8, 3, 16, 8).contiguous(memory_format=layout)
+    kept = images.clone()
+    result, _ = erased(images, "published", 0.5)
+    assert torch.equal(images, kept)
+    other, _ = erased(images.contiguous(memory_format=torch.channels_last), "published", 0.5)
+    assert torch.equal(result, other)

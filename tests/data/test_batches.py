@@ -1,8 +1,11 @@
-"""Batches prepared ahead: the same ones whenever asked, errors at the consumer, no thread left behind."""
+"""Batches prepared ahead: always the same ones, errors at the consumer, no thread left behind."""
 
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +14,19 @@ from PIL import Image
 
 from reid.data import Crop
 from reid.data.augment import Augmentation, normalise_pixels
-from reid.data.batches import Batch, TrainingBatches, plain_batches, prepared_ahead
-from reid.data.store import ImageStore, open_store
+from reid.data.batches import (
+    CHUNK,
+    Batch,
+    BatchRecipe,
+    MappedImages,
+    ResidentImages,
+    TrainingBatches,
+    plain_batches,
+    prepared_ahead,
+    resident_bytes,
+    side_stream,
+)
+from reid.data.image_store import ImageStore, open_store
 
 CPU = torch.device("cpu")
 
@@ -31,7 +45,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
 
 
 def training(store: ImageStore, seed: int = 0, share: tuple[int, int] = (0, 1)) -> TrainingBatches:
-    return TrainingBatches(store, store.pids, 3, 2, Augmentation(padding=2), seed, CPU, share)
+    recipe = BatchRecipe(3, 2, Augmentation(padding=2), seed)
+    return TrainingBatches(store, store.pids, recipe, CPU, share)
 
 
 def workers() -> list[threading.Thread]:
@@ -56,9 +71,9 @@ def equal(first: list[Batch], second: list[Batch]) -> bool:
 def test_batches_are_the_planned_images_with_their_labels(store: ImageStore) -> None:
     batches = training(store)
     plan = batches.plan(1)
-    got = list(batches.of(plan, 1))
-    assert len(got) == len(plan) > 2
-    for batch, indices in zip(got, plan, strict=True):
+    made = list(batches.of(plan, 1))
+    assert len(made) == len(plan) > 2
+    for batch, indices in zip(made, plan, strict=True):
         assert torch.equal(batch.indices, indices)
         assert torch.equal(batch.labels, store.pids[indices])
         assert batch.images.shape == (6, 3, 16, 8)
@@ -66,7 +81,7 @@ def test_batches_are_the_planned_images_with_their_labels(store: ImageStore) -> 
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_an_epoch_is_the_same_whenever_it_is_asked_for(store: ImageStore) -> None:
+def test_an_epoch_is_the_same_whenever_it_is_made(store: ImageStore) -> None:
     first, second = training(store), training(store)
     list(first.of(first.plan(1), 1))
     later = list(first.of(first.plan(2), 2))
@@ -89,7 +104,7 @@ def test_the_sampler_and_the_first_batch_do_not_share_their_draws(store: ImageSt
     batches = training(store)
     plan = batches.plan(1)
     first = next(batches.of(plan, 1))
-    sampler_seed = batches._sampler_generator.initial_seed()
+    sampler_seed = batches._generator.initial_seed()
     tied = Augmentation(padding=2)(store.read(plan[0]), torch.Generator().manual_seed(sampler_seed))
     assert not torch.equal(first.images, tied)
 
@@ -174,8 +189,81 @@ def test_preparing_takes_one_core_and_leaves_the_others_to_training() -> None:
     cores = torch.get_num_threads()
     assert list(prepared_ahead(lambda _: torch.get_num_threads(), range(2), CPU)) == [1, 1]
     assert torch.get_num_threads() == cores
-    asked = []
-    later = threading.Thread(target=lambda: asked.append(torch.get_num_threads()))
+    counts = []
+    later = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
     later.start()
     later.join()
-    assert asked == [cores]
+    assert counts == [cores]
+
+
+# ---- where the pixels lie: in the store's file, or all of them on the device
+
+COUNT = CHUNK + 6  # two copies, the second not full
+
+
+@pytest.fixture(scope="module")
+def many() -> ImageStore:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (COUNT + 2, 16, 8, 3), np.uint8)
+    crops = tuple(Crop(Path(f"{number}.jpg"), number // 10, 1) for number in range(COUNT))
+    # Not in the order of the file, and two rows of it are nobody's.
+    return ImageStore(crops, generator.permutation(COUNT + 2)[:COUNT], pixels, "content")
+
+
+def test_a_store_on_the_device_gives_the_images_of_one_that_is_copied_from(many: ImageStore) -> None:
+    resident = ResidentImages(many, torch.device("cpu"))
+    indices = torch.tensor([COUNT - 1, 0, CHUNK, CHUNK - 1, 0])
+    assert torch.equal(resident.read(indices), many.read(indices))
+    assert resident.read(indices).stride() == many.read(indices).stride()
+    assert resident.pixels.nbytes == resident_bytes(many) == COUNT * 16 * 8 * 3
+
+
+@pytest.mark.filterwarnings("error")
+def test_views_of_the_file_are_the_images_too(many: ImageStore, tmp_path: Path) -> None:
+    np.save(tmp_path / "pixels.npy", many.pixels)
+    of_file = replace(many, pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"))
+    indices = torch.tensor([COUNT - 1, 0, CHUNK, CHUNK - 1, 0])
+    views = MappedImages(of_file).read(indices)
+    assert torch.equal(torch.stack(views).permute(0, 3, 1, 2), many.read(indices))
+    begin = of_file.pixels.ctypes.data
+    assert all(begin <= view.data_ptr() < begin + of_file.pixels.nbytes for view in views)
+
+
+def test_pixels_mapped_and_resident_give_the_same_batches(many: ImageStore) -> None:
+    recipe = BatchRecipe(4, 2, Augmentation(padding=2), seed=7)
+    mapped, resident = (
+        TrainingBatches(many, many.pids, recipe, CPU, resident=resident) for resident in (False, True)
+    )
+    plan = mapped.plan(1)[:3]
+    for one, other in zip(mapped.of(plan, 1), resident.of(plan, 1), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+
+
+# ---- the stream that prepares batches on a GPU: torch keeps freed memory by stream, so that one is kept
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.device]]:
+    """The devices that a stream was made on; what is queued there has always arrived."""
+    devices: list[torch.device] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            devices.append(device)
+
+        def record_event(self) -> None:
+            return None
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    side_stream.cache_clear()
+    yield devices
+    side_stream.cache_clear()
+
+
+def test_each_gpu_has_one_stream_for_all_epochs_and_embeddings(streams: list[torch.device]) -> None:
+    first, second = (torch.device("cuda", number) for number in (0, 1))
+    for device in (first, first, second, first):
+        assert list(prepared_ahead(lambda step: step, range(3), device)) == [0, 1, 2]
+    assert streams == [first, second]

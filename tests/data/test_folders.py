@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reid.data import DatasetError, ReidDataset, load_dataset
-from reid.data.walk import walk
+from reid.data.image_folders import images_below
 
 
 def draw(root: Path, *names: str) -> None:
@@ -100,7 +100,7 @@ def test_the_published_layout_takes_them_too(form: str, tmp_path: Path) -> None:
     assert (crops, dataset.junk) == ([(1, 2), (7, 0), (0, 1), (7, 5)], 1)
 
 
-def test_images_in_folders_of_the_published_layout_are_told(tmp_path: Path) -> None:
+def test_images_in_folders_of_the_published_layout_are_counted_in_the_notice(tmp_path: Path) -> None:
     draw(tmp_path, "bounding_box_train/1_c1.png", "bounding_box_train/more/2_c1.png")
     draw(tmp_path, "query/7_c1.png", "bounding_box_test/7_c2.png", "bounding_box_test/@eaDir/7_c2.png")
     dataset = load_dataset("folder", tmp_path)
@@ -117,7 +117,7 @@ def test_a_hash_is_no_name_of_the_published_layout(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["cam1/ann/x.png", "cam2/ann/x.png"], "cam1 bears the name of a camera"),
         (["training/ann/x.png", "testing/bob/x.png"], "bears the name of a part of a set"),
@@ -125,14 +125,14 @@ def test_a_hash_is_no_name_of_the_published_layout(name: str, tmp_path: Path) ->
         (["ann/x.png", "bob/notes/readme.txt"], "bob holds no image"),
     ],
 )
-def test_folders_that_are_no_persons_are_refused(names: Sequence[str], said: str, tmp_path: Path) -> None:
+def test_folders_that_are_no_persons_are_refused(names: Sequence[str], message: str, tmp_path: Path) -> None:
     for name in names:
         if name.endswith(".png"):
             draw(tmp_path, name)
         else:
             (tmp_path / name).parent.mkdir(parents=True)
             (tmp_path / name).touch()
-    with pytest.raises(DatasetError, match=said):
+    with pytest.raises(DatasetError, match=message):
         load_dataset("folders", tmp_path)
 
 
@@ -169,7 +169,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     (here / "self").symlink_to(here / "self")
     for name in ("1.heic", "2.TXT", "3.txt", "Makefile", ".hidden.png"):
         (here / name).touch()
-    found = walk(here)
+    found = images_below(here)
     names = [path.relative_to(here).as_posix() for path in found.images]
     assert names == ["a.png", "b.HEIC.png", "far/deep/y.png", "far/x.png"]
     assert found.left_out == {

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from reid.data import Crop, DatasetError, ReidDataset, load_dataset
-from reid.data.check import main as check
 from reid.data.crops import LeakError
 from reid.data.division import validation_split
-from reid.data.labels import People, clean, says_nothing
-from reid.data.split import main as split
+from reid.data.labels import People, clean, is_null
+from reid.jobs.data_commands import check, split
 
 NFC = "Zo\u00eb"
 NFD = unicodedata.normalize("NFD", NFC)
@@ -90,7 +89,7 @@ def test_ids_become_pids(
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "options", "said"),
+    ("kind", "labels", "options", "message"),
     [
         ("csv", ["ann", "nan"], {}, r"csv line 3: the pid is nan, .*dataset\.null=\[nan\] .*null=\[\] takes"),
         ("csv", ["ann", "NA"], {}, "csv line 3: the pid is NA"),
@@ -106,9 +105,9 @@ def test_ids_become_pids(
     ],
 )  # fmt: skip
 def test_ids_that_name_nobody_are_refused_by_row(
-    kind: str, labels: list[Any], options: dict[str, Any], said: str, tmp_path: Path
+    kind: str, labels: list[Any], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DatasetError, match=f"(?s){said}"):
+    with pytest.raises(DatasetError, match=f"(?s){message}"):
         read(write(tmp_path, kind, {"pid": labels}), **options)
 
 
@@ -122,7 +121,7 @@ def test_one_name_in_two_forms_of_unicode_is_a_leak(tmp_path: Path) -> None:
         load_dataset("folders", tmp_path / "people")
 
 
-def test_spellings_of_one_number_are_told(tmp_path: Path) -> None:
+def test_spellings_of_one_number_are_named(tmp_path: Path) -> None:
     file = write(tmp_path, "csv", {"pid": ["1", "01", "001", "2", "2", "3", "03"]})
     assert "one person (2 people): 001 = 01 = 1; 03 = 3." in read(file).notice
     assert "spellings" not in read(write(tmp_path, "csv", {"pid": twice("0001", "0002")})).notice
@@ -132,7 +131,7 @@ def test_spellings_of_one_number_are_told(tmp_path: Path) -> None:
     "word", ["nan", "NaN", "-nan", "NA", "<NA>", "n/a", "#N/A", "NaT", "null", "None", ""]
 )
 def test_what_programs_write_for_nothing_says_nothing(word: str) -> None:
-    assert says_nothing(clean(f" {word} "))
+    assert is_null(clean(f" {word} "))
 
 
 # ---- cameras
@@ -215,7 +214,7 @@ def test_in_the_published_layout_0_is_nobody_unless_the_config_says_who(market: 
     assert [crop.pid for crop in fives.query + fives.gallery] == [2, 0, 2, 0]
 
 
-def test_spellings_of_one_number_are_told_of_the_published_layout_too(tmp_path: Path) -> None:
+def test_spellings_of_one_number_are_named_in_the_published_layout_too(tmp_path: Path) -> None:
     for name in (
         "bounding_box_train/1_c1",
         "bounding_box_train/0001_c2",
@@ -234,9 +233,9 @@ def test_spellings_of_one_number_are_told_of_the_published_layout_too(tmp_path: 
 
 def test_the_check_says_how_many(market: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check([str(market), "--min-height", "1", "--min-width", "1"]) == 1
-    said = capsys.readouterr().out
-    assert "2 images of distractors, whom nobody looks for" in said
-    assert "1 queries of a distractor, whom nobody looks for" in said
+    message = capsys.readouterr().out
+    assert "2 images of distractors, whom nobody looks for" in message
+    assert "1 queries of a distractor, whom nobody looks for" in message
 
 
 def test_nobody_is_held_out_of_the_people_to_train_on(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_two_versions_are_not_guessed_between(root: Path) -> None:
     assert read(other).name == "msmt17_v2"
 
 
-def test_val_is_trained_on_when_asked_for(root: Path) -> None:
+def test_val_is_trained_on_with_with_val(root: Path) -> None:
     plain, more = read(root), read(root, with_val=True)
     (extra,) = set(more.train) - set(plain.train)
     assert (extra.path.name, extra.pid, extra.camid) == ("0000_002_15_0303morning_0017_2.jpg", 1, 14)

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.audit import audit
-from reid.data.store import ImageStore, open_store
+from reid.data.image_store import ImageStore, open_store
 from reid.figures.pictures import pixels
 
 #: Mean of ImageNet, which shows through what is transparent.

@@ -14,8 +14,8 @@ from filelock import FileLock
 from PIL import Image
 
 from reid.data import Crop
-from reid.data.store import open_store
-from reid.data.stores import main
+from reid.data.image_store import open_store
+from reid.jobs.data_commands import stores as main
 
 DAY_S = 86_400
 
@@ -145,7 +145,7 @@ USE_STORE = """
 import sys
 from pathlib import Path
 from reid.data import Crop
-from reid.data.store import open_store
+from reid.data.image_store import open_store
 
 images, folder = map(Path, sys.argv[1:])
 store = open_store([Crop(path, 0, 0) for path in sorted(images.iterdir())], 32, 16, folder)

@@ -81,9 +81,9 @@ def test_a_preset_holds_what_it_promises(preset: str, domain: str) -> None:
     assert sum(shot.kind == "junk" for shot in shots) == size.junk > 0
     assert all(shot.folder == "bounding_box_test" for shot in shots if shot.kind != "person")
     for person in range(size.train_people):
-        own = [shot for shot in shots if shot.person == person and shot.folder == "bounding_box_train"]
-        assert len(own) >= 4
-        assert len({shot.camera for shot in own}) >= 2
+        training = [shot for shot in shots if shot.person == person and shot.folder == "bounding_box_train"]
+        assert len(training) >= 4
+        assert len({shot.camera for shot in training}) >= 2
 
 
 def test_small_is_as_large_as_the_quickstart_needs() -> None:
@@ -124,7 +124,7 @@ def test_domains_and_seeds_share_nobody_and_no_camera() -> None:
         assert not set(studios[a].cameras) & set(studios[b].cameras)
 
 
-def test_another_drawing_than_asked_for_is_refused(tiny: ReidDataset) -> None:
+def test_another_drawing_than_the_wanted_one_is_refused(tiny: ReidDataset) -> None:
     before = digests(tiny.root)
     with pytest.raises(DatasetError, match=r"holds other drawn pedestrians(.|\n)*Delete"):
         synthetic.load(tiny.root, "tiny", seed=1)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reid.data.augment import Part
 from reid.data.batches import Batch
-from reid.data.part import Part
 from reid.engine.compute import Compute
 from reid.engine.distributed import ALONE, LostProcessError, Processes, join
 from reid.engine.finite import NonFiniteError

@@ -9,8 +9,8 @@ import torch
 
 from reid.data import Crop
 from reid.data.augment import Augmentation
-from reid.data.batches import Batch, TrainingBatches
-from reid.data.store import ImageStore
+from reid.data.batches import Batch, BatchRecipe, TrainingBatches
+from reid.data.image_store import ImageStore
 from reid.engine.compute import Compute
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
@@ -42,7 +42,8 @@ def test_no_step_makes_the_host_wait_for_the_gpu(store: ImageStore, resident: bo
     compute = Compute.set_up(str(GPU), precision)
     model = compute.place(ReidModel(build_backbone("resnet18"), 16))
     optimizers = Optimizers(build_optimizer(model, ADAM, device=GPU), scaler=gradient_scaler(GPU, precision))
-    batches = TrainingBatches(store, store.pids, 4, 4, Augmentation(), 0, GPU, resident=resident)
+    recipe = BatchRecipe(4, 4, Augmentation(), seed=0)
+    batches = TrainingBatches(store, store.pids, recipe, GPU, resident=resident)
     totals = EpochTotals()
 
     def watched() -> Iterator[Batch]:
@@ -68,9 +69,9 @@ def test_no_step_makes_the_host_wait_for_the_gpu(store: ImageStore, resident: bo
 
 
 def test_pixels_on_the_gpu_give_the_batches_that_are_copied_there(store: ImageStore) -> None:
+    recipe = BatchRecipe(4, 4, Augmentation(), seed=3)
     copied, resident = (
-        TrainingBatches(store, store.pids, 4, 4, Augmentation(), 3, GPU, resident=resident)
-        for resident in (False, True)
+        TrainingBatches(store, store.pids, recipe, GPU, resident=resident) for resident in (False, True)
     )
     plan = copied.plan(0)
     for one, other in zip(copied.of(plan, 0), resident.of(plan, 0), strict=True):

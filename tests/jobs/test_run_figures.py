@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from reid.data import Crop
-from reid.data.store import open_store
+from reid.data.image_store import open_store
 from reid.engine.prepare import JudgedData
 from reid.jobs.run_figures import HITS, QUERIES, pick_queries, ranked_list, sheet_of
 from reid.judging.judge import Judgement

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig
 from reid.data import Crop, DatasetError, ReidDataset
 from reid.data.crops import silent
-from reid.data.store import ImageStore, open_store
+from reid.data.image_store import ImageStore, open_store
 from reid.engine.compute import Compute
 from reid.engine.finite import DivergedError, check_finite
 from reid.engine.prepare import open_judged_data

@@ -15,7 +15,7 @@ from experiments.benchmark.crops import linked_crops
 from experiments.benchmark.memory import in_child
 from experiments.benchmark.outcome import Case, Goal
 from reid.data.batches import plain_batches
-from reid.data.store import open_store
+from reid.data.image_store import open_store
 
 REPEATS = 1
 #: MSMT17: 4,101 people, 126,441 images.

@@ -12,7 +12,7 @@ from experiments.benchmark.outcome import Case, ratio
 from experiments.benchmark.timing import Contest
 from experiments.benchmark.trainee import Trainee
 from reid.config.checks import ConfigError
-from reid.data.store import ImageStore
+from reid.data.image_store import ImageStore
 from reid.engine.runtime import require_compiler
 
 REPEATS = 5

@@ -20,7 +20,7 @@ from experiments.benchmark.plain_data import PlainCrops, plain_loader
 from experiments.benchmark.timing import agree
 from experiments.benchmark.trainee import Trainee
 from reid.data.batches import TrainingBatches, plain_batches
-from reid.data.store import ImageStore, open_store
+from reid.data.image_store import ImageStore, open_store
 
 REPEATS = 5
 #: The identities and images of the Market train-half split, to the nearest even number of images each.

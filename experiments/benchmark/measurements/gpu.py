@@ -23,7 +23,7 @@ from experiments.benchmark.measurements.train_step import (
 from experiments.benchmark.outcome import Case, Goal, ratio
 from experiments.benchmark.trainee import BACKBONES, Trainee
 from reid.data.batches import Batch
-from reid.data.store import ImageStore
+from reid.data.image_store import ImageStore
 from reid.engine.compute import choose_device
 
 REPEATS = 5

@@ -20,7 +20,7 @@ from experiments.benchmark.measurements.train_step import small_store, stream_of
 from experiments.benchmark.outcome import Case, Goal
 from experiments.benchmark.timing import Contest
 from experiments.benchmark.trainee import Trainee
-from reid.data.store import ImageStore
+from reid.data.image_store import ImageStore
 from reid.home import source_root
 from reid.tracking import JOURNAL, Tracker, default_store
 

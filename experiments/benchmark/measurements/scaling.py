@@ -18,7 +18,7 @@ from experiments.benchmark.measurements.train_step import training_batches
 from experiments.benchmark.outcome import Case
 from experiments.benchmark.trainee import Trainee
 from reid.data import load_dataset
-from reid.data.store import open_store
+from reid.data.image_store import open_store
 from reid.judging.embed import embed
 from reid.retrieval import evaluate
 

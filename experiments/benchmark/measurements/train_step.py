@@ -16,9 +16,8 @@ from experiments.benchmark.outcome import Case, ratio
 from experiments.benchmark.timing import Contest
 from experiments.benchmark.trainee import BACKBONES, Trainee
 from reid.data.augment import Augmentation
-from reid.data.batches import Batch, TrainingBatches
-from reid.data.resident import resident_bytes
-from reid.data.store import ImageStore, open_store
+from reid.data.batches import Batch, BatchRecipe, TrainingBatches, resident_bytes
+from reid.data.image_store import ImageStore, open_store
 from reid.engine.compute import Compute
 
 REPEATS = 5
@@ -44,9 +43,8 @@ def small_store(height: int, width: int) -> Iterator[ImageStore]:
 def training_batches(store: ImageStore, device: torch.device, people: int = IDENTITIES) -> TrainingBatches:
     """The published batches and augmentation; the pixels lie where a run would keep them."""
     resident = Compute(device).keep_resident(None, resident_bytes(store))
-    return TrainingBatches(
-        store, store.pids - 1, people, INSTANCES, Augmentation(), 0, device, resident=resident
-    )
+    recipe = BatchRecipe(people, INSTANCES, Augmentation(), seed=0)
+    return TrainingBatches(store, store.pids - 1, recipe, device, resident=resident)
 
 
 def stream_of(batches: TrainingBatches) -> Generator[Batch, None, None]:

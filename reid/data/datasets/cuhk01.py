@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, silent
-from reid.data.layout import NO_DATA_NEEDED, check_counts, images_in, missing_message
+from reid.data.image_folders import images_in
+from reid.data.layout import NO_DATA_NEEDED, check_counts, missing_message
 
 PEOPLE, A_CAMERA = 971, 2
 #: Four digits of identity, three of the image: 001 and 002 are camera A's, 003 and 004 camera B's.

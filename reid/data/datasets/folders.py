@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from reid.data.crops import DatasetError, Progress, ReidDataset, silent
+from reid.data.image_folders import images_below, is_system_folder
+from reid.data.labelled_images import SPLITS, LabelledImage, assemble
 from reid.data.labels import LabelError, People, clean
-from reid.data.layout import is_system_folder
-from reid.data.own import SPLITS, Entry, assemble
-from reid.data.walk import walk
 
 #: The camera in a name, counted from 1 as in Market's, 0002_c1s1_000451_03.jpg, anna_C3.png, and in MARS's,
 #: 0001C1T0001F001.jpg.
@@ -24,7 +23,7 @@ NO_PERSON = re.compile(
 Cameras = Literal["auto", "name", "none", "folder"]
 
 
-class Image(NamedTuple):
+class FolderImage(NamedTuple):
     """One image of a person, with the numbers of the camera in its own name and in a folder's above it."""
 
     path: Path
@@ -64,26 +63,26 @@ def load(
             "Set dataset.root."
         )
     rules = People.of(distractor, null)
-    images: list[Image] = []
+    images: list[FolderImage] = []
     strays = 0
     for split, parent in _parents(root):
         people = sorted(path for path in parent.iterdir() if _is_person(path))
         strays += sum(1 for _ in parent.iterdir()) - len(people)
         for person in people:
-            found = walk(person)
+            found = images_below(person)
             _refuse_no_person(person, found.images, root, people)
             strays += found.left_out.total()
             label = _label(person, rules)
             images += [_image(path, person, label, split) for path in found.images]
     named, notice = _cameras(images, cameras)
-    entries = [
-        Entry(
+    labelled = [
+        LabelledImage(
             image.path, image.person, camera, image.split, image.path.relative_to(root).as_posix(),
             image.path.parent.name,
         )
         for image, camera in zip(images, named, strict=True)
     ]  # fmt: skip
-    return assemble(root.name, root, entries, test_fraction, seed, strays, rules, notice)
+    return assemble(root.name, root, labelled, test_fraction, seed, strays, rules, notice)
 
 
 def _parents(root: Path) -> Iterator[tuple[str, Path]]:
@@ -128,11 +127,11 @@ def _label(person: Path, rules: People) -> str:
         raise DatasetError(f"{person}: {error}.") from error
 
 
-def _image(path: Path, person: Path, label: str, split: str) -> Image:
+def _image(path: Path, person: Path, label: str, split: str) -> FolderImage:
     in_name = CAMERA.search(path.name)
     folders = path.relative_to(person).parts[:-1]
     in_folder = next((match for name in folders if (match := CAMERA_FOLDER.fullmatch(name))), None)
-    return Image(
+    return FolderImage(
         path,
         label,
         split,
@@ -142,7 +141,7 @@ def _image(path: Path, person: Path, label: str, split: str) -> Image:
     )
 
 
-def _cameras(images: Sequence[Image], cameras: Cameras) -> tuple[list[str], str]:
+def _cameras(images: Sequence[FolderImage], cameras: Cameras) -> tuple[list[str], str]:
     """The camera of each image, from 0 or "" where it is unknown, and what a user has to know of them."""
     if cameras == "none":
         return [""] * len(images), ""
@@ -172,7 +171,7 @@ def _cameras(images: Sequence[Image], cameras: Cameras) -> tuple[list[str], str]
     return ["" if number is None else str(number - first) for number in numbers], ""
 
 
-def _check_camera(image: Image, cameras: Cameras) -> None:
+def _check_camera(image: FolderImage, cameras: Cameras) -> None:
     if image.in_name is None:
         if cameras == "name":
             raise DatasetError(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reid.data.crops import Progress, ReidDataset, silent
+from reid.data.labelled_images import assemble
 from reid.data.labels import People
-from reid.data.own import assemble
-from reid.data.tables import read_entries
+from reid.data.table_files import read_labelled_images
 
 
 def load(
@@ -30,5 +30,5 @@ def load(
         LeakError: people are in more than one of train, val and test.
     """
     rules = People.of(distractor, null)
-    entries = read_entries(Path(file), root, rules)
-    return assemble(Path(file).stem, root, entries, test_fraction, seed, rules=rules)
+    images = read_labelled_images(Path(file), root, rules)
+    return assemble(Path(file).stem, root, images, test_fraction, seed, rules=rules)

@@ -37,14 +37,14 @@ def ensure_drawn(
     bytes drawn do not depend on it.
 
     Raises:
-        DatasetError: `root` holds something else than was asked for, or the drawing failed.
+        DatasetError: `root` holds another set or something else, or the drawing failed.
     """
-    asked: dict[str, object] = {"drawing": DRAWING, "preset": preset, "domain": domain, "seed": seed}
-    if _lies_there(root, asked):
+    wanted: dict[str, object] = {"drawing": DRAWING, "preset": preset, "domain": domain, "seed": seed}
+    if _lies_there(root, wanted):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.parent / f".{root.name}.lock"):
-        if _lies_there(root, asked):
+        if _lies_there(root, wanted):
             return
         for dead in root.parent.glob(f".{root.name}.drawing-*"):
             shutil.rmtree(dead)
@@ -52,7 +52,7 @@ def ensure_drawn(
         try:
             _draw(unfinished, preset, domain, seed, progress, workers or cores())
             with (unfinished / LABEL).open("w") as file:
-                json.dump(asked, file)
+                json.dump(wanted, file)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.chmod(0o755)
@@ -96,9 +96,9 @@ def _drawn_by_workers(
 ) -> Iterator[int]:
     """Count crops while `workers` processes draw them.
 
-    Each is a fresh interpreter that says a line a crop: unlike multiprocessing's children it neither runs the
-    caller's main module again nor inherits its threads, and it may be started from any worker process.  It
-    ends by itself when nobody reads its lines any more.
+    Each is a fresh interpreter that prints a line a crop.  Unlike a child of multiprocessing it neither runs
+    the caller's main module again nor inherits its threads, and it may be started from any worker process.
+    It ends by itself when nobody reads its lines any more.
     """
     package_root = str(Path(__file__).parents[3])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -128,18 +128,18 @@ def _drawn_by_workers(
             yield index
 
 
-def _lies_there(root: Path, asked: dict[str, object]) -> bool:
-    """Whether `root` holds the set that is asked for; False when nothing is there yet."""
+def _lies_there(root: Path, wanted: dict[str, object]) -> bool:
+    """Whether `root` holds the wanted set; False when nothing is there yet."""
     label = root / LABEL
     if label.is_file():
         try:
             found = json.loads(label.read_text())
         except ValueError:
             found = "no JSON"
-        if found == asked:
+        if found == wanted:
             return True
         raise DatasetError(
-            f"{root} holds other drawn pedestrians than asked for: {label} says {found}, expected {asked}. "
+            f"{root} holds other drawn pedestrians than asked for: {label} says {found}, expected {wanted}. "
             f"Delete {root} to draw it again, or give this set a folder of its own (dataset.root=…)."
         )
     if root.exists() and (not root.is_dir() or any(root.iterdir())):

@@ -13,7 +13,7 @@ from reid.data import DatasetError, ReidDataset, load_dataset
 MARKET = ("bounding_box_train", "query", "bounding_box_test")
 
 
-class Kin(NamedTuple):
+class LikeMarket(NamedTuple):
     """How a set is read, where its crops lie, two names to train on, one to look for and one to find."""
 
     name: str
@@ -21,11 +21,11 @@ class Kin(NamedTuple):
     folders: tuple[str, str, str]
     names: tuple[str, str, str, str]
     counts: str
-    ask: str
+    source: str
 
 
-KIN = [
-    Kin(
+SETS = [
+    LikeMarket(
         "cuhk03",
         {"labels": labels},
         tuple(f"{labels}/{folder}" for folder in MARKET),  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ KIN = [
     )
     for labels, counts in (("detected", "7,365 / 1,400 / 5,332"), ("labeled", "7,368 / 1,400 / 5,328"))
 ] + [
-    Kin(
+    LikeMarket(
         "veri776",
         {},
         ("image_train", "image_query", "image_test"),
@@ -48,7 +48,7 @@ KIN = [
         "37,778 / 1,678 / 11,579",
         "Liu et al., ECCV 2016",
     ),
-    Kin(
+    LikeMarket(
         "occluded_duke",
         {},
         MARKET,
@@ -57,77 +57,83 @@ KIN = [
         "withdrawn by its authors in 2019",
     ),
 ]
-kin = pytest.mark.parametrize("kin", KIN, ids=lambda kin: "-".join([kin.name, *kin.options.values()]))
+each_set = pytest.mark.parametrize("one", SETS, ids=lambda one: "-".join([one.name, *one.options.values()]))
 
 
-def lay(root: Path, kin: Kin) -> Path:
-    train, query, gallery = (root / folder for folder in kin.folders)
-    for folder, name in zip((train, train, query, gallery), kin.names, strict=True):
+def write_crops(root: Path, one: LikeMarket) -> Path:
+    train, query, gallery = (root / folder for folder in one.folders)
+    for folder, name in zip((train, train, query, gallery), one.names, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 16), (10, 20, 30)).save(folder / name)
     return root
 
 
-def read(root: Path, kin: Kin) -> ReidDataset:
-    return load_dataset(kin.name, root, official=False, **kin.options)
+def read(root: Path, one: LikeMarket) -> ReidDataset:
+    return load_dataset(one.name, root, official=False, **one.options)
 
 
-@kin
-def test_names_tell_identity_and_camera_from_0(kin: Kin, tmp_path: Path) -> None:
-    lay(tmp_path, kin)
-    (tmp_path / kin.folders[0] / f"._{kin.names[0]}").write_bytes(b"resource fork")
-    dataset = read(tmp_path, kin)
+@each_set
+def test_names_tell_identity_and_camera_from_0(one: LikeMarket, tmp_path: Path) -> None:
+    write_crops(tmp_path, one)
+    (tmp_path / one.folders[0] / f"._{one.names[0]}").write_bytes(b"resource fork")
+    dataset = read(tmp_path, one)
     crops = dataset.train + dataset.query + dataset.gallery
-    assert [crop.path.name for crop in crops] == list(kin.names)
+    assert [crop.path.name for crop in crops] == list(one.names)
     for crop in crops:
         pid, camera, *_ = crop.path.name.split("_")
         assert (crop.pid, crop.camid) == (int(pid), int(camera[1:]) - 1)
     assert (dataset.strays, dataset.junk) == (1, 0)
 
 
-@kin
-def test_other_counts_are_refused_with_both(kin: Kin, tmp_path: Path) -> None:
-    lay(tmp_path, kin)
-    with pytest.raises(DatasetError, match=rf"expected {kin.counts} images .* found 2 / 1 / 1\.") as caught:
-        load_dataset(kin.name, tmp_path, **kin.options)
-    in_markets_layout = kin.folders != KIN[2].folders
+@each_set
+def test_other_counts_are_refused_with_both(one: LikeMarket, tmp_path: Path) -> None:
+    write_crops(tmp_path, one)
+    with pytest.raises(DatasetError, match=rf"expected {one.counts} images .* found 2 / 1 / 1\.") as caught:
+        load_dataset(one.name, tmp_path, **one.options)
+    in_markets_layout = one.folders != SETS[2].folders
     assert ("dataset=folder" in str(caught.value)) == in_markets_layout
     assert ("dataset.official=false" in str(caught.value)) != in_markets_layout
 
 
-@kin
-def test_missing_folders_are_named_with_the_layout_and_where_to_ask(kin: Kin, tmp_path: Path) -> None:
-    (tmp_path / kin.folders[1]).mkdir(parents=True)
+@each_set
+def test_missing_folders_are_named_with_the_layout_and_where_to_get_it(
+    one: LikeMarket, tmp_path: Path
+) -> None:
+    (tmp_path / one.folders[1]).mkdir(parents=True)
     with pytest.raises(DatasetError) as caught:
-        read(tmp_path, kin)
+        read(tmp_path, one)
     looked_for, rest = str(caught.value).split("\n", 1)
-    assert [str(tmp_path / folder) in looked_for for folder in kin.folders] == [True, False, True]
-    assert all(f"{tmp_path / folder}/{kin.names[0]}" in rest for folder in kin.folders)
-    assert kin.ask in rest
+    assert [str(tmp_path / folder) in looked_for for folder in one.folders] == [True, False, True]
+    assert all(f"{tmp_path / folder}/{one.names[0]}" in rest for folder in one.folders)
+    assert one.source in rest
     assert "make quickstart" in rest
 
 
-@kin
-def test_a_name_that_does_not_tell_is_refused_with_one_that_does(kin: Kin, tmp_path: Path) -> None:
-    stray = lay(tmp_path, kin) / kin.folders[2] / "portrait.jpg"
+@each_set
+def test_a_name_without_identity_or_camera_is_refused_with_an_example(
+    one: LikeMarket, tmp_path: Path
+) -> None:
+    stray = write_crops(tmp_path, one) / one.folders[2] / "portrait.jpg"
     Image.new("RGB", (8, 16)).save(stray)
     with pytest.raises(DatasetError) as caught:
-        read(tmp_path, kin)
+        read(tmp_path, one)
     assert str(stray) in str(caught.value)
-    assert kin.names[0] in str(caught.value)
+    assert one.names[0] in str(caught.value)
 
 
-@kin
-def test_somebody_trained_on_and_looked_for_is_refused_by_the_folders_names(kin: Kin, tmp_path: Path) -> None:
-    lay(tmp_path, kin)
-    Image.new("RGB", (8, 16)).save(tmp_path / kin.folders[1] / kin.names[0])
-    train, query = (folder.rpartition("/")[2] for folder in kin.folders[:2])
+@each_set
+def test_a_person_trained_on_and_looked_for_is_refused_by_the_folders_names(
+    one: LikeMarket, tmp_path: Path
+) -> None:
+    write_crops(tmp_path, one)
+    Image.new("RGB", (8, 16)).save(tmp_path / one.folders[1] / one.names[0])
+    train, query = (folder.rpartition("/")[2] for folder in one.folders[:2])
     with pytest.raises(DatasetError, match=f"both in {train} and in {query} "):
-        read(tmp_path, kin)
+        read(tmp_path, one)
 
 
 def test_detected_and_labeled_are_two_sets(tmp_path: Path) -> None:
-    lay(tmp_path, KIN[0])
+    write_crops(tmp_path, SETS[0])
     assert load_dataset("cuhk03", tmp_path, official=False).name == "cuhk03_detected"
     with pytest.raises(DatasetError, match=r"labeled/bounding_box_train"):
         load_dataset("cuhk03", tmp_path, labels="labeled", official=False)
@@ -135,16 +141,16 @@ def test_detected_and_labeled_are_two_sets(tmp_path: Path) -> None:
         load_dataset("cuhk03", tmp_path, labels="labelled")
 
 
-@kin
-def test_terms_are_told(kin: Kin, tmp_path: Path) -> None:
-    notice = read(lay(tmp_path, kin), kin).notice
+@each_set
+def test_the_notice_holds_the_terms_of_use(one: LikeMarket, tmp_path: Path) -> None:
+    notice = read(write_crops(tmp_path, one), one).notice
     assert (
-        "withdrawn by its authors in 2019" if kin.name == "occluded_duke" else "do not redistribute"
+        "withdrawn by its authors in 2019" if one.name == "occluded_duke" else "do not redistribute"
     ) in notice
-    assert ("eval.protocol=cross_camera" in notice) == (kin.name == "veri776")
+    assert ("eval.protocol=cross_camera" in notice) == (one.name == "veri776")
 
 
-@pytest.mark.parametrize("name", sorted({kin.name for kin in KIN} | {"cuhk01", "msmt17"}))
+@pytest.mark.parametrize("name", sorted({one.name for one in SETS} | {"cuhk01", "msmt17"}))
 def test_each_reader_takes_what_its_yaml_gives(name: str, tmp_path: Path) -> None:
     """The default is the official set: nothing lies there, and the reader says so."""
     settings = train_settings(composed("train", f"dataset={name}", f"data.root={tmp_path}"))

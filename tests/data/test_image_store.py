@@ -20,8 +20,8 @@ from PIL import Image
 
 from reid.data import Crop, DatasetError
 from reid.data.files import FileState, read
-from reid.data.pictures import Look, decode, look
-from reid.data.store import ImageStore, open_store
+from reid.data.image_store import ImageStore, open_store
+from reid.data.pictures import PictureFile, decode, read_picture
 
 HEIGHT, WIDTH = 32, 16
 
@@ -80,7 +80,7 @@ def test_pixels_are_those_of_pils_bilinear_filter(crops: list[Crop], tmp_path: P
     assert torch.equal(images, torch.stack([expected(crop.path) for crop in crops]))
 
 
-def test_a_batch_is_uint8_in_the_order_asked_for_with_channels_last(
+def test_a_batch_is_uint8_in_the_order_of_the_indices_with_channels_last(
     crops: list[Crop], tmp_path: Path
 ) -> None:
     store = opened(crops, tmp_path / "store")
@@ -246,15 +246,15 @@ def test_ctrl_c_does_not_wait_for_the_images_still_to_come(
     many = [Crop(draw(tmp_path / f"{n}.jpg", n, (200, 400)), 0, 0) for n in range(60)]
     looked: list[Path] = []
 
-    def counted(path: Path) -> Look:
+    def counted(path: Path) -> PictureFile:
         looked.append(path)
-        return look(path)
+        return read_picture(path)
 
     def interrupted(items: Iterable[T], total: int, what: str) -> Iterable[T]:
         yield next(iter(items))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reid.data.store.look", counted)
+    monkeypatch.setattr("reid.data.image_store.read_picture", counted)
     with pytest.raises(KeyboardInterrupt):
         opened(many, tmp_path / "store", progress=interrupted)
     assert 1 <= len(looked) < 60
@@ -265,7 +265,7 @@ OPEN_STORE = """
 import sys
 from pathlib import Path
 from reid.data import Crop
-from reid.data.store import open_store
+from reid.data.image_store import open_store
 
 images, folder = map(Path, sys.argv[1:])
 crops = [Crop(path, 0, 0) for path in sorted(images.iterdir())]
@@ -318,7 +318,7 @@ def files_of_4_kib() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("files_of_4_kib")
-def test_a_refused_file_is_told_in_words_and_leaves_nothing(crops: list[Crop], tmp_path: Path) -> None:
+def test_a_refused_file_is_explained_and_leaves_nothing(crops: list[Crop], tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"File too large") as caught:
         open_store(crops, 256, 128, tmp_path / "store", what="training images")
     message = str(caught.value)
@@ -350,7 +350,7 @@ def test_a_disk_that_is_really_full(crops: list[Crop], small_disk: Path) -> None
     assert len(open_store(crops, 64, 32, small_disk / "store")) == 6
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_words(crops: list[Crop], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_explained(crops: list[Crop], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"could not be written.*Not a directory.*data\.store="):
         opened(crops, tmp_path / "file" / "store")
@@ -360,7 +360,7 @@ def test_a_folder_that_cannot_be_made_is_told_in_words(crops: list[Crop], tmp_pa
 def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the files count as old enough for their hashes to be kept: those of a test never are."""
     if request.param:
-        monkeypatch.setattr("reid.data.hashes.SETTLED_NS", 0)
+        monkeypatch.setattr("reid.data.store_files.SETTLED_NS", 0)
         time.sleep(0.02)  # a tick of the file system's clock
     return bool(request.param)
 
@@ -400,7 +400,7 @@ def test_content_decides_and_not_size_and_time(tmp_path: Path, settled: bool, ch
 
 def test_only_what_may_have_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crops = bitmaps(tmp_path / "images")
-    monkeypatch.setattr("reid.data.hashes.SETTLED_NS", 0)
+    monkeypatch.setattr("reid.data.store_files.SETTLED_NS", 0)
     time.sleep(0.02)
     opened(crops, tmp_path / "store")
     hashed: list[str] = []
@@ -409,8 +409,8 @@ def test_only_what_may_have_changed_is_read_again(tmp_path: Path, monkeypatch: p
         hashed.append(path.name)
         return read(path)
 
-    monkeypatch.setattr("reid.data.hashes.read", counted)
-    monkeypatch.setattr("reid.data.store.look", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr("reid.data.store_files.read", counted)
+    monkeypatch.setattr("reid.data.image_store.read_picture", lambda path: pytest.fail("decoded again"))
     opened(crops, tmp_path / "store")
     assert hashed == []
     crops[1].path.chmod(0o600)

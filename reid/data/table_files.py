@@ -7,8 +7,8 @@ from pathlib import Path
 
 from reid.data.crops import DatasetError
 from reid.data.files import path_problem
-from reid.data.labels import LabelError, People, clean, says_nothing
-from reid.data.own import SPLITS, Entry
+from reid.data.labelled_images import SPLITS, LabelledImage
+from reid.data.labels import LabelError, People, clean, is_null
 
 NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split")
 
@@ -24,7 +24,7 @@ ALIASES = {
 Row = Mapping[str, object]
 
 
-def read_entries(file: Path, root: Path, rules: People) -> list[Entry]:
+def read_labelled_images(file: Path, root: Path, rules: People) -> list[LabelledImage]:
     """The images that a CSV or Parquet table names, relative paths from `root` on; other columns are ignored.
 
     Labels come clean; `rules` say which are nobody's.
@@ -33,17 +33,17 @@ def read_entries(file: Path, root: Path, rules: People) -> list[Entry]:
         DatasetError: no such file, not such a table, or a row that is wrong, by its line.
     """
     rows = list(_rows(file))
-    entries = [_entry(row, where, root, rules) for where, row in rows]
-    if entries and not any(os.path.exists(entry.path) for entry in entries):
+    images = [_labelled_image(row, where, root, rules) for where, row in rows]
+    if images and not any(os.path.exists(image.path) for image in images):
         raise DatasetError(
-            f"{entries[0].where}: there is no {entries[0].path}, nor any other of the {len(entries)} images. "
+            f"{images[0].where}: there is no {images[0].path}, nor any other of the {len(images)} images. "
             f"Relative paths start at {root}: set dataset.root=… if the images lie elsewhere."
         )
-    return entries
+    return images
 
 
 def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
-    """Write a CSV that `read_entries` reads, in UTF-8, whole or not at all."""
+    """Write a CSV that `read_labelled_images` reads, in UTF-8, whole or not at all."""
     partial = file.with_name(f".{file.name}.partial")
     try:
         with partial.open("w", newline="", encoding="utf-8") as handle:
@@ -110,7 +110,7 @@ def _check_columns(file: Path, header: list[str]) -> None:
         )
 
 
-def _entry(row: Row, where: str, root: Path, rules: People) -> Entry:
+def _labelled_image(row: Row, where: str, root: Path, rules: People) -> LabelledImage:
     missing = row["path"] is None or row["path"] != row["path"]  # NaN is unequal to itself
     path = "" if missing else str(row["path"])
     if not path:
@@ -122,7 +122,7 @@ def _entry(row: Row, where: str, root: Path, rules: People) -> Entry:
         camera, split = clean(row.get("camid")), clean(row.get("split"))
     except LabelError as error:
         raise DatasetError(f"{where}: {error}.") from error
-    split = "" if says_nothing(split) else split
+    split = "" if is_null(split) else split
     if split and split not in SPLITS:
         raise DatasetError(f"{where}: split {split!r} is not allowed: expected one of {', '.join(SPLITS)}.")
-    return Entry(root / path, person, "" if says_nothing(camera) else camera, split, path, where)
+    return LabelledImage(root / path, person, "" if is_null(camera) else camera, split, path, where)

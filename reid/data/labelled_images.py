@@ -13,7 +13,7 @@ from reid.people import DISTRACTOR, JUNK
 SPLITS = ("train", "val", "query", "gallery")
 
 
-class Entry(NamedTuple):
+class LabelledImage(NamedTuple):
     """One image as its source labels it, by labels that are clean.
 
     `person` is "" for nobody; `camera` and `split` are "" where the source says nothing of them.  `order`
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 def assemble(
     name: str,
     root: Path,
-    entries: Sequence[Entry],
+    images: Sequence[LabelledImage],
     test_fraction: float,
     seed: int,
     strays: int = 0,
@@ -50,41 +50,41 @@ def assemble(
         DatasetError: nothing is there, or a label is wrong, missing on some images alone, or given twice.
         LeakError: people are in more than one of train, val and test.
     """
-    if not entries:
+    if not images:
         raise DatasetError(f"{name}: there is no image in {root}.")
-    _refuse_repeated(entries)
-    pids = numbered_people((entry.person for entry in entries), rules.distractor)
-    cameras = _all_or_none(entries, "camera")
-    camids = numbered((entry.camera for entry in entries), first=0) if cameras else {"": 0}
-    for entry in entries:
-        if camids[entry.camera] < 0:
-            raise DatasetError(f"{entry.where}: camid {entry.camera} is not allowed: expected 0 or more.")
-    shown = [entry for entry in sorted(entries, key=lambda entry: entry.order) if pids[entry.person] != JUNK]
-    kept = [entry for entry in shown if entry.person or entry.split in ("", "gallery")]
-    crops = [Crop(entry.path, pids[entry.person], camids[entry.camera]) for entry in kept]
+    _refuse_repeated(images)
+    pids = numbered_people((image.person for image in images), rules.distractor)
+    cameras = _all_or_none(images, "camera")
+    camids = numbered((image.camera for image in images), first=0) if cameras else {"": 0}
+    for image in images:
+        if camids[image.camera] < 0:
+            raise DatasetError(f"{image.where}: camid {image.camera} is not allowed: expected 0 or more.")
+    shown = [image for image in sorted(images, key=lambda image: image.order) if pids[image.person] != JUNK]
+    usable = [image for image in shown if image.person or image.split in ("", "gallery")]
+    crops = [Crop(image.path, pids[image.person], camids[image.camera]) for image in usable]
     names = {
         pids[some[0]]: some[0]
         for some in spellings_of(pids).values()
         if pids[some[0]] > DISTRACTOR and some[0] != str(pids[some[0]])
     }
-    notice = _lines(notice, merged_ids(pids), _idle(len(shown) - len(kept)))
-    junk = len(entries) - len(shown)
+    notice = _lines(notice, merged_ids(pids), _idle(len(shown) - len(usable)))
+    junk = len(images) - len(shown)
     dataset = ReidDataset(name, root, (), (), (), strays, junk, notice, (), cameras, names)
-    if not _all_or_none(entries, "split"):
+    if not _all_or_none(images, "split"):
         return _divided(dataset, crops, test_fraction, seed, rules)
     of = {
-        split: tuple(crop for crop, entry in zip(crops, kept, strict=True) if entry.split == split)
+        split: tuple(crop for crop, image in zip(crops, usable, strict=True) if image.split == split)
         for split in SPLITS
     }
     dataset = replace(
         dataset, train=of["train"], val=of["val"], query=of["query"], gallery=of["gallery"],
         notice=_lines(notice, _kept_for_choosing(of["val"]), _distractors(of["gallery"], rules)),
     )  # fmt: skip
-    for entry in kept:
-        if pids[entry.person] == DISTRACTOR and entry.split != "gallery":
+    for image in usable:
+        if pids[image.person] == DISTRACTOR and image.split != "gallery":
             raise DatasetError(
-                f"{entry.where}: pid {entry.person} is a distractor, whom nobody looks for, and stands in "
-                f"{entry.split}: it may be in the gallery alone. {IF_A_PERSON}"
+                f"{image.where}: pid {image.person} is a distractor, whom nobody looks for, and stands in "
+                f"{image.split}: it may be in the gallery alone. {IF_A_PERSON}"
             )
     _refuse_shared(dataset)
     return dataset
@@ -149,22 +149,22 @@ def _lines(*sentences: str) -> str:
     return "\n".join(filter(None, sentences))
 
 
-def _refuse_repeated(entries: Sequence[Entry]) -> None:
-    seen: dict[Path, Entry] = {}
-    for entry in entries:
-        before = seen.setdefault(entry.path, entry)
-        if before is not entry:
+def _refuse_repeated(images: Sequence[LabelledImage]) -> None:
+    seen: dict[Path, LabelledImage] = {}
+    for image in images:
+        before = seen.setdefault(image.path, image)
+        if before is not image:
             raise DatasetError(
-                f"{entry.where}: {entry.path} stands in {before.where} already. Give each image once."
+                f"{image.where}: {image.path} stands in {before.where} already. Give each image once."
             )
 
 
-def _all_or_none(entries: Sequence[Entry], what: str) -> bool:
-    without = [entry for entry in entries if not getattr(entry, what)]
-    if without and len(without) < len(entries):
+def _all_or_none(images: Sequence[LabelledImage], what: str) -> bool:
+    without = [image for image in images if not getattr(image, what)]
+    if without and len(without) < len(images):
         raise DatasetError(
             f"{without[0].where}: no {what} is given for {without[0].path}, as for {len(without)} of "
-            f"{len(entries)} images. Give a {what} for all images or for none."
+            f"{len(images)} images. Give a {what} for all images or for none."
         )
     return not without
 

@@ -1,17 +1,39 @@
-"""The images at any depth below a folder, linked folders too, and what else lies there."""
+"""The images directly in a folder or at any depth below it, linked folders too, and what else lies there."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reid.data.layout import images_in, is_system_folder
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+#: Folders that systems and unpackers leave among one's own; none holds an image that somebody meant.
+SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information",
+     "lost+found", "__pycache__"}
+)  # fmt: skip
 
 LEADS_BACK = "links that lead back"
 
 
+def is_system_folder(name: str) -> bool:
+    """Whether a folder of that name is hidden, or holds what a system keeps for itself."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def images_in(folder: Path) -> tuple[list[Path], int]:
+    """The images of `folder` sorted by name, and the number of strays: hidden files, folders, no images."""
+    entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    images = [
+        path
+        for path in entries
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    ]
+    return images, len(entries) - len(images)
+
+
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """`images` in the order of their paths; `left_out` counts the rest by ending, as `describe` names it."""
 
     images: list[Path] = field(default_factory=list)
@@ -22,8 +44,8 @@ class Found:
         return describe(self.left_out)
 
 
-def walk(folder: Path) -> Found:
-    """Look for images in `folder` and all folders below it.
+def images_below(folder: Path) -> FoundImages:
+    """The images in `folder` and in all folders below it.
 
     A linked folder is followed unless it leads back to one that it lies in.  Hidden files, hidden folders and
     those of systems (`__MACOSX`, `@eaDir`) are left out.
@@ -32,7 +54,7 @@ def walk(folder: Path) -> Found:
         OSError: a folder cannot be read.
     """
     images, left_out = _below(folder, frozenset())
-    return Found(sorted(images), Counter(left_out))
+    return FoundImages(sorted(images), Counter(left_out))
 
 
 def describe(left_out: Counter[str]) -> str:

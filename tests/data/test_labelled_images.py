@@ -11,7 +11,7 @@ from PIL import Image
 from reid.data import Crop, DatasetError, ReidDataset, load_dataset
 from reid.data.crops import LeakError
 from reid.data.labels import numbered
-from reid.data.tables import write_table
+from reid.data.table_files import write_table
 
 
 def draw(path: Path) -> Path:
@@ -124,7 +124,7 @@ def test_junk_among_names_is_junk_too(tmp_path: Path) -> None:
     assert dataset.names[1] == "ann"
 
 
-def test_people_counted_from_0_are_told_that_0_is_nobody(tmp_path: Path) -> None:
+def test_people_counted_from_0_are_refused_since_0_is_nobody(tmp_path: Path) -> None:
     lines = [f"{pid}_{n}.png,{pid},{n}" for pid in range(4) for n in range(2)]
     dataset = read(table(tmp_path, "path,pid,camid", *lines))
     assert "pid 0 stands for distractors, people whom nobody looks for: 2 images" in dataset.notice
@@ -136,7 +136,7 @@ def test_without_cameras_they_are_unknown(tmp_path: Path) -> None:
     assert dataset.train[0].camid == 0
 
 
-def test_without_splits_people_are_drawn_and_it_is_said(tmp_path: Path) -> None:
+def test_without_splits_people_are_drawn_and_the_notice_names_it(tmp_path: Path) -> None:
     lines = [f"{pid}_{n}.png,{pid},{n}" for pid in range(1, 11) for n in range(3)]
     file = table(tmp_path, "path,pid,camid", *lines)
     dataset = read(file, test_fraction=0.3, seed=4)
@@ -150,7 +150,7 @@ def test_without_splits_people_are_drawn_and_it_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["path;pid", "a.png;1"], "crops.csv has no column 'path'"),
         (["path,person_id", "a.png,1"], "no column 'pid'.*Rename 'person_id' to 'pid'"),
@@ -183,8 +183,8 @@ def test_without_splits_people_are_drawn_and_it_is_said(tmp_path: Path) -> None:
         (["path,pid", "a.png,1", "b.png,1"], "names no splits.*1 people are too few"),
     ],
 )
-def test_a_wrong_table_is_refused_by_file_and_line(tmp_path: Path, lines: list[str], said: str) -> None:
-    with pytest.raises(DatasetError, match=f"(?s){said}"):
+def test_a_wrong_table_is_refused_by_file_and_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(DatasetError, match=f"(?s){message}"):
         read(table(tmp_path, *lines))
 
 
@@ -252,7 +252,7 @@ def test_split_folders_hold_the_persons_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "cameras", "said"),
+    ("names", "cameras", "message"),
     [
         (["ann/1_c1.png", "ann/2.png"], "auto", r"no camera is given for .*2\.png"),
         (["ann/1.png"], "name", "names no camera"),
@@ -262,10 +262,10 @@ def test_split_folders_hold_the_persons_folders(tmp_path: Path) -> None:
         ([], "auto", "no image in"),
     ],
 )
-def test_wrong_folders_are_refused(tmp_path: Path, names: list[str], cameras: str, said: str) -> None:
+def test_wrong_folders_are_refused(tmp_path: Path, names: list[str], cameras: str, message: str) -> None:
     for name in names:
         draw(tmp_path / name)
-    with pytest.raises(DatasetError, match=f"(?s){said}"):
+    with pytest.raises(DatasetError, match=f"(?s){message}"):
         load_dataset("folders", tmp_path, cameras=cameras)
 
 

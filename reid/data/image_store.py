@@ -3,7 +3,7 @@
 A store is two files in the cache folder: `<key>.npy`, an array (N, H, W, 3) of RGB, and `<key>.json`, which
 holds its content hash and says which crops could not be read.  The key is a hash over the bytes of the crops'
 files, in their order, and the image size: a changed file makes another store, and the same files under other
-paths have the same one.  `hashes.py` knows which files have to be read again to tell.
+paths have the same one.  `store_files.py` knows which files have to be read again for that.
 """
 
 import hashlib
@@ -22,11 +22,9 @@ import numpy as np
 import torch
 
 from reid.data.crops import Crop, DatasetError, Progress, silent
-from reid.data.hashes import FileHashes
-from reid.data.holds import map_and_hold
-from reid.data.pictures import Look, count_treatments, look
-from reid.data.store_facts import FORMAT, UNREADABLE, read_facts, store_key
-from reid.data.threads import in_threads
+from reid.data.files import in_threads
+from reid.data.pictures import PictureFile, count_treatments, read_picture
+from reid.data.store_files import FORMAT, UNREADABLE, FileHashes, map_and_hold, read_facts, store_key
 from reid.locks import FileLock, NoLocksError
 
 #: How many bad files a message names.
@@ -56,15 +54,15 @@ class ImageStore:
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         """The images at `indices` (B,) as a uint8 tensor (B, 3, H, W) with channels last in memory."""
         rows = self.rows[indices.numpy()]
-        fetch(self.pixels, rows)
+        read_ahead(self.pixels, rows)
         return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
 
     def subset(self, crops: Sequence[Crop]) -> "ImageStore":
         """The same pixels for some of the crops; those that could not be read stay out."""
         row_of = {crop.path: int(row) for crop, row in zip(self.crops, self.rows, strict=True)}
-        kept = tuple(crop for crop in crops if crop.path in row_of)
-        rows = np.fromiter((row_of[crop.path] for crop in kept), np.int64, len(kept))
-        return replace(self, crops=kept, rows=rows)
+        readable = tuple(crop for crop in crops if crop.path in row_of)
+        rows = np.fromiter((row_of[crop.path] for crop in readable), np.int64, len(readable))
+        return replace(self, crops=readable, rows=rows)
 
     @property
     def pids(self) -> torch.Tensor:
@@ -88,8 +86,8 @@ def open_store(
 ) -> ImageStore:
     """The store of `crops` at `height` x `width` pixels, built in `folder` if it is not there yet.
 
-    Several processes may ask at once: one builds, the others wait.  An image is resized by PIL's bilinear
-    filter, as published.
+    Several processes may call this at once: one builds, the others wait.  An image is resized by PIL's
+    bilinear filter, as published.
 
     Raises:
         DatasetError: images cannot be read (they are named) and `on_bad_image` is "raise"; or none can.
@@ -123,9 +121,9 @@ def open_store(
     if bad and (on_bad_image == "raise" or len(bad) == len(crops)):
         raise DatasetError(_bad_message(crops, bad, what))
     rows = np.array([row for row in range(len(crops)) if row not in bad], np.int64)
-    kept = tuple(crops[row] for row in rows)
+    readable = tuple(crops[row] for row in rows)
     named = tuple(str(crops[row].path) for row in bad)
-    return ImageStore(kept, rows, pixels, facts["content"], named, facts["treatments"])
+    return ImageStore(readable, rows, pixels, facts["content"], named, facts["treatments"])
 
 
 def _find(hashes: FileHashes, height: int, width: int, folder: Path, progress: Progress) -> str | None:
@@ -144,7 +142,7 @@ def _any_of_shape(shape: tuple[int, ...], folder: Path) -> bool:
 
 
 def _mapped(array: Path) -> np.ndarray:
-    """The array, of which the system reads what is asked for and nothing ahead of it.
+    """The array, mapped so that the system reads the images that are used and nothing beside them.
 
     Reading ahead costs up to megabytes an image where the store is larger than memory and the order random.
     """
@@ -167,7 +165,7 @@ def _note_use(array: Path, file: Path, facts: dict[str, Any], data: str) -> None
                 partial.unlink(missing_ok=True)
 
 
-def fetch(pixels: np.ndarray, rows: np.ndarray) -> None:
+def read_ahead(pixels: np.ndarray, rows: np.ndarray) -> None:
     """Let the system read the images at `rows` (B,) side by side, those that are not in memory."""
     mapping = pixels.base
     if not (
@@ -196,19 +194,19 @@ def _build(
         treatments: dict[int, tuple[str, ...]] = {}
         content = hashlib.sha256()
 
-        def decode(row: int) -> tuple[Look, bytes]:
-            found = look(paths[row])
-            if found.picture is not None:
-                pixels[row] = found.picture.resized(height, width)
-                treatments[row] = found.picture.treatments
-            return replace(found, picture=None), _fingerprint(found)  # not all pictures at once in memory
+        def decode(row: int) -> tuple[PictureFile, bytes]:
+            file = read_picture(paths[row])
+            if file.picture is not None:
+                pixels[row] = file.picture.resized(height, width)
+                treatments[row] = file.picture.treatments
+            return replace(file, picture=None), _fingerprint(file)  # not all pictures at once in memory
 
         with in_threads(decode, range(len(paths)), progress, f"decoding {what}") as decoded:
-            for row, (found, fingerprint) in enumerate(decoded):
-                hashes.put(row, found.state, found.digest, found.reason)
+            for row, (file, fingerprint) in enumerate(decoded):
+                hashes.note(row, file.state, file.digest, file.reason)
                 content.update(fingerprint)
-                if found.digest is not None and found.reason is not None:
-                    bad[row] = found.reason
+                if file.digest is not None and file.reason is not None:
+                    bad[row] = file.reason
         pixels.flush()
         facts = {
             "format": FORMAT, "shape": size, "content": content.hexdigest(),
@@ -228,13 +226,13 @@ def _build(
     return key
 
 
-def _fingerprint(found: Look) -> bytes:
+def _fingerprint(file: PictureFile) -> bytes:
     """What a file adds to the content hash: other pixels of the same bytes are other content."""
-    if found.digest is None:
+    if file.digest is None:
         return UNREADABLE
-    if found.picture is not None and found.picture.altered:
-        return hashlib.sha256(found.digest + f" {FORMAT}".encode()).digest()
-    return found.digest
+    if file.picture is not None and file.picture.altered:
+        return hashlib.sha256(file.digest + f" {FORMAT}".encode()).digest()
+    return file.digest
 
 
 def _reserve(path: Path) -> None:
