@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmark.catalogue import ROOT, NotHere, Setup, load, names
-from experiments.benchmark.limits import Limits, measure_limits
-from experiments.benchmark.machine import describe
+from experiments.benchmark.machine import Limits, describe, measure_limits
 from experiments.benchmark.outcome import Outcome
 from experiments.benchmark.show import markdown_table, picture, terminal_table
 from experiments.house.versions import source_tree

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from experiments.benchmark.limits import Limits
+from experiments.benchmark.machine import Limits
 
 FOLDER = Path(__file__).parent / "measurements"
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,7 +1,11 @@
-"""Peak resident memory, by the kernel's own count, of processes that do one thing each."""
+"""Peak resident memory, by the kernel's own count, of processes that do one thing each.
+
+Each is a start of this file: `python -m experiments.benchmark.memory MODULE FUNCTION JSON`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from reid.engine.runtime import set_up_backend
 from reid.home import source_root
 
 STATUS = Path("/proc/self/status")
@@ -40,7 +47,7 @@ def in_child(function: Callable[..., Any], **arguments: Any) -> Child:
     """
     words = [function.__module__, function.__qualname__, json.dumps(arguments)]
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark.child", *words],
+        [sys.executable, "-m", "experiments.benchmark.memory", *words],
         cwd=source_root(),
         capture_output=True,
         text=True,
@@ -53,3 +60,15 @@ def in_child(function: Callable[..., Any], **arguments: Any) -> Child:
             f"{tail or 'it was killed, as the kernel does where memory runs out'}"
         )
     return Child(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Call the function, and print what it returned and the peak as the last line."""
+    module, function, arguments = sys.argv[1:]
+    set_up_backend(torch.device("cpu"))  # as the commands have it
+    value = getattr(importlib.import_module(module), function)(**json.loads(arguments))
+    print(json.dumps({"value": value, "peak_mib": peak_mib()}))
+
+
+if __name__ == "__main__":
+    main()
