@@ -58,8 +58,9 @@ class BatchShape(NamedTuple):
 
 
 class Operation(Protocol):
-    """One row of the table.
+    """One row of the table: a new one is a class like those below and an entry in `Augmentation.operations`.
 
+    A new one draws nothing while it is switched off, so that the draws of the others stay as they were.
     Images are of 0 to 255 until they are normalised: uint8, and float32 from the crop on where a CPU takes
     them.
     """
@@ -96,7 +97,12 @@ class Augmentation:
     @property
     def operations(self) -> tuple[Operation, ...]:
         """The table, in the published order."""
-        return Flip(self.flip), Crop(self.padding), Normalise(), Erase(self.erasing, self.fill)
+        return (
+            RandomFlip(self.flip),
+            RandomCrop(self.padding),
+            Normalise(),
+            RandomErasing(self.erasing, self.fill),
+        )
 
     def __call__(
         self,
@@ -146,7 +152,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class Flip:
+class RandomFlip:
     """Mirror each image left to right with `probability`."""
 
     probability: float
@@ -168,7 +174,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Crop:
+class RandomCrop:
     """Pad with black by `padding` pixels on every side and cut the original size out at random."""
 
     padding: int
@@ -239,8 +245,8 @@ class Normalise:
 
 
 @dataclass(frozen=True)
-class Erase:
-    """Erase one box of each normalised image with `probability`.
+class RandomErasing:
+    """RandomErasing one box of each normalised image with `probability`.
 
     `fill` is one of FILLS; "noise" is standard normal per value.
     """

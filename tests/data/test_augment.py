@@ -12,12 +12,12 @@ from reid.data.augment import (
     PUBLISHED_FILL,
     Augmentation,
     BatchShape,
-    Crop,
-    Erase,
-    Flip,
     Normalise,
     Operation,
     Part,
+    RandomCrop,
+    RandomErasing,
+    RandomFlip,
     erasing_boxes,
     images_of,
     normalise_pixels,
@@ -135,7 +135,7 @@ def test_normalisation_is_the_formula_for_every_grey_level() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_two_forms_of_each_operation_are_one(operation: Operation, seed: int) -> None:
     images = uint8_images(seed=seed)
-    images = normalise_pixels(images) if isinstance(operation, Erase) else images
+    images = normalise_pixels(images) if isinstance(operation, RandomErasing) else images
     images = images.float() if isinstance(operation, Normalise) else images
     kept = images.clone()
     at_once, one_by_one = (apply(operation, images, generator(seed), form) for form in FORMS)
@@ -146,9 +146,9 @@ def test_the_two_forms_of_each_operation_are_one(operation: Operation, seed: int
 @pytest.mark.parametrize("form", FORMS)
 def test_a_flip_is_a_mirror_from_left_to_right(form: str) -> None:
     images = uint8_images(batch=400, height=4, width=6)
-    assert torch.equal(apply(Flip(1.0), images, generator(), form), images.flip(3))
-    assert torch.equal(apply(Flip(0.0), images, generator(), form), images)
-    result = apply(Flip(0.5), images, generator(), form)
+    assert torch.equal(apply(RandomFlip(1.0), images, generator(), form), images.flip(3))
+    assert torch.equal(apply(RandomFlip(0.0), images, generator(), form), images)
+    result = apply(RandomFlip(0.5), images, generator(), form)
     mirrored = (result == images.flip(3)).flatten(1).all(dim=1)
     same = (result == images).flatten(1).all(dim=1)
     assert (mirrored ^ same).all()
@@ -172,7 +172,7 @@ def test_offsets_are_uniform_over_all_windows_and_independent(form: str) -> None
     padding, batch = 2, 10_000
     images = torch.zeros(batch, 3, 9, 9, dtype=torch.uint8)
     images[:, :, 4, 4] = 255
-    where = apply(Crop(padding), images, generator(), form)[:, 0].nonzero()
+    where = apply(RandomCrop(padding), images, generator(), form)[:, 0].nonzero()
     assert len(where) == batch
     top, left = where[:, 1] - 2, where[:, 2] - 2
     counts = (top * 5 + left).bincount(minlength=25)
@@ -184,7 +184,7 @@ def test_offsets_are_uniform_over_all_windows_and_independent(form: str) -> None
 @pytest.mark.parametrize("form", FORMS)
 def test_a_crop_of_padding_0_is_the_image_and_draws_nothing(form: str) -> None:
     images, draws = uint8_images(), generator()
-    assert torch.equal(apply(Crop(0), images, draws, form).byte(), images)
+    assert torch.equal(apply(RandomCrop(0), images, draws, form).byte(), images)
     assert torch.equal(draws.get_state(), generator().get_state())
 
 
@@ -288,13 +288,13 @@ def test_a_shape_where_boxes_rarely_fit_gives_a_fitting_box_or_none() -> None:
 def test_a_shape_where_none_fits_stays_whole() -> None:
     images = torch.randn(8, 3, 2, 800)
     assert boxes(100, 2, 800)[:, 2:].sum() == 0
-    assert torch.equal(apply(Erase(1.0), images, generator()), images)
+    assert torch.equal(apply(RandomErasing(1.0), images, generator()), images)
 
 
 def erased(
     images: torch.Tensor, fill: str, probability: float = 1.0, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    result = apply(Erase(probability, fill), images, generator(seed))
+    result = apply(RandomErasing(probability, fill), images, generator(seed))
     return result, (result != images).any(dim=1)
 
 
