@@ -10,6 +10,7 @@ from dataclasses import field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
+from reid.errors import UsageError
 from reid.trust import HINT, TrustError, is_trusted, trusted_function
 
 #: The `_target_` of a group may name nothing outside these and the packages that the user trusts: a config
@@ -21,7 +22,7 @@ TRUSTED = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError, ValueError):
     """A key, a value or a combination is wrong; the message names it, what is allowed and what is near."""
 
 
