@@ -56,7 +56,7 @@ REFUSED = {
     "reid.report": ["", "runs=", "runs=/nowhere", "runs={}", "runs={} --uri ftp://there"],
     "reid.sync": ["/nowhere", "--uri ftp://there", "--agian"],
     "reid.ui": ["--uri ftp://there", "--port many", "--uri http://there"],
-    "reid.runs": ["", "lst", "list --uri ftp://there", "show", "list --status well", "delete --older-than x"],
+    "reid.runs.__main__": ["", "lst", "list --uri ftp://there", "show", "list --status well", "delete --older-than x"],
     "reid.data.check": ["", "nowhere", "/nowhere/there", "{}/a.csv", "market --root /nowhere",
                         "market --option x"],
     "reid.data.split": ["", "/nowhere/there -o {}/a.csv", "market --root /nowhere -o {}/a.csv"],

@@ -20,6 +20,7 @@ from reid.config.checks import (
     check_present,
     nearest,
     parameter_names,
+    refuse_untrusted,
     trusted_target,
 )
 from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
@@ -65,6 +66,8 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
         values, own = getattr(settings, group), keys.__dataclass_fields__
         check_present(group, values, ("_target_", *own))
         check_fields(keys(**{key: values[key] for key in own}), group)
+        if values["_target_"] is not None:
+            refuse_untrusted(group, values["_target_"])
     check_dataset(settings.dataset)
     check_present("backbone", settings.backbone, ("name",))
     if "last_stride" in settings.backbone:

@@ -132,11 +132,8 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
         if processes is not None:
             processes.leave()
     except Stopped as stopped:
-        why = (
-            "; torchrun does so too where another process of this run has ended"
-            if processes is not None
-            else ""
-        )
+        several = processes is not None
+        why = "; torchrun does so too where another process of this run has ended" if several else ""
         how = ". To go on: the same command; a single run with resume=auto" if command == "train" else ""
         _complain(f"{stopped}{why}{how}", processes)
         sys.exit(stopped.exit_code)

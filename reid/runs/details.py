@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from reid.config.identity import flat
-from reid.config.schema import config_folder, register
-from reid.config.settings import typed_train_settings
+from reid.config.schema import default_config
 from reid.home import home
 from reid.runs.selection import code_version, died, differing, families
 from reid.runs.tables import age, duration, is_share, run_row
@@ -115,9 +112,12 @@ def _from_defaults(run: RunRecord) -> dict[str, str]:
     """The params of a training run that are not those of `python -m reid.train` without an override."""
     if run.tags.get("reid.kind") != "run":
         return {}
-    register()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        defaults = {key: str(value) for key, value in flat(typed_train_settings(compose("train"))).items()}
+    from reid.config.identity import flat
+    from reid.config.settings import (
+        train_settings,  # it imports torch, which the other subcommands do without
+    )
+
+    defaults = {key: str(value) for key, value in flat(train_settings(default_config())).items()}
     return {
         key: value
         for key, value in sorted(run.params.items())

@@ -199,13 +199,32 @@ class _Compositions:
         loader._apply_overrides_to_config([word for word in parsed if word.input_line not in files], config)
         with open_dict(config):
             del config["hydra"]
+        for group in ("loss", "optimizer"):
+            _refuse_text(group, self.of_choices[files].get(group), config.get(group))
         return config
 
 
 def _decides_on_files(override: Override, loader: Any) -> bool:
-    """Whether an override chooses a file of a group, or where Hydra looks for them, and sets no value."""
-    chooses = loader.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
-    return bool(chooses or override.is_hydra_override())
+    """Whether an override chooses a file of a group, or where Hydra looks for them, and sets no value.
+
+    One of many values belongs to them where there is one job: Hydra refuses it.
+    """
+    if override.is_hydra_override() or override.is_sweep_override():
+        return True
+    is_group = loader.repository.group_exists(override.key_or_group)
+    return is_group and not isinstance(override.value(), dict)
+
+
+def _refuse_text(group: str, of_file: Any, config: Any) -> None:
+    """Raises ConfigError for text where the file of an open group has a number: no class has to say so."""
+    if not isinstance(of_file, DictConfig) or not isinstance(config, DictConfig):
+        return
+    values: Any = OmegaConf.to_container(config)
+    for key, number in of_file.items_ex(resolve=False):
+        value = values.get(key)
+        is_text = isinstance(value, str) and "${" not in value and value != "???"
+        if type(number) in (int, float) and is_text:
+            raise ConfigError(f"{group}.{key}={value!r} is not allowed: expected a number.")
 
 
 def _refuse_scattered(arguments: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "+foo=1", ["no key foo. The keys here: dataset, backbone, head, loss"]),
     ("train", "+sed=3", ["no key sed. Did you mean 'seed'?"]),
     ("train", "++batch.foo=1", ["no key batch.foo. batch has identities, instances, size."]),
-    ("train", "+loss.alhpa=1", ["no key loss.alhpa. Did you mean 'loss.alpha'?"]),
+    ("train", "dataset=synthetic +loss.alhpa=1", ["no key loss.alhpa. Did you mean 'loss.alpha'?"]),
     ("train", "optimizer.momentum=0.5", ["no key optimizer.momentum", "takes a +: +optimizer.momentum=…"]),
     ("train", "backbone.last_stride=2", ["Did you mean 'tricks.last_stride'?"]),
     ("train", "~seeed", ["no key seeed. Did you mean 'seed'?"]),
@@ -59,7 +59,11 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "loss=null", ["loss=null"]),
     ("train", "precision=fp8", ["precision=fp8", "float32, tf32, bf16, fp16"]),
     ("train", "dataset.name=markt", ["no dataset 'markt'", "Did you mean 'market'?"]),
-    ("train", "backbone.name=resnet51", ["backbone.name=resnet51", "Did you mean resnet50?"]),
+    (
+        "train",
+        "dataset=synthetic backbone.name=resnet51",
+        ["backbone.name=resnet51", "Did you mean resnet50?"],
+    ),
     # types
     ("train", "epochs=abc", ["epochs=abc is not allowed: expected a whole number."]),
     ("train", "epochs=1.5", ["epochs=1.5 is not allowed: expected a whole number."]),
