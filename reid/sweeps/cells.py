@@ -219,8 +219,9 @@ def _refuse_text(group: str, of_file: Any, config: Any) -> None:
     """Raises ConfigError for text where the file of an open group has a number: no class has to say so."""
     if not isinstance(of_file, DictConfig) or not isinstance(config, DictConfig):
         return
+    numbers: Any = OmegaConf.to_container(of_file)
     values: Any = OmegaConf.to_container(config)
-    for key, number in of_file.items_ex(resolve=False):
+    for key, number in numbers.items():
         value = values.get(key)
         is_text = isinstance(value, str) and "${" not in value and value != "???"
         if type(number) in (int, float) and is_text:
