@@ -7,7 +7,7 @@ features = model.embed(["a.jpg", "b.jpg"])          # (2, C) float32, as the eva
 model.distances(features)                           # (2, 2); at most model.threshold.value: one person
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,28 +18,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from reid.config.checks import ConfigError
 from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import prepared_ahead, to_device
 from reid.data.crops import PictureError
 from reid.data.files import in_threads
-from reid.data.image_store import NAMED
 from reid.data.pictures import Picture, open_picture, read_picture, upright
+from reid.data.readable import name_unreadable
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import library_call
-from reid.home import home
 from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
-from reid.models import BackboneError, ReidModel, WeightsError
-from reid.tracking import TrackingError
+from reid.models import ReidModel
 
-#: What was asked wrongly: exit code 2.
-ASKED_WRONGLY = (CheckpointError, TrackingError, DatasetError, ConfigError, BackboneError, WeightsError)
 #: A crop smaller than this, in pixels (height, width), shows nobody that one could tell apart.
 SMALLEST = (32, 16)
 #: How far from the model's height : width an image may be, as a factor.
@@ -178,35 +173,6 @@ def load_model(
     return TrainedModel(
         model, compute.device, size["height"], size["width"], space, stored, loaded.meta, name
     )
-
-
-def newest_model() -> Path:
-    """The `model.pt` of the newest finished run under outputs/, for commands that were given no checkpoint.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    found = sorted((home() / "outputs").glob("*/model.pt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise CheckpointError(
-            f"no --checkpoint is given, and no run under {home() / 'outputs'} has a model.pt: give a file, a "
-            "run's folder or an MLflow run id, or train one with python -m reid.train"
-        )
-    return found[-1]
-
-
-def unreadable(paths: Sequence[Path], progress: Progress = silent) -> dict[Path, str]:
-    """The images that cannot be read, each with what is wrong; all are decoded, as `embed` will do."""
-    with in_threads(lambda path: read_picture(path).reason, paths, progress, "checking images") as reasons:
-        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
-
-
-def name_unreadable(bad: Mapping[Path, str] | Mapping[str, str]) -> str:
-    """The message that names them."""
-    shown = [f"    {path}: {reason}" for path, reason in list(bad.items())[:NAMED]]
-    more = [f"    … and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
-    images = "1 image" if len(bad) == 1 else f"{len(bad)} images"
-    return "\n".join([f"{images} cannot be read:", *shown, *more])
 
 
 def shape_problem(path: Path, height: int, width: int) -> str | None:

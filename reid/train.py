@@ -1,15 +1,11 @@
-"""Train a model and track the run: `python -m reid.train [key=value …]`, `--help` for the choices.
+"""Train a model and track the run: `python -m reid.train [key=value …]`, `--help` for the choices."""
 
-What happens then is told in `reid/commands/train.py`.
-"""
-
-from reid.commands.train import run
 from reid.jobs.launch import launch
 
 
 def main() -> None:
     """The command `python -m reid.train` and `reid-train`."""
-    launch("train", run, together=True)
+    launch("train", "reid.commands.train:run", together=True)
 
 
 if __name__ == "__main__":

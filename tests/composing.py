@@ -8,6 +8,13 @@ from omegaconf import DictConfig, OmegaConf
 from reid.config.schema import EvaluateConfig, TrainConfig, config_folder, register
 from reid.config.settings import evaluate_settings, train_settings
 
+#: The story of a command whose command line is wrong, as `launch` takes it.
+NO_WORK = "composing:no_work"
+
+
+def no_work(job: object) -> dict[str, float]:
+    raise AssertionError("a wrong command line came through to the work")
+
 
 def composed(command: str, *overrides: str) -> DictConfig:
     register()

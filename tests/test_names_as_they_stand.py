@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from experiments.tuning.report import markdown as trials_markdown
-from reid.compare import Comparison, draw, show
+from reid.commands.compare import Comparison, draw, show
 from reid.figures import (
     Against,
     Hit,

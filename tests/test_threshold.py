@@ -18,6 +18,8 @@ from conftest import Runner
 from PIL import Image
 
 from reid import compare, extract
+from reid.commands.extract import WRITERS
+from reid.commands.threshold import check_not_trained_on, data_name, hardest_by_batch, under_way
 from reid.config.checks import ConfigError
 from reid.config.schema import EvalConfig
 from reid.config.settings import threshold_settings
@@ -35,7 +37,6 @@ from reid.judging.stored_threshold import (
     stored_threshold,
 )
 from reid.retrieval import Embeddings
-from reid.threshold import check_not_trained_on, data_name, hardest_by_batch, under_way
 from reid.tracking.journal import Journal
 
 STORED = StoredThreshold(
@@ -539,7 +540,7 @@ def test_a_failed_write_leaves_the_old_file(
         file.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(extract.WRITERS, ".npz", full)
+    monkeypatch.setitem(WRITERS, ".npz", full)
     assert extract.main([str(folder), "-o", str(output), "--checkpoint", str(model)]) == 1
     assert "No space left" in capsys.readouterr().err
     assert output.read_text() == "before"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from choices import write_package
-from composing import composed
+from composing import NO_WORK, composed
 from hydra.core.global_hydra import GlobalHydra
 
 from reid.config.checks import ConfigError, construct, trusted_target
@@ -15,7 +15,6 @@ from reid.config.schema import OWN_KEYS, dataset_choices, register
 from reid.config.search_path import further_choices
 from reid.config.settings import train_settings
 from reid.data import DatasetError, dataset_reader
-from reid.jobs.job import Job
 from reid.jobs.launch import launch
 from reid.jobs.resolved import primary_config
 from reid.models import BackboneError, build_backbone
@@ -147,15 +146,12 @@ def test_choices_in_any_folder(package: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_no_override_says_whom_to_trust(
     package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def no_work(job: Job) -> dict[str, float]:
-        raise AssertionError("a config that says whom to trust came through to the work")
-
     for word in ("loss=own", "loss._target_=mypackage.losses.Mine", "seed=1"):
         words = ["+hydra.job.env_set.REID_TRUST=mypackage", "dataset=synthetic", word]
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setattr(sys, "argv", ["reid-train", *words])
         with pytest.raises(SystemExit) as ended:
-            launch("train", no_work)
+            launch("train", NO_WORK)
         assert ended.value.code == 2
     refused = capsys.readouterr().err.splitlines()
     assert refused[0].startswith("error: loss=own is no choice")

@@ -10,8 +10,7 @@ from mlflow.entities import Run
 
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.rundir import RunStatus
-from reid.sweeps.callback import job_statuses
-from reid.sweeps.sweep_file import SWEEP
+from reid.sweeps.sweep_file import SWEEP, job_statuses
 from reid.tracking import default_store
 
 #: What is measured with a clock.

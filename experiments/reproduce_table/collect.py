@@ -7,9 +7,8 @@ from pathlib import Path
 from experiments.reproduce_table.table import Run
 from reid.engine.rundir import RunStatus
 from reid.home import home
-from reid.sweeps.callback import job_statuses
 from reid.sweeps.cells import Cell
-from reid.sweeps.sweep_file import SweepFile, find_sweep
+from reid.sweeps.sweep_file import SweepFile, find_sweep, job_statuses
 from reid.tracking import Store, TrackingError, read_record, run_address
 from reid.tracking.sources import sources_hash
 

@@ -18,8 +18,9 @@ from experiments.tuning.study import SCORE, Search
 from reid.commands.train import train
 from reid.config.checks import ConfigError
 from reid.engine.rundir import LAST
+from reid.errors import UsageError
+from reid.jobs.frame import run_framed
 from reid.jobs.job import Job
-from reid.jobs.launch import ASKED_WRONGLY, run_framed
 from reid.locks import FileLock, Timeout
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _run_trial(search: Search, trial: optuna.Trial, job: Job) -> None:
     try:
         config, settings, overrides = search.trial_config(values)
         child = child_job(search, job, str(trial.number), name, config, overrides)
-        child.tags = {"reid.study": search.name, "reid.trial": trial.number}
+        child.tags = {"reid.study": search.name, "reid.config.trial": trial.number}
         settings.resume = str(child.folder) if (child.folder / LAST).exists() else None
 
         def report(epoch: int, scores: dict[str, float]) -> None:
@@ -105,7 +106,7 @@ def _run_trial(search: Search, trial: optuna.Trial, job: Job) -> None:
     except ConfigError as error:  # these values do not go together
         log.error("trial %d (%s): %s", trial.number, name, error)
         search.study.tell(trial, state=TrialState.FAIL)
-    except ASKED_WRONGLY:
+    except UsageError:
         raise
     except Exception as error:
         log.error("trial %d (%s) failed: %s", trial.number, name, error, exc_info=error)

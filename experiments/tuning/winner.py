@@ -7,8 +7,8 @@ from experiments.tuning.study import Search, rounded
 from experiments.tuning.trials import child_job, trial_name
 from reid.commands.train import train
 from reid.engine.rundir import LAST, read_status
+from reid.jobs.frame import run_framed
 from reid.jobs.job import Job
-from reid.jobs.launch import run_framed
 
 #: How the winner is judged: after its last epoch, and never before.
 JUDGED_ONCE = ("eval.split=test", "eval.period=0", "eval.at_start=false")

@@ -10,6 +10,7 @@ from dataclasses import field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
+from reid.errors import UsageError
 from reid.trust import HINT, TrustError, is_trusted, trusted_function
 
 #: The `_target_` of a group may name nothing outside these and the packages that the user trusts: a config
@@ -21,7 +22,7 @@ TRUSTED = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError, ValueError):
     """A key, a value or a combination is wrong; the message names it, what is allowed and what is near."""
 
 
@@ -165,22 +166,35 @@ def check_types(group: str, values: dict[str, Any], target: Callable[..., Any]) 
             )
 
 
+def refuse_untrusted(group: str, path: str) -> None:
+    """Refuse a `_target_` outside the packages that the project or its user trusts; nothing is imported.
+
+    Raises:
+        ConfigError: naming the packages.
+    """
+    try:
+        if str(path).startswith(TRUSTED[group]) or is_trusted(str(path)):
+            return
+    except TrustError as error:
+        raise ConfigError(str(error)) from error
+    raise ConfigError(
+        f"{group}._target_={path} is refused: this one may come from "
+        f"{', '.join(t + '*' for t in TRUSTED[group])} alone. {HINT}"
+    )
+
+
 def trusted_target(group: str, path: str) -> Callable[..., Any]:
     """What a `_target_` names, if it lies in a package that this project trusts.
 
     Raises:
         ConfigError: it does not, or there is no such thing.
     """
+    refuse_untrusted(group, path)
     if not str(path).startswith(TRUSTED[group]):
         try:
-            if is_trusted(str(path)):
-                return trusted_function(str(path), f"{group}._target_={path}")
+            return trusted_function(str(path), f"{group}._target_={path}")
         except TrustError as error:
             raise ConfigError(str(error)) from error
-        raise ConfigError(
-            f"{group}._target_={path} is refused: this one may come from "
-            f"{', '.join(t + '*' for t in TRUSTED[group])} alone. {HINT}"
-        )
     module, _, name = path.rpartition(".")
     try:
         target: Callable[..., Any] = getattr(import_module(module), name)

@@ -252,6 +252,9 @@ class ThresholdConfig:
 def register() -> None:
     """Make the schemas and resolvers known to Hydra; safe to call again."""
     Plugins.instance().register(FurtherChoices)
+    # Hydra copies it, with all that it holds, for each composition and each group of `--help`; what is read
+    # from it is copied once more.
+    ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(name="schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -19,13 +20,17 @@ FIXED = ("eval.", "dataset.", "data.", "tracking.", "sweep.", "study.", "epochs"
          "init_from")  # fmt: skip
 
 
-def tune_settings(config: DictConfig) -> TuneConfig:
+def tune_settings(
+    config: DictConfig, check: Callable[[DictConfig], TrainConfig] = train_settings
+) -> TuneConfig:
     """The composed config of a study as typed values, refused where a value or a range is wrong.
+
+    check: how the config of a run is checked, at both ends of every range too.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.
     """
-    settings = train_settings(copy.deepcopy(config))
+    settings = check(copy.deepcopy(config))
     assert isinstance(settings, TuneConfig)
     if settings.eval.split != "val":
         raise ConfigError(
@@ -59,7 +64,7 @@ def tune_settings(config: DictConfig) -> TuneConfig:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a trial warns of itself
-                    train_settings(changed)
+                    check(changed)
             except ConfigError as error:
                 raise ConfigError(f"study.space.{name}: {error}") from error
     return settings

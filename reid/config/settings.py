@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationToMissingValueError,
@@ -18,19 +17,15 @@ from omegaconf.errors import (
 from reid.config.checks import (
     ConfigError,
     check_fields,
-    check_options,
     check_present,
-    check_types,
-    construct,
     nearest,
     parameter_names,
+    refuse_untrusted,
     trusted_target,
 )
 from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
 from reid.config.identity import FOLLOWS, flat
 from reid.config.schema import (
-    GIVEN,
-    OWN_KEYS,
     RUN_ID,
     EvalConfig,
     EvaluateConfig,
@@ -43,20 +38,25 @@ from reid.config.schema import (
     dataset_choices,
 )
 from reid.home import from_hydra, literal
-from reid.models import (
-    SMALLEST_IBN_SIDE,
-    SMALLEST_STN_IMAGE,
-    backbone_function,
-    build_backbone,
-    head_class,
-)
-
-#: What the library's losses multiply or divide similarities by; ours say themselves what they take.
-_SCALES = ("temperature", "scale", "gamma")
+from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE
 
 
 def train_settings(config: DictConfig) -> TrainConfig:
     """The composed config as typed values, refused where a value or a combination is wrong.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    settings = typed_train_settings(config)
+    # Here, since what is typed wrongly is refused before torch is imported.
+    from reid.config.trial import check_built
+
+    check_built(settings)
+    return settings
+
+
+def typed_train_settings(config: DictConfig) -> TrainConfig:
+    """The same, less what only the loss, the optimizer and the backbone themselves can tell: without torch.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.
@@ -67,16 +67,11 @@ def train_settings(config: DictConfig) -> TrainConfig:
         check_present(group, values, ("_target_", *own))
         check_fields(keys(**{key: values[key] for key in own}), group)
         if values["_target_"] is not None:
-            target = trusted_target(group, values["_target_"])
-            check_options(group, values, OWN_KEYS[group], target, GIVEN[group])
-    _try_loss(settings.loss)
+            refuse_untrusted(group, values["_target_"])
     check_dataset(settings.dataset)
     check_present("backbone", settings.backbone, ("name",))
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
-    name, library = str(settings.backbone["name"]), str(settings.backbone.get("library", "reid"))
-    check_types("backbone", settings.backbone, backbone_function(name, library))
-    check_types("backbone", settings.backbone, build_backbone)
     if settings.init_from is not None:
         settings.init_from = _absolute_checkpoint(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
@@ -173,37 +168,6 @@ def _typed(config: DictConfig) -> Any:
     return settings
 
 
-def _try_loss(options: dict[str, Any]) -> None:
-    """Build the metric loss for two identities and call it once: a library may not check what it is given."""
-    for key in _SCALES:
-        value = options.get(key, 1)
-        # The library's losses then fall silently to 0, or turn round.
-        if _is_library(options) and isinstance(value, int | float) and not value > 0:
-            raise ConfigError(f"loss.{key}={value} is not allowed: expected a number above 0.")
-    loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(GIVEN["loss"], 2))
-    if loss is None:
-        return
-    features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
-    try:
-        value = loss(features, torch.tensor([0, 0, 1, 1]))
-    except Exception as error:  # whatever a library trips over
-        first = next(iter(str(error).splitlines()), "without a word")
-        value, said = torch.tensor(torch.nan), f" ({type(error).__name__}: {first})"
-    else:
-        said = ""
-    if not torch.isfinite(value):
-        keys = ", ".join(
-            f"loss.{key}={value}" for key, value in options.items() if key not in OWN_KEYS["loss"]
-        )
-        raise ConfigError(
-            f"{options['_target_']} gives no finite number on a batch of four{said}: check {keys}"
-        )
-
-
-def _is_library(options: dict[str, Any]) -> bool:
-    return str(options["_target_"]).startswith("pytorch_metric_learning.")
-
-
 def _absolute_checkpoint(name: str) -> str:
     return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
 
@@ -211,7 +175,6 @@ def _absolute_checkpoint(name: str) -> str:
 def _check_head(settings: TrainConfig) -> None:
     check_present("head", settings.head, ("_target_", "train_feature", "eval_feature"))
     path = str(settings.head["_target_"])
-    check_options("head", settings.head, OWN_KEYS["head"], head_class(path), GIVEN["head"])
     values = flat(settings)
     for key, owner in FOLLOWS.items():
         if key in values and values[key] != values[owner]:
@@ -247,11 +210,6 @@ def _check_across(settings: TrainConfig) -> None:
         raise ConfigError(
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
-        )
-    if settings.sync_bn and (settings.device == "cpu" or not torch.cuda.is_available()):
-        raise ConfigError(
-            f"sync_bn=true with device={settings.device} is not possible here: torch's SyncBatchNorm is for "
-            "CUDA alone. Set sync_bn=false; freeze_bn=true makes a run the same by any number of processes"
         )
     if settings.sync_bn and settings.freeze_bn:
         raise ConfigError(

@@ -18,10 +18,13 @@ from reid.data.crops import (
     untrained_distractors,
 )
 from reid.data.files import is_about_the_path, shortened
+from reid.lazy import lazy_names
 from reid.trust import TrustError, trusted_function
 
 if TYPE_CHECKING:
     from reid.data.sampler import IdentitySampler
+else:
+    __getattr__ = lazy_names(__name__, {"sampler": ["IdentitySampler"]})
 
 __all__ = [
     "Crop",
@@ -34,13 +37,6 @@ __all__ = [
     "load_dataset",
     "silent",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """`IdentitySampler`, the one name of this room that needs torch, imported where it is used first."""
-    if name == "IdentitySampler":
-        return importlib.import_module("reid.data.sampler").IdentitySampler
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def dataset_names() -> tuple[str, ...]:

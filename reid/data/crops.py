@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+from reid.errors import UsageError
 from reid.people import is_person
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ IF_A_PERSON = (
 )
 
 
-class DatasetError(ValueError):
+class DatasetError(UsageError, ValueError):
     """The data are not there, or not what their name promises; the message says what to do."""
 
 

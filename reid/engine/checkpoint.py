@@ -13,13 +13,10 @@ from typing import Any
 import torch
 
 from reid.engine.checkpoint_meta import MetaError, check_meta, check_tensors
+from reid.engine.errors import CheckpointError as CheckpointError
 from reid.models.weights import damaged_member
 
 FORMAT = 1
-
-
-class CheckpointError(ValueError):
-    """The file is not there, not a checkpoint of this suite, or not of this run."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
 """Which checkpoint a key of a command names, and the data that a checkpoint was trained on."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reid.config.checks import ConfigError
 from reid.config.dataset import PLACES, check_dataset
 from reid.config.schema import RUN_ID
 from reid.data import DatasetError
-from reid.engine.checkpoint import Checkpoint, CheckpointError
+from reid.engine.errors import CheckpointError
 from reid.home import home
 from reid.tracking import default_store, fetch_checkpoint
+
+if TYPE_CHECKING:
+    from reid.engine.checkpoint import Checkpoint
 
 
 def find_checkpoint(name: str, tracking_uri: str | None = None, key: str = "checkpoint") -> Path:
@@ -38,6 +43,31 @@ def find_checkpoint(name: str, tracking_uri: str | None = None, key: str = "chec
         if (path / candidate).is_file():
             return path / candidate
     raise CheckpointError(f"{key}={name}: the folder holds neither model.pt nor last.pt")
+
+
+def check_checkpoint(name: str, key: str = "checkpoint") -> None:
+    """Refuse a file or a folder that is not there; a tracked run is looked for once it is needed.
+
+    Raises:
+        CheckpointError: as `find_checkpoint`.
+    """
+    if not RUN_ID.fullmatch(name):
+        find_checkpoint(name, key=key)
+
+
+def newest_model() -> Path:
+    """The `model.pt` of the newest finished run under outputs/, for commands that were given no checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = sorted((home() / "outputs").glob("*/model.pt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise CheckpointError(
+            f"no --checkpoint is given, and no run under {home() / 'outputs'} has a model.pt: give a file, a "
+            "run's folder or an MLflow run id, or train one with python -m reid.train"
+        )
+    return found[-1]
 
 
 def with_data_now(checkpoint: Checkpoint, data_root: str) -> Checkpoint:

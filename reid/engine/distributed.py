@@ -29,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from reid.config.checks import ConfigError
+from reid.errors import RunError
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ PATIENCE = datetime.timedelta(days=2)
 _CPU = torch.device("cpu")
 
 
-class LostProcessError(RuntimeError):
+class LostProcessError(RunError, RuntimeError):
     """Another process of the run has ended, and this one cannot go on without it."""
 
 

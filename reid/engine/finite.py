@@ -7,6 +7,7 @@ from torch import nn
 
 from reid.engine.distributed import ALONE, Processes
 from reid.engine.optimizers import SMALLEST_SCALE
+from reid.errors import RunError
 
 #: Steps after which processes in step read a flag: a GPU is rarely as far behind its host.
 LAG = 8
@@ -15,7 +16,7 @@ LAG = 8
 PATIENCE = 20
 
 
-class DivergedError(RuntimeError):
+class DivergedError(RunError, RuntimeError):
     """The model holds, or gives, numbers that are none: the training cannot go on from here."""
 
 

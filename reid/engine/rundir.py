@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from reid.engine.checkpoint import CheckpointError
+from reid.engine.errors import CheckpointError
 from reid.home import as_moved, in_this_home
 from reid.tracking.journal import JOURNAL, Journal, under_way
 

@@ -1,16 +1,38 @@
 """All that draws: plain data in, a matplotlib `Figure` out; nothing here reads a run or shows a window."""
 
-from reid.figures.comparison import Pair, compared_pairs
-from reid.figures.curves import cmc_curves, training_curves
-from reid.figures.differences import Against, difference_figure
-from reid.figures.domains import domain_bars
-from reid.figures.pictures import Picture
-from reid.figures.rankings import Hit, RankedList, ranked_lists
-from reid.figures.searches import search_history, search_map, search_slices
-from reid.figures.sheets import contact_sheet
-from reid.figures.style import save
-from reid.figures.sweeps import sweep_figure
-from reid.figures.verification import Rate, hardest_bands, pair_distances, verification_roc
+from typing import TYPE_CHECKING
+
+from reid.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from reid.figures.comparison import Pair, compared_pairs
+    from reid.figures.curves import cmc_curves, training_curves
+    from reid.figures.differences import Against, difference_figure
+    from reid.figures.domains import domain_bars
+    from reid.figures.pictures import Picture
+    from reid.figures.rankings import Hit, RankedList, ranked_lists
+    from reid.figures.searches import search_history, search_map, search_slices
+    from reid.figures.sheets import contact_sheet
+    from reid.figures.style import save
+    from reid.figures.sweeps import sweep_figure
+    from reid.figures.verification import Rate, hardest_bands, pair_distances, verification_roc
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "comparison": ["Pair", "compared_pairs"],
+            "curves": ["cmc_curves", "training_curves"],
+            "differences": ["Against", "difference_figure"],
+            "domains": ["domain_bars"],
+            "pictures": ["Picture"],
+            "rankings": ["Hit", "RankedList", "ranked_lists"],
+            "searches": ["search_history", "search_map", "search_slices"],
+            "sheets": ["contact_sheet"],
+            "style": ["save"],
+            "sweeps": ["sweep_figure"],
+            "verification": ["Rate", "hardest_bands", "pair_distances", "verification_roc"],
+        },
+    )
 
 __all__ = [
     "Against",

@@ -1,8 +1,10 @@
 """What the commands show on the terminal: progress bars, tables, short lines."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -10,10 +12,12 @@ from rich.text import Text
 
 from reid.config.schema import TrainConfig
 from reid.home import home, source_root
-from reid.retrieval import Scores
 from reid.terminal import Table
 from reid.tracking import default_store
 from reid.words import percent
+
+if TYPE_CHECKING:
+    from reid.retrieval import Scores
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from reid.engine.rundir import (
 from reid.engine.stop import StopSignals
 from reid.home import home, literal, source_root
 from reid.jobs.console import ConsoleProgress
-from reid.sweeps.callback import SWEPT_KEYS
+from reid.sweeps.sweep_file import SWEPT_KEYS
 from reid.terminal import log_sizes, move_logs
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal

@@ -1,13 +1,18 @@
 """The command line of each process of `torchrun … -m reid.train`: one run, so one folder and one voice."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reid.config.checks import ConfigError
-from reid.engine.distributed import Processes
 from reid.home import for_hydra, home
+
+if TYPE_CHECKING:
+    from reid.engine.distributed import Processes
 
 _RUN_DIR = "hydra.run.dir"
 

@@ -1,9 +1,25 @@
 """Losses on the embeddings of a batch, one file each; the file is the formula."""
 
-from reid.losses.clustered_ranked import ClusteredRankedListLoss
-from reid.losses.pairs import pair_statistics
-from reid.losses.ranked import RankedListLoss
-from reid.losses.triplet import TripletLoss
-from reid.losses.triplet_center import TripletCenterLoss
+from typing import TYPE_CHECKING
+
+from reid.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from reid.losses.clustered_ranked import ClusteredRankedListLoss
+    from reid.losses.pairs import pair_statistics
+    from reid.losses.ranked import RankedListLoss
+    from reid.losses.triplet import TripletLoss
+    from reid.losses.triplet_center import TripletCenterLoss
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "clustered_ranked": ["ClusteredRankedListLoss"],
+            "pairs": ["pair_statistics"],
+            "ranked": ["RankedListLoss"],
+            "triplet": ["TripletLoss"],
+            "triplet_center": ["TripletCenterLoss"],
+        },
+    )
 
 __all__ = ["ClusteredRankedListLoss", "RankedListLoss", "TripletCenterLoss", "TripletLoss", "pair_statistics"]

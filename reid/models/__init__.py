@@ -3,8 +3,9 @@
 Names are imported at their first use (PEP 562), since torch and torchvision take seconds to load.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from reid.lazy import lazy_names
 
 if TYPE_CHECKING:
     from reid.models.build import backbone_function, backbone_names, build_backbone
@@ -14,7 +15,23 @@ if TYPE_CHECKING:
     from reid.models.model import BNNECK, ReidModel, described_head, described_model
     from reid.models.sizes import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE
     from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
-    from reid.models.weights import WeightsError, check_weights, load_weights
+    from reid.models.weight_file import WeightsError, check_weights
+    from reid.models.weights import load_weights
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "build": ["backbone_function", "backbone_names", "build_backbone"],
+            "depth": ["layer_depths", "undecayed"],
+            "heads": ["Head", "HeadError", "build_head", "head_class"],
+            "matching": ["WeightReport"],
+            "model": ["BNNECK", "ReidModel", "described_head", "described_model"],
+            "sizes": ["SMALLEST_IBN_SIDE", "SMALLEST_STN_IMAGE"],
+            "trunk": ["Backbone", "BackboneError", "ImagenetFile", "as_backbone", "set_last_stride"],
+            "weight_file": ["WeightsError", "check_weights"],
+            "weights": ["load_weights"],
+        },
+    )
 
 __all__ = [
     "BNNECK",
@@ -42,23 +59,3 @@ __all__ = [
     "set_last_stride",
     "undecayed",
 ]
-
-_HOMES = {
-    "build": ("backbone_function", "backbone_names", "build_backbone"),
-    "depth": ("layer_depths", "undecayed"),
-    "heads": ("Head", "HeadError", "build_head", "head_class"),
-    "matching": ("WeightReport",),
-    "model": ("BNNECK", "ReidModel", "described_head", "described_model"),
-    "sizes": ("SMALLEST_IBN_SIDE", "SMALLEST_STN_IMAGE"),
-    "trunk": ("Backbone", "BackboneError", "ImagenetFile", "as_backbone", "set_last_stride"),
-    "weights": ("WeightsError", "check_weights", "load_weights"),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from reid.errors import UsageError
 from reid.models.layout import lay_out, layout_of
 from reid.trust import HINT, TrustError, is_trusted, trusted_function
 
@@ -34,7 +35,7 @@ _FEATURES = ("after", "before")
 _OWN = "reid.models."
 
 
-class HeadError(ValueError):
+class HeadError(UsageError, ValueError):
     """A head that does not exist, or an option or a feature map that does not fit it."""
 
 

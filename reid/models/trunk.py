@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from torch import Tensor, nn
 
+from reid.errors import UsageError
 from reid.models.matching import WeightReport
 
 #: From a file's tensors to those of a backbone, brought to its names and input size; the names that belong to
@@ -17,7 +18,7 @@ from reid.models.matching import WeightReport
 Adapt = Callable[[nn.Module, dict[str, Tensor]], tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]]
 
 
-class BackboneError(ValueError):
+class BackboneError(UsageError, ValueError):
     """A backbone was asked for that does not exist, or with an option that it does not have."""
 
 

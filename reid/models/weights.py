@@ -23,6 +23,7 @@ from torch import Tensor
 
 from reid.models.matching import WeightReport, backbone_tensors, compare, explain_misfit
 from reid.models.trunk import Backbone, ImagenetFile
+from reid.models.weight_file import WeightsError, check_weights
 
 _log = logging.getLogger(__name__)
 _NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
@@ -30,10 +31,6 @@ _NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
 _TRAINED = ("state_dict", "model", "student")
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "teacher")
 _CALLED = re.compile(r"GLOBAL ([\w.]+)")
-
-
-class WeightsError(ValueError):
-    """Weights could not be had, could not be read safely, or belong to another network."""
 
 
 class UnsafeFileError(WeightsError):
@@ -82,18 +79,6 @@ def load_weights(backbone: Backbone, weights: str, ema: bool = False) -> WeightR
     backbone.weight_report = report
     _log.info("%s", report.describe())
     return report
-
-
-def check_weights(weights: str) -> None:
-    """Raise WeightsError where `weights` names a file, as `load_weights` takes it, that is not there."""
-    if weights in ("none", "imagenet"):
-        return
-    path = Path(weights).expanduser().absolute()
-    if not path.is_file():
-        raise WeightsError(
-            f"backbone.weights={path}: there is no such file. Give the path of a weight file, "
-            f"`imagenet` or `none`."
-        )
 
 
 class Held(NamedTuple):

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from reid.errors import UsageError
 from reid.people import DISTRACTOR
 
 PROTOCOLS = ("cross_camera", "ignore_camera")
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UsageError, ValueError):
     """The scores that were asked for do not exist; the message says why and what to do."""
 
 

@@ -13,11 +13,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from reid.config.identity import flat_keys
-from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.home import from_hydra, home, source_root
-from reid.sweeps import summary
-from reid.sweeps.job_lock import occupied
-from reid.sweeps.sweep_file import read_sweep
+from reid.sweeps import summary as report
+from reid.sweeps.sweep_file import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, job_statuses
 from reid.tracking import (
     JOURNAL,
     Status,
@@ -32,11 +30,6 @@ from reid.tracking import (
 
 log = logging.getLogger(__name__)
 
-#: How the jobs of a sweep, which may be other processes, learn whose children they are.
-PARENT_FOLDER = "REID_SWEEP_FOLDER"
-SWEPT_KEYS = "REID_SWEPT_KEYS"
-#: The process that started them.
-LAUNCHER = "REID_SWEEP_LAUNCHER"
 #: What a sweep may wait at its end for what its jobs could not send.
 CHILDREN_S = 60.0
 
@@ -101,9 +94,9 @@ class SweepCallback(Callback):
         if statuses & {"KILLED", "RUNNING"}:  # a worker that outlives its launcher is still at its cell
             status = "KILLED"
         try:
-            text = summary.write(parent, self.folder, jobs, self.keys, self.split, self.name)
-            if text:
-                print(f"\n{text}", flush=True)
+            summary = report.write(parent, self.folder, jobs, self.keys, self.split, self.name)
+            if summary:
+                print(f"\n{summary}", flush=True)
         finally:
             try:
                 parent.finish(status)
@@ -151,34 +144,3 @@ def shared(config: DictConfig, keys: Sequence[str]) -> dict[str, Any]:
     leaves = flat_keys(OmegaConf.to_container(ours, resolve=True))  # type: ignore[arg-type]
     swept = tuple(f"{key}." for key in keys)
     return {key: value for key, value in leaves.items() if not f"{key}.".startswith(swept)}
-
-
-def job_statuses(folder: Path) -> list[RunStatus]:
-    """What became of each job of the sweep in `folder`, in their order.
-
-    One that a process is at is RUNNING; of the others, one that left no word was killed, one without a folder
-    was not begun: both are FAILED.
-    """
-    jobs = {int(path.name): path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()}
-    sweep = read_sweep(folder)
-    overrides = sweep.overrides if sweep else []
-    told = []
-    for number in sorted({*jobs, *range(len(overrides))}):
-        words = overrides[number] if number < len(overrides) else []
-        status = read_status(jobs[number]) if number in jobs else None
-        done = status is not None and status.status == "FINISHED"
-        if number in jobs and not done and occupied(jobs[number]):
-            status = status or RunStatus("RUNNING", overrides=words)
-            status.status, status.error = "RUNNING", "under way"
-        elif status is None:
-            error = f"no {STATUS}: the job was killed" if number in jobs else "not begun"
-            status = RunStatus("FAILED", overrides=words, error=error)
-        elif status.status == "RUNNING":
-            status.status, status.error = "FAILED", status.error or "the job was killed"
-        told.append(status)
-    return told
-
-
-def failed_jobs(folder: Path) -> list[RunStatus]:
-    """The jobs of the sweep in `folder` that did not finish."""
-    return [job for job in job_statuses(folder) if job.status != "FINISHED"]

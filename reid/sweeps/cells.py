@@ -1,27 +1,27 @@
 """The cells of a command before the first one starts: every job composed, checked and named by its config.
 
-A sweep is a set of cells.  Started again it goes on in the folder in which it was begun; what is finished is
-not run again, which the job itself finds out (`reid.jobs.job`).
+A sweep is a set of cells.  Nothing here imports torch: what a loss or a backbone itself refuses, and the
+data, are looked at by `reid.jobs.ahead`, once all else is right.
 """
 
+import copy
 import itertools
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash
 from reid.config.schema import (
-    RUN_ID,
     EvaluateConfig,
     ThresholdConfig,
     TrainConfig,
@@ -30,17 +30,21 @@ from reid.config.schema import (
     register,
 )
 from reid.config.search_space import tune_settings
-from reid.config.settings import evaluate_settings, threshold_settings, train_settings
-from reid.engine.checkpoint_source import find_checkpoint
-from reid.home import for_hydra, from_hydra, home
-from reid.sweeps.slots import places
-from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep
+from reid.config.settings import evaluate_settings, threshold_settings, typed_train_settings
+from reid.data import load_dataset
+from reid.engine.checkpoint_source import check_checkpoint
+from reid.home import home
+from reid.models import check_weights
 from reid.tracking import default_store
-from reid.tracking.journal import Journal
-from reid.tracking.sources import sources_hash
 
-SWEEP_DIR = "hydra.sweep.dir"
-A_YEAR = 365 * 24 * 60  # minutes
+#: Launchers whose jobs run side by side on one machine.
+SHARED_LAUNCHERS = ("joblib", "submitit_local")
+
+#: Launchers whose jobs see the folders that this process sees; a cluster's may lie elsewhere.
+HERE = ("basic", *SHARED_LAUNCHERS)
+
+#: The dataset that lies nowhere before it is drawn.
+DRAWN = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -54,35 +58,54 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs of a command.  `cells` is empty where only Hydra can tell them (a sweeper plugin, `--cfg`).
+    """All jobs of a command.
 
-    trained: the settings of the cells that train.
+    `cells` is empty where only Hydra can tell them (a sweeper plugin, `--cfg`); `settings` are those of each
+    cell that is typed, in the same order.
     """
 
     multirun: bool
     cells: list[Cell] = field(default_factory=list)
+    settings: list[Any] = field(default_factory=list, repr=False)
     launcher: str = "basic"
     experiment: str = ""
     take: str = "same_code"
     retry: int = 0
-    trained: list[TrainConfig] = field(default_factory=list)
 
 
 def check_train(config: DictConfig) -> TrainConfig:
     """Check a training config, and that the file that it starts from is there (a tracked run comes later)."""
-    settings = train_settings(config)
-    start = settings.init_from
-    if start is not None and settings.resume is None and not RUN_ID.fullmatch(start):
-        find_checkpoint(start, key="init_from")
+    settings = typed_train_settings(config)
+    if settings.init_from is not None and settings.resume is None:
+        check_checkpoint(settings.init_from, "init_from")
     return settings
+
+
+def check_evaluate(config: DictConfig) -> EvaluateConfig:
+    """Check the config of an evaluation, and that its checkpoint is there (a tracked run comes later)."""
+    settings = evaluate_settings(config)
+    check_checkpoint(settings.checkpoint)
+    return settings
+
+
+def check_threshold(config: DictConfig) -> ThresholdConfig:
+    """The same for a threshold."""
+    settings = threshold_settings(config)
+    check_checkpoint(settings.checkpoint)
+    return settings
+
+
+def check_tune(config: DictConfig) -> TuneConfig:
+    """The same for a study and both ends of all that it searches."""
+    return tune_settings(config, typed_train_settings)
 
 
 #: How the config of each schema is checked.
 CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
     TrainConfig: check_train,
-    EvaluateConfig: evaluate_settings,
-    ThresholdConfig: threshold_settings,
-    TuneConfig: tune_settings,
+    EvaluateConfig: check_evaluate,
+    ThresholdConfig: check_threshold,
+    TuneConfig: check_tune,
 }
 
 
@@ -92,53 +115,55 @@ def expand(command: str, words: Sequence[str]) -> list[Cell]:
     Raises:
         ConfigError, HydraException: the first job that is wrong.
     """
-    register()
     return plan(command, ["-m", *words]).cells
 
 
-def plan(command: str, typed: Sequence[str]) -> Plan:
-    """Compose and check every job before the first one starts: a slip costs seconds and leaves no trace.
+def plan(command: str, arguments: Sequence[str]) -> Plan:
+    """Compose and check every job before the first one starts: a slip costs a second and leaves no trace.
 
-    command: the name of its primary config.
+    command: the name of its primary config.  arguments: its command line.
     What is typed for Hydra itself (`--cfg`, sweeps that only a plugin can expand, `${hydra:…}`, which is
-    known once a job runs) is left to Hydra.  Neither data nor weights are looked at.
+    known once a job runs) is left to Hydra.  Neither data nor weights are looked at, see `refuse_missing`.
 
     Raises:
         ConfigError, HydraException: the first job that is wrong.
+        CheckpointError: what a job starts from is not there.
     """
-    _refuse_scattered(typed)
-    words = [word for word in typed if not word.startswith("-")]
-    multirun = bool({"-m", "--multirun"} & set(typed))
-    if {*typed} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
+    register()
+    _refuse_scattered(arguments)
+    words = [word for word in arguments if not word.startswith("-")]
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    if {*arguments} - {*words} - {"-m", "--multirun"} or any("${hydra:" in word for word in words):
         return Plan(multirun)
     if not multirun and any(word.startswith("sweep=") for word in words):
         raise ConfigError(f"{' '.join(words)}: a sweep runs many jobs. Add -m to run them all")
     # What the job itself will warn of is not said twice.
     with warnings.catch_warnings(), initialize_config_dir(str(config_folder()), version_base="1.3"):
         warnings.simplefilter("ignore")
+        compositions = _Compositions(command)
         choices = _choices(words, multirun)
         if choices is None:
             return Plan(multirun)
         launcher, config = "basic", DictConfig({})
         if multirun:
-            hydra = _compose(command, [choice[0] for choice in choices.values()], whole=True).hydra
+            hydra = compositions.whole([choice[0] for choice in choices.values()]).hydra
             launcher = hydra.runtime.choices["hydra/launcher"]
-            given = OmegaConf.select(hydra, "sweeper.params") or {}
+            values = OmegaConf.select(hydra, "sweeper.params") or {}
             # What is typed wins over the sweep's file, in its place, as Hydra's own sweeper has it.
-            of_file = _choices([f"{key}={value}" for key, value in given.items()], multirun) or {}
+            of_file = _choices([f"{key}={value}" for key, value in values.items()], multirun) or {}
             choices = {**of_file, **choices}
-        cells, trained = [], []
-        for job in itertools.product(*choices.values()):
-            config = _compose(command, list(job))
+        cells, typed = [], []
+        for overrides in itertools.product(*choices.values()):
+            config = compositions.job(overrides)
             check = CHECKS.get(OmegaConf.get_type(config))
             settings: Any = check(config) if check else None
             if isinstance(settings, TrainConfig):
-                _refuse_two_radii(job, settings)
-                cells.append(Cell(job, config_hash(settings), str(settings.dataset["root"])))
-                trained.append(settings)
+                _refuse_two_radii(overrides, settings)
+                cells.append(Cell(overrides, config_hash(settings), str(settings.dataset["root"])))
             else:
-                cells.append(Cell(job))
+                cells.append(Cell(overrides))
             if check:
+                typed.append(settings)
                 default_store(home(), config.tracking.uri)
         experiment = str(OmegaConf.select(config, "tracking.experiment", default=""))
         take = str(OmegaConf.select(config, "sweep.take", default="same_code"))
@@ -146,60 +171,73 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
         retry = 0 if fail_fast else int(OmegaConf.select(config, "sweep.retry", default=0))
     if take != "none":
         _refuse_twins(cells)
-    return Plan(multirun, cells, launcher, experiment, take, retry, trained)
+    return Plan(multirun, cells, typed, launcher, experiment, take, retry)
 
 
-def _refuse_scattered(typed: Sequence[str]) -> None:
+class _Compositions:
+    """The configs of one command, as Hydra composes them; jobs that choose the same files share the work."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.of_choices: dict[tuple[str, ...], DictConfig] = {}
+
+    def whole(self, overrides: Sequence[str]) -> DictConfig:
+        """The config with Hydra's own section."""
+        try:
+            return compose(self.command, overrides=list(overrides), return_hydra_config=True)
+        except ValueError as error:  # such as a group set to null, which Hydra does not name
+            raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+
+    def job(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of one job: the files are read once for all jobs that choose the same ones."""
+        loader: Any = GlobalHydra.instance().config_loader()
+        parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
+        files = tuple(str(word.input_line) for word in parsed if _decides_on_files(word, loader))
+        if files not in self.of_choices:
+            self.of_choices[files] = self.whole(files)
+        config = copy.deepcopy(self.of_choices[files])
+        loader._apply_overrides_to_config([word for word in parsed if word.input_line not in files], config)
+        with open_dict(config):
+            del config["hydra"]
+        for group in ("loss", "optimizer"):
+            _refuse_text(group, self.of_choices[files].get(group), config.get(group))
+        return config
+
+
+def _decides_on_files(override: Override, loader: Any) -> bool:
+    """Whether an override chooses a file of a group, or where Hydra looks for them, and sets no value.
+
+    One of many values belongs to them where there is one job: Hydra refuses it.
+    """
+    if override.is_hydra_override() or override.is_sweep_override():
+        return True
+    is_group = loader.repository.group_exists(override.key_or_group)
+    return is_group and not isinstance(override.value(), dict)
+
+
+def _refuse_text(group: str, of_file: Any, config: Any) -> None:
+    """Raises ConfigError for text where the file of an open group has a number: no class has to say so."""
+    if not isinstance(of_file, DictConfig) or not isinstance(config, DictConfig):
+        return
+    numbers: Any = OmegaConf.to_container(of_file)
+    values: Any = OmegaConf.to_container(config)
+    for key, number in numbers.items():
+        value = values.get(key)
+        is_text = isinstance(value, str) and "${" not in value and value != "???"
+        if type(number) in (int, float) and is_text:
+            raise ConfigError(f"{group}.{key}={value!r} is not allowed: expected a number.")
+
+
+def _refuse_scattered(arguments: Sequence[str]) -> None:
     """Raises ConfigError where -m stands between overrides, which Hydra's parser takes on one side alone."""
     flags = ("-m", "--multirun")
-    first = next((place for place, word in enumerate(typed) if word in flags), len(typed))
-    keys = ["=" in word for word in typed]
+    first = next((place for place, word in enumerate(arguments) if word in flags), len(arguments))
+    keys = ["=" in word for word in arguments]
     if any(keys[:first]) and any(keys[first:]):
-        rest = " ".join(shlex.quote(word) for word in typed if word not in flags)
-        raise ConfigError(f"{typed[first]} has to stand before the first key. Type: {typed[first]} {rest}")
-
-
-def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
-    """What is added to a multirun's command line: the folder in which it begins or goes on.
-
-    Raises:
-        ConfigError: that folder holds another sweep, or another process runs this one.
-    """
-    trained = [[cell.config_hash, cell.data_root] for cell in plan.cells]
-    if not plan.multirun or not trained or not all(name for name, _ in trained):
-        return []
-    sweep = SweepFile(plan.experiment, sources_hash(), trained, [list(cell.overrides) for cell in plan.cells])
-    chosen = [word.partition("=")[2] for word in typed if word.lstrip("+").startswith(f"{SWEEP_DIR}=")]
-    root = home() / "multirun"
-    added = []
-    if chosen:
-        folder = from_hydra(Path(chosen[-1].strip("'\"")).expanduser().absolute())
-        found = read_sweep(folder)
-        if found is not None and found.cells != sweep.cells:
-            raise ConfigError(
-                f"{SWEEP_DIR}={folder} holds another sweep, of {len(found.cells)} cells. Leave it out, and "
-                "this sweep finds its own folder; cells that are finished elsewhere are taken"
-            )
-    else:
-        earlier = None if plan.take == "none" else find_sweep(sweep, root, plan.take == "any_code")
-        folder = earlier or root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-        quoted = str(for_hydra(folder)).replace("\\", "\\\\").replace("'", "\\'")
-        added.append(f"{SWEEP_DIR}='{quoted}'")
-    if folder.is_dir() and Journal(folder).in_use():
+        rest = " ".join(shlex.quote(word) for word in arguments if word not in flags)
         raise ConfigError(
-            f"this sweep is under way in another process, in {folder}. Wait until it ends, or stop it"
+            f"{arguments[first]} has to stand before the first key. Type: {arguments[first]} {rest}"
         )
-    sweep.write(folder)
-    # One job a place at a time.  Submitit starts all jobs of a batch together, joblib would go by the cores.
-    own = {
-        "joblib": {"hydra.launcher.n_jobs": places()},
-        # Without it submitit would end every job after an hour, though nobody waits for this machine.
-        "submitit_local": {"hydra.sweeper.max_batch_size": places(), "hydra.launcher.timeout_min": A_YEAR},
-    }
-    for key, value in own.get(plan.launcher, {}).items():
-        if not any(word.lstrip("+").startswith(f"{key}=") for word in typed):
-            added.append(f"{key}={value}")
-    return added
 
 
 def _choices(words: Sequence[str], multirun: bool) -> dict[str, list[str]] | None:
@@ -217,11 +255,38 @@ def _choices(words: Sequence[str], multirun: bool) -> dict[str, list[str]] | Non
     return choices
 
 
-def _compose(command: str, overrides: list[str], whole: bool = False) -> DictConfig:
-    try:
-        return compose(command, overrides=overrides, return_hydra_config=whole)
-    except ValueError as error:  # such as a group set to null, which Hydra does not name
-        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
+def refuse_missing(planned: Plan) -> None:
+    """Refuse weights that are not there, and data that are not there for any job.
+
+    Raises:
+        WeightsError: a file that `backbone.weights` names is not there.
+        DatasetError: what the reader says of the data of the first job.
+    """
+    if planned.launcher in HERE:
+        for settings in planned.settings:
+            if isinstance(settings, TrainConfig) and settings.resume is None:  # a resumed run has its weights
+                check_weights(str(settings.backbone.get("weights", "none")))
+        missing = [list(filter(_is_missing, _datasets(settings))) for settings in planned.settings]
+        if missing and all(missing):
+            load_dataset(**missing[0][0])
+
+
+def _datasets(settings: Any) -> list[dict[str, Any]]:
+    """The datasets that a job names; an evaluation may name many, or none: then it is its checkpoint's."""
+    if settings.eval.datasets:
+        return [
+            {key: value for key, value in one.items() if key != "label"} for one in settings.eval.datasets
+        ]
+    return [settings.dataset] if settings.dataset else []
+
+
+def _is_missing(dataset: dict[str, Any]) -> bool:
+    """Whether the folder or the table of a dataset, or of a part, is not there and will not be drawn."""
+    if "parts" in dataset:
+        return any(map(_is_missing, dataset["parts"]))
+    own_reader = "." in dataset["name"]  # of a trusted package, which may fetch what is not there
+    place = dataset.get("file") or dataset["root"]
+    return dataset["name"] != DRAWN and not own_reader and not Path(place).exists()
 
 
 def _refuse_two_radii(job: Sequence[str], settings: TrainConfig) -> None:

@@ -67,10 +67,6 @@ def slot(names: Sequence[str], folder: Path | None = None) -> Iterator[int]:
         time.sleep(_POLL_S)
 
 
-#: Launchers whose jobs run side by side on one machine.
-SHARED_LAUNCHERS = ("joblib", "submitit_local")
-
-
 def jobs_at_once(launcher: str, n_jobs: int, cells: int, places: int) -> int:
     """How many jobs of a sweep run at the same time on this machine.
 

@@ -21,6 +21,7 @@ from reid.home import home
 from reid.retrieval import Difference, difference
 from reid.sweeps.conclusion import conclude, notes
 from reid.sweeps.outcome import SEED, Setting, SweptRun, cell_table, runs_of_jobs, settings_of, without_twins
+from reid.sweeps.tracked_sweep import NAME_TAG
 from reid.tracking import Tracker, figure_markdown
 from reid.tracking.journal import Journal, replace_text
 from reid.words import as_markdown
@@ -28,8 +29,6 @@ from reid.words import as_markdown
 log = logging.getLogger(__name__)
 
 REPORT, CELLS, FIGURE = "report.md", "cells.csv", "figure.png"
-#: Tags of the parent: what the report is called, and what was swept on what.
-NAME_TAG, KEYS_TAG, SPLIT_TAG = "reid.report", "reid.swept", "reid.score_split"
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,21 @@
-"""What a sweep's folder says of the sweep: which cells it is made of."""
+"""What a sweep's folder says of the sweep: which cells it is made of, and what became of each."""
 
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.home import as_moved
+from reid.sweeps.job_lock import occupied
 
 SWEEP = "sweep.json"
+
+#: How the jobs of a sweep, which may be other processes, learn whose children they are.
+PARENT_FOLDER = "REID_SWEEP_FOLDER"
+SWEPT_KEYS = "REID_SWEPT_KEYS"
+#: The process that started them.
+LAUNCHER = "REID_SWEEP_LAUNCHER"
 
 
 @dataclass(frozen=True)
@@ -66,3 +74,34 @@ def find_sweep(wanted: SweepFile, root: Path, any_code: bool = False) -> Path | 
         if any_code or found.code == wanted.code:
             same.append(path)
     return max(same, key=lambda path: path.stat().st_mtime).parent if same else None
+
+
+def job_statuses(folder: Path) -> list[RunStatus]:
+    """What became of each job of the sweep in `folder`, in their order.
+
+    One that a process is at is RUNNING; of the others, one without a status was killed, one without a folder
+    was not begun: both are FAILED.
+    """
+    jobs = {int(path.name): path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()}
+    sweep = read_sweep(folder)
+    overrides = sweep.overrides if sweep else []
+    statuses = []
+    for number in sorted({*jobs, *range(len(overrides))}):
+        words = overrides[number] if number < len(overrides) else []
+        status = read_status(jobs[number]) if number in jobs else None
+        done = status is not None and status.status == "FINISHED"
+        if number in jobs and not done and occupied(jobs[number]):
+            status = status or RunStatus("RUNNING", overrides=words)
+            status.status, status.error = "RUNNING", "under way"
+        elif status is None:
+            error = f"no {STATUS}: the job was killed" if number in jobs else "not begun"
+            status = RunStatus("FAILED", overrides=words, error=error)
+        elif status.status == "RUNNING":
+            status.status, status.error = "FAILED", status.error or "the job was killed"
+        statuses.append(status)
+    return statuses
+
+
+def failed_jobs(folder: Path) -> list[RunStatus]:
+    """The jobs of the sweep in `folder` that did not finish."""
+    return [job for job in job_statuses(folder) if job.status != "FINISHED"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+from reid.errors import UsageError
+
 #: MLflow's words for what somebody deleted in its UI.
 _DELETED = re.compile(r"The (run|experiment) (\S+) must be in the 'active' state")
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UsageError, RuntimeError):
     """A tracking call that cannot be right: a bad name, a folder in use, a run that is not there."""
 
 

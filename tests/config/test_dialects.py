@@ -7,9 +7,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from composing import NO_WORK
 
 from reid.jobs import data_commands
-from reid.jobs.job import Job
 from reid.jobs.launch import launch
 
 #: (module, what is typed, how it is typed there)
@@ -30,8 +30,8 @@ PARSED = [
     ("reid.convert", "a.pth backbone.stem_relu=true -o m.pt", "Type --stem-relu"),
     ("reid.convert", "a.pth image.height=256 -o m.pt", "Type --height 256"),
     ("reid.report", "runs=x name=alpha", "Type --name alpha"),
-    ("reid.runs.__main__", "list tracking.experiment=study", "Type --experiment study"),
-    ("reid.runs.__main__", "delete experiment=study yes=true", "Type --experiment study"),
+    ("reid.runs", "list tracking.experiment=study", "Type --experiment study"),
+    ("reid.runs", "delete experiment=study yes=true", "Type --experiment study"),
     ("reid.sync", "tracking.uri=http://host", "Type --uri http://host"),
     ("reid.sync", "again=true", "Type --again"),
     ("reid.ui", "port=5001", "Type --port 5001"),
@@ -89,13 +89,10 @@ def test_a_composed_command_says_how_an_option_is_typed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def no_work(job: Job) -> dict[str, float]:
-        raise AssertionError("a wrong command line came through to the work")
-
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", [f"reid-{command}", *typed.split()])
     with pytest.raises(SystemExit) as ended:
-        launch(command, no_work)
+        launch(command, NO_WORK)
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith("error: --")
@@ -113,13 +110,10 @@ def test_an_option_of_a_dataset_that_is_not_named(
 ) -> None:
     """What `reid.evaluate` itself advises about pid 0; Hydra fails an assertion where the group is null."""
 
-    def no_work(job: Job) -> dict[str, float]:
-        raise AssertionError("a wrong command line came through to the work")
-
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", [f"reid-{command}", "checkpoint=outputs/x", option])
     with pytest.raises(SystemExit) as ended:
-        launch(command, no_work)
+        launch(command, NO_WORK)
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {option}: no dataset is named")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from reid.engine.rundir import RunStatus, find_finished, find_unfinished, read_status
-from reid.sweeps.callback import failed_jobs, job_statuses, swept_keys
+from reid.sweeps.callback import swept_keys
 from reid.sweeps.job_lock import alone
-from reid.sweeps.sweep_file import SweepFile
+from reid.sweeps.sweep_file import SweepFile, failed_jobs, job_statuses
 from reid.tracking.journal import Journal, Sent
 
 

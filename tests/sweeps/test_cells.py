@@ -7,8 +7,9 @@ import pytest
 from hydra.errors import HydraException
 
 from reid.config.checks import ConfigError
-from reid.sweeps.cells import SWEEP_DIR, Plan, expand, plan, sweep_arguments
+from reid.sweeps.cells import Plan, expand, plan
 from reid.sweeps.sweep_file import SweepFile, read_sweep
+from reid.sweeps.sweep_folder import SWEEP_DIR, sweep_arguments
 from reid.tracking.journal import Journal
 from reid.tracking.sources import sources_hash
 

@@ -16,10 +16,10 @@ import pytest
 
 from reid import report as command
 from reid.engine.rundir import RunStatus
-from reid.sweeps import summary
-from reid.sweeps.callback import job_statuses
+from reid.sweeps import summary as report
 from reid.sweeps.outcome import SweptRun, runs_of_jobs
 from reid.sweeps.summary import Report, build, default_choice, results_folder
+from reid.sweeps.sweep_file import job_statuses
 from reid.tracking import Store, Tracker, open_parent
 
 PEOPLE, EACH = 40, 3
@@ -282,10 +282,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         (folder / "report.md").mkdir()  # nothing can be written in its place
         heard = logging.handlers.BufferingHandler(100)
         logging.getLogger("reid.sweeps.summary").addHandler(heard)
-        summary.write(parent, folder, jobs, keys, "val", "alpha")
+        report.write(parent, folder, jobs, keys, "val", "alpha")
         logging.getLogger("reid.sweeps.summary").removeHandler(heard)
         (folder / "report.md").rmdir()
-        summary.write(parent, folder, jobs, keys, "val", "alpha")
+        report.write(parent, folder, jobs, keys, "val", "alpha")
         parent.finish("FAILED")
         place = results_folder("study", "alpha")
         assert place == home / "outputs" / "reports" / "study" / "alpha"

@@ -1,4 +1,4 @@
-"""What a command needs before it starts, asked first: weights, and data for a sweep."""
+"""What is looked at before the first job begins, once all configs are right: their parts, and the data."""
 
 import json
 from collections.abc import Iterable
@@ -6,33 +6,24 @@ from typing import Any
 
 from reid.config.checks import ConfigError
 from reid.config.schema import TrainConfig
+from reid.config.trial import check_built
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.prepare import split_for
-from reid.models import check_weights
-from reid.sweeps.cells import Plan
-from reid.sweeps.slots import SHARED_LAUNCHERS
-
-#: Launchers whose jobs see the folders that this process sees; a cluster's may lie elsewhere.
-HERE = ("basic", *SHARED_LAUNCHERS)
-
-#: Datasets that lie nowhere before they are drawn.
-DRAWN = "synthetic"
+from reid.sweeps.cells import DRAWN, HERE, Plan
 
 
-def refuse_ahead(plan: Plan) -> None:
-    """Raise what would fail before a first step: weights that are not there, a sweep without any data.
+def check_ahead(plan: Plan) -> None:
+    """Raise what a job would fail with by itself, as far as that is known without beginning it.
 
     Raises:
-        WeightsError: a file that `backbone.weights` names is not there.
-        DatasetError, ConfigError, OSError: no cell of a sweep has data to train on.
+        ConfigError, BackboneError: a loss, an optimizer or a backbone refuses a value.
+        DatasetError, ConfigError, OSError: a sweep of which no cell has data to train on.
     """
-    if plan.launcher not in HERE:
-        return
-    for settings in plan.trained:
-        if settings.resume is None:  # a resumed run has its weights
-            check_weights(settings.backbone.get("weights", "none"))
-    if plan.multirun:
-        refuse_without_data(plan.trained)
+    trained = [settings for settings in plan.settings if isinstance(settings, TrainConfig)]
+    for settings in trained:
+        check_built(settings)
+    if plan.multirun and plan.launcher in HERE:
+        refuse_without_data(trained)
 
 
 def refuse_without_data(cells: Iterable[TrainConfig]) -> None:

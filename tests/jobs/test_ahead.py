@@ -9,8 +9,8 @@ import pytest
 from reid.config.checks import ConfigError
 from reid.config.schema import register
 from reid.data import DatasetError, ReidDataset, load_dataset
-from reid.jobs.data_ahead import refuse_ahead
-from reid.sweeps.cells import Plan, expand, plan
+from reid.jobs.ahead import check_ahead
+from reid.sweeps.cells import Plan, expand, plan, refuse_missing
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -18,7 +18,8 @@ pytestmark = pytest.mark.usefixtures("own_home")
 def ahead(words: Sequence[str]) -> Plan:
     """The plan of a training command whose data have been looked at."""
     planned = plan("train", words)
-    refuse_ahead(planned)
+    refuse_missing(planned)
+    check_ahead(planned)
     return planned
 
 
@@ -32,7 +33,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return load_dataset(root=root, **options)
 
     register()
-    monkeypatch.setattr("reid.jobs.data_ahead.load_dataset", read)
+    monkeypatch.setattr("reid.jobs.ahead.load_dataset", read)
     return roots
 
 

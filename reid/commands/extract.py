@@ -1,0 +1,110 @@
+"""The features of images, written whole or not at all; the suffix of the output chooses the format."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from reid.data import DatasetError
+from reid.data.image_folders import FoundImages
+from reid.data.readable import name_unreadable, unreadable
+from reid.engine.compute import Compute
+from reid.inference import TrainedModel, load_model
+from reid.jobs.console import ConsoleProgress
+from reid.terminal import Terminal
+
+Features = npt.NDArray[np.float32]
+Writer = Callable[[Path, list[str], Features, Mapping[str, str]], None]
+
+
+def write_parquet(file: Path, paths: list[str], features: Features, facts: Mapping[str, str]) -> None:
+    """Columns `path` and `feature`, a fixed-size list of float32; `facts` go into the schema's metadata."""
+    import pyarrow.parquet  # as dear as the features of an image, and of no use to the other formats
+
+    flat = pyarrow.array(features.ravel())
+    column = pyarrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
+    table = pyarrow.table({"path": pyarrow.array(paths, pyarrow.string()), "feature": column})
+    pyarrow.parquet.write_table(table.replace_schema_metadata(dict(facts)), file)
+
+
+def write_npz(file: Path, paths: list[str], features: Features, facts: Mapping[str, str]) -> None:
+    """Arrays `path` (N,), `features` (N, C), and `facts`, a JSON text."""
+    with file.open("wb") as handle:
+        np.savez(handle, path=np.array(paths), features=features, facts=np.array(json.dumps(dict(facts))))
+
+
+def write_csv(file: Path, paths: list[str], features: Features, facts: Mapping[str, str]) -> None:
+    """Columns `path`, f0, f1, …; each number with as many digits as bring the same float32 back."""
+    with file.open("w", newline="") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["path", *(f"f{number}" for number in range(features.shape[1]))])
+        rows.writerows([path, *map(str, row)] for path, row in zip(paths, features, strict=True))
+
+
+WRITERS: dict[str, Writer] = {".parquet": write_parquet, ".npz": write_npz, ".csv": write_csv}
+
+
+def facts_of(model: TrainedModel) -> dict[str, str]:
+    """What the features are, as text: two files of features compare only where these agree."""
+    space = {f"reid.{key}": str(value) for key, value in asdict(model.space).items()}
+    return {
+        "reid.checkpoint": Path(model.name).name,
+        "reid.config_hash": str(model.meta["config_hash"]),
+        **space,
+    }
+
+
+def write_whole(
+    file: Path, paths: list[str], features: Features, facts: Mapping[str, str], write: Writer
+) -> None:
+    """Write beside `file` and rename: it is there whole or not at all.
+
+    Raises:
+        OSError: no room, no rights; what was there before is untouched.
+    """
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
+    try:
+        write(partial, paths, features, facts)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def run(options: argparse.Namespace, found: FoundImages) -> int:
+    """What `python -m reid.extract` does with its options and the images that it found; the exit code.
+
+    Raises:
+        UsageError: images cannot be read, or the checkpoint cannot be used.
+        OSError: the output cannot be written.
+    """
+    output: Path = options.output
+    errors = Terminal(stderr=True, soft_wrap=True)
+    progress = ConsoleProgress(errors)
+    Compute.set_up(options.device)
+    model = load_model(options.checkpoint, options.device)
+    bad = unreadable(found.images, progress)
+    if bad and (options.on_bad_image == "raise" or len(bad) == len(found.images)):
+        skip = "" if len(bad) == len(found.images) else ", or leave them out with --on-bad-image skip"
+        raise DatasetError(f"{name_unreadable(bad)}\nReplace or delete them{skip}.")
+    if bad:
+        errors.print(f"left out: {name_unreadable(bad)}", highlight=False)
+    kept = [image for image in found.images if image not in bad]
+    features = model.embed(kept, options.batch, progress).numpy()
+    paths = [image.relative_to(options.folder).as_posix() for image in kept]
+    write_whole(output, paths, features, facts_of(model), WRITERS[output.suffix.lower()])
+    count, width = features.shape
+    skipped = f", {len(bad)} images left out" if bad else ""
+    others = f". {found.describe()}" if found.left_out else ""
+    print(
+        f"{output}: {count:,} features of {width} numbers ({model.space.describe()}){skipped}; "
+        f"{model.name}{others}"
+    )
+    return 0

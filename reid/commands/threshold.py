@@ -1,0 +1,249 @@
+"""Same person or another, measured: the threshold of a checkpoint, and what to expect of it.
+
+On people that were not trained on and without augmentation: all pairs of the query and the gallery are
+counted, three figures drawn, and the threshold for `target` is written into the checkpoint, for
+`reid.compare` and whoever else applies it.
+"""
+
+import json
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reid.config.checks import ConfigError
+from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
+from reid.config.settings import as_trained, threshold_settings
+from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
+from reid.data.division import validation_split
+from reid.engine.checkpoint import CheckpointError, load_checkpoint
+from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
+from reid.engine.compute import Compute
+from reid.engine.describe import rebuild_model
+from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
+from reid.engine.rundir import LAST
+from reid.home import home
+from reid.jobs.job import Job
+from reid.judging import verification_report as threshold_report
+from reid.judging.embed import embed
+from reid.judging.judge import describe
+from reid.judging.stored_threshold import chosen_threshold, feature_space, store_threshold
+from reid.people import is_person
+from reid.retrieval import (
+    Embeddings,
+    bootstrap,
+    count_pairs,
+    hardest_pairs,
+    pair_totals,
+    require_pairs,
+    verify_counts,
+)
+from reid.tracking import TrackingError, attach, default_store, under_way
+
+log = logging.getLogger(__name__)
+
+
+def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
+    """Rates (fractions) of a checkpoint on a dataset; writes figures, threshold.json and the checkpoint."""
+    compute = Compute.set_up(settings.device, settings.precision)
+    source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
+    checkpoint = with_data_now(load_checkpoint(source), settings.data.root)
+    target = destination(settings, source, job.folder)
+    evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
+    # Both belong to a ranking; a pair has none.
+    evaluation = replace(evaluation, query_expansion=0, rerank=False)
+    spec = settings.dataset or trained_dataset(checkpoint)
+    dataset = load_dataset(**spec, progress=job.progress)
+    if evaluation.split == "val":
+        dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
+    evaluation = with_protocol_of(dataset, evaluation, job.overrides)
+    check_not_trained_on(dataset, spec, checkpoint.meta)
+    crops = dataset.query + dataset.gallery
+    require_pairs(*pair_totals(*ids(crops), evaluation.protocol), settings.target)
+    model = compute.place(rebuild_model(checkpoint))
+    model.eval_feature = evaluation.neck_feature
+
+    size = checkpoint.meta["preprocessing"]
+    image = ImageConfig(height=size["height"], width=size["width"])
+    judged = open_judged_data(dataset, image, settings.data, job.progress)
+    if evaluation.protocol == "ignore_camera":
+        warn_of_doubles(judged.query.crops, judged.gallery.crops)
+    space = feature_space(evaluation, settings.precision)
+    parts = [
+        embed(
+            model, store, compute, normalise=space.feature_norm, flip=space.flip, batch=evaluation.batch,
+            progress=job.progress, what=what,
+        )
+        for store, what in ((judged.query, "query"), (judged.gallery, "gallery"))
+    ]  # fmt: skip
+    images = joined(parts)
+
+    counts = count_pairs(images, space.metric, evaluation.protocol)
+    require_pairs(int(counts.genuine[-1]), int(counts.impostor[-1]), settings.target)
+    measured = verify_counts(counts.thresholds, counts.genuine, counts.impostor, settings.target)
+    sure = bootstrap(images, measured, space.metric, evaluation.protocol, settings.replicates, settings.seed)
+    measured_on = data_name(spec)
+    people = int(is_person(images.pids.unique()).sum())
+    data_fingerprint = fingerprint(judged.fingerprint)
+    chosen = chosen_threshold(
+        measured, sure, evaluation, measured_on, data_fingerprint, people, settings.precision
+    )
+
+    header = (
+        f"{describe(evaluation, measured_on)}: {measured.genuine:,} genuine and {measured.impostor:,} "
+        f"impostor pairs of {len(images):,} images of {people:,} people"
+    )
+    hardest = hardest_by_batch(images, space.metric, settings)
+    title = f"{data_name(checkpoint.meta['dataset'])} -> {measured_on}"
+    with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
+        figures = threshold_report.draw(job.folder / "figures", counts, measured, sure, hardest, space, title)
+    told = {
+        "checkpoint": settings.checkpoint,
+        "config_hash": checkpoint.meta["config_hash"],
+        "header": header,
+        "eval": asdict(evaluation),
+        "threshold": asdict(chosen),
+        **threshold_report.as_json(measured, sure),
+    }
+    (job.folder / "threshold.json").write_text(json.dumps(told, indent=2) + "\n")
+    store_threshold(source, target, chosen)
+
+    job.console.print(threshold_report.table(measured, sure, header))
+    for line in (
+        threshold_report.verdict(chosen),
+        f"written into {target}{logged(settings, target)}",
+        f"threshold.json and figures/ ({', '.join(path.name for path in figures)}) are in {job.folder}",
+    ):
+        job.console.print(line, highlight=False, soft_wrap=True)
+    return {f"{evaluation.split}/{name}": value for name, value in threshold_report.values(measured).items()}
+
+
+def destination(settings: ThresholdConfig, source: Path, folder: Path) -> Path:
+    """Where the result goes: to `output`, for a run id into the job's folder, else into the file itself.
+
+    Raises:
+        CheckpointError: the file is still being trained, so the next epoch would overwrite it.
+    """
+    if settings.output is not None:
+        return Path(settings.output)
+    if is_run_id(settings.checkpoint):
+        return folder / source.name
+    if source.name == LAST and under_way(source.parent):
+        raise CheckpointError(
+            f"{source} belongs to a run that is under way, whose next epoch replaces it: wait for its end, "
+            "or write a copy with output=other.pt"
+        )
+    return source
+
+
+def is_run_id(checkpoint: str) -> bool:
+    """Whether `checkpoint` names an MLflow run, as `find_checkpoint` reads it."""
+    return bool(RUN_ID.fullmatch(checkpoint)) and not Path(checkpoint).exists()
+
+
+def logged(settings: ThresholdConfig, target: Path) -> str:
+    """Put the new checkpoint into the MLflow run that it came from; the words that say what became of it."""
+    if settings.output is not None or not is_run_id(settings.checkpoint):
+        return ""
+    try:
+        attach(default_store(home(), settings.tracking.uri), settings.checkpoint, target, "checkpoints")
+    except TrackingError as error:
+        log.warning("%s. The threshold is in %s alone", error, target)
+        return ""
+    return f", and as checkpoints/{target.name} into run {settings.checkpoint}"
+
+
+def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Refuse the people that the model was trained on: their distances are better than anybody else's.
+
+    Raises:
+        ConfigError: the data are those of the training, and people of the training are to be measured.
+    """
+    tested = [crop for crop in dataset.query + dataset.gallery if is_person(crop.pid)]
+    people = {crop.pid for crop in tested}
+    trained = meta["dataset"]
+    if trained["name"] == "joint":
+        images = trained_images(meta)
+        if known := {crop.pid for crop in tested if crop.path in images}:
+            raise ConfigError(
+                f"{len(known)} of the {len(people)} people of {dataset.name} were trained on, as part of a "
+                "joint dataset: a threshold from them would promise too much. Take people that it never saw: "
+                "eval.split=test, or another dataset=…"
+            )
+        return
+    known = people & set(meta["pids"])
+    if not known or spec["name"] != trained["name"]:
+        return
+    told = f"{len(known)} of the {len(people)} people of {dataset.name} bear pids that were trained on"
+    if all(spec.get(place) == trained.get(place) for place in ("root", "file")):
+        raise ConfigError(
+            f"{told} (for example {min(known)}), in the same data: a threshold from them would promise too "
+            "much. Take people that it never saw: eval.split=test, or another dataset=…"
+        )
+    log.warning(
+        "%s. If these are the same people as in %s, the rates promise too much", told, trained.get("root")
+    )
+
+
+def trained_images(meta: dict[str, Any]) -> set[Path]:
+    """The images that a model of joint data was trained on: a part by itself has other pids.
+
+    None where these data are no longer as they were.
+    """
+    try:
+        joint = load_dataset(**meta["dataset"])
+    except DatasetError:
+        return set()
+    pids = set(meta["pids"])
+    return {crop.path for crop in joint.train if crop.pid in pids}
+
+
+def data_name(spec: dict[str, Any]) -> str:
+    """What data are called in words: the reader's name, with the table's or folder's where that says more."""
+    folder = Path(spec.get("file") or spec.get("root", "")).name
+    return spec["name"] if spec["name"] in folder or not folder else f"{spec['name']} {folder}"
+
+
+def ids(crops: tuple[Crop, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """pids and camids, int64 (N,) each."""
+    return torch.tensor([crop.pid for crop in crops]), torch.tensor([crop.camid for crop in crops])
+
+
+def joined(parts: list[Embeddings]) -> Embeddings:
+    """One set of all images."""
+    return Embeddings(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.pids for part in parts]),
+        torch.cat([part.camids for part in parts]),
+    )
+
+
+def hardest_by_batch(
+    images: Embeddings, metric: str, settings: ThresholdConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hardest positive and negative of each anchor, (batches, P x K) each on the CPU.
+
+    The batches are those that training would draw from these people, as many epochs of them as it takes; with
+    fewer people than `batch.identities` all of them are in each. Distractors are in none.  NaN where an
+    anchor has no positive: its person has one image, or one was drawn K times.
+    """
+    known = is_person(images.pids).nonzero().flatten()
+    people = images.select(known)
+    identities = min(settings.batch.identities, len(people.pids.unique()))
+    generator = torch.Generator().manual_seed(settings.seed)
+    sampler = IdentitySampler(people.pids.tolist(), identities, settings.batch.instances, generator)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    while len(found) < settings.batches:
+        for indices in sampler:
+            found.append(hardest_pairs(people, metric, indices))
+            if len(found) == settings.batches:
+                break
+    positive, negative = (torch.stack(kind).cpu() for kind in zip(*found, strict=True))
+    return positive, negative
+
+
+def run(job: Job) -> dict[str, float]:
+    """The job of the command, from its composed config on."""
+    return threshold(job, threshold_settings(job.config))

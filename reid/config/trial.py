@@ -1,0 +1,70 @@
+"""What only the parts of a run can tell of its config: the signatures of its loss, its optimizer and its
+backbone, and a trial of the loss.  All that is wrong otherwise was refused before torch is imported.
+"""
+
+from typing import Any
+
+import torch
+
+from reid.config.checks import ConfigError, check_options, check_types, construct, trusted_target
+from reid.config.schema import GIVEN, OWN_KEYS, TrainConfig
+from reid.models import backbone_function, build_backbone, head_class
+
+#: What the library's losses multiply or divide similarities by; ours say themselves what they take.
+_SCALES = ("temperature", "scale", "gamma")
+
+
+def check_built(settings: TrainConfig) -> None:
+    """Compare the open groups of typed settings with what they go to, and call the loss once.
+
+    Raises:
+        ConfigError, BackboneError: naming the key, its value and what is allowed.
+    """
+    for group in ("loss", "optimizer"):
+        values = getattr(settings, group)
+        if values["_target_"] is not None:
+            target = trusted_target(group, values["_target_"])
+            check_options(group, values, OWN_KEYS[group], target, GIVEN[group])
+    _try_loss(settings.loss)
+    name, library = str(settings.backbone["name"]), str(settings.backbone.get("library", "reid"))
+    check_types("backbone", settings.backbone, backbone_function(name, library))
+    check_types("backbone", settings.backbone, build_backbone)
+    check_options(
+        "head", settings.head, OWN_KEYS["head"], head_class(str(settings.head["_target_"])), GIVEN["head"]
+    )
+    if settings.sync_bn and (settings.device == "cpu" or not torch.cuda.is_available()):
+        raise ConfigError(
+            f"sync_bn=true with device={settings.device} is not possible here: torch's SyncBatchNorm is for "
+            "CUDA alone. Set sync_bn=false; freeze_bn=true makes a run the same by any number of processes"
+        )
+
+
+def _try_loss(options: dict[str, Any]) -> None:
+    """Build the metric loss for two identities and call it once: a library may not check what it is given."""
+    for key in _SCALES:
+        value = options.get(key, 1)
+        # The library's losses then fall silently to 0, or turn round.
+        if _is_library(options) and isinstance(value, int | float) and not value > 0:
+            raise ConfigError(f"loss.{key}={value} is not allowed: expected a number above 0.")
+    loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(GIVEN["loss"], 2))
+    if loss is None:
+        return
+    features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+    try:
+        value = loss(features, torch.tensor([0, 0, 1, 1]))
+    except Exception as error:  # whatever a library trips over
+        first = next(iter(str(error).splitlines()), "without a word")
+        value, failure = torch.tensor(torch.nan), f" ({type(error).__name__}: {first})"
+    else:
+        failure = ""
+    if not torch.isfinite(value):
+        keys = ", ".join(
+            f"loss.{key}={value}" for key, value in options.items() if key not in OWN_KEYS["loss"]
+        )
+        raise ConfigError(
+            f"{options['_target_']} gives no finite number on a batch of four{failure}: check {keys}"
+        )
+
+
+def _is_library(options: dict[str, Any]) -> bool:
+    return str(options["_target_"]).startswith("pytorch_metric_learning.")

@@ -1,0 +1,59 @@
+"""The folder of a sweep: it begins in a new one, and started again it goes on in the one that it has."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from reid.config.checks import ConfigError
+from reid.home import for_hydra, from_hydra, home
+from reid.sweeps.cells import Plan
+from reid.sweeps.slots import places
+from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep
+from reid.tracking.journal import Journal
+from reid.tracking.sources import sources_hash
+
+SWEEP_DIR = "hydra.sweep.dir"
+A_YEAR = 365 * 24 * 60  # minutes
+
+
+def sweep_arguments(plan: Plan, arguments: Sequence[str]) -> list[str]:
+    """What is added to a multirun's command line: the folder in which it begins or goes on.
+
+    Raises:
+        ConfigError: that folder holds another sweep, or another process runs this one.
+    """
+    trained = [[cell.config_hash, cell.data_root] for cell in plan.cells]
+    if not plan.multirun or not trained or not all(name for name, _ in trained):
+        return []
+    sweep = SweepFile(plan.experiment, sources_hash(), trained, [list(cell.overrides) for cell in plan.cells])
+    chosen = [word.partition("=")[2] for word in arguments if word.lstrip("+").startswith(f"{SWEEP_DIR}=")]
+    root = home() / "multirun"
+    added = []
+    if chosen:
+        folder = from_hydra(Path(chosen[-1].strip("'\"")).expanduser().absolute())
+        found = read_sweep(folder)
+        if found is not None and found.cells != sweep.cells:
+            raise ConfigError(
+                f"{SWEEP_DIR}={folder} holds another sweep, of {len(found.cells)} cells. Leave it out, and "
+                "this sweep finds its own folder; cells that are finished elsewhere are taken"
+            )
+    else:
+        earlier = None if plan.take == "none" else find_sweep(sweep, root, plan.take == "any_code")
+        folder = earlier or root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        quoted = str(for_hydra(folder)).replace("\\", "\\\\").replace("'", "\\'")
+        added.append(f"{SWEEP_DIR}='{quoted}'")
+    if folder.is_dir() and Journal(folder).in_use():
+        raise ConfigError(
+            f"this sweep is under way in another process, in {folder}. Wait until it ends, or stop it"
+        )
+    sweep.write(folder)
+    # One job a place at a time.  Submitit starts all jobs of a batch together, joblib would go by the cores.
+    own = {
+        "joblib": {"hydra.launcher.n_jobs": places()},
+        # Without it submitit would end every job after an hour, though nobody waits for this machine.
+        "submitit_local": {"hydra.sweeper.max_batch_size": places(), "hydra.launcher.timeout_min": A_YEAR},
+    }
+    for key, value in own.get(plan.launcher, {}).items():
+        if not any(word.lstrip("+").startswith(f"{key}=") for word in arguments):
+            added.append(f"{key}={value}")
+    return added

@@ -1,0 +1,120 @@
+"""No door imports what is heavy before it has refused: help, a slip of the keyboard, a missing folder.
+
+One process a command goes through all of its refusals. What a process has imported only grows, so that one
+which ends without torch never had it.
+"""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, environment
+from PIL import Image
+
+#: A second each, or more.
+HEAVY = ("torch", "torchvision", "timm", "mlflow", "pandas", "matplotlib")
+
+#: What is typed wrongly to each command, by what its script calls.  {} is a folder with an image, a.png, and an
+#: empty file, empty.pt.
+REFUSED = {
+    "reid.train:main": [
+        "los=ranked", "loss=rankd", "loss.alpa=1", "epochs=0", "epochs=many", "optimizer.lr=-1", "--epochs 3",
+        "data.root=/nowhere", "dataset=folder", "dataset=folder dataset.root=/nowhere", "dataset=folders",
+        "dataset=synthetic backbone.weights=/nowhere.pth", "init_from=/nowhere", "loss.alpha=1,2",
+        "-m seed=0,1 epochs=0", "-m dataset=folder dataset.root=/nowhere seed=0,1", "--config-dir /nowhere",
+        "eval.datasets=[market]", "dataset=joint dataset.parts=[markt]", "batch.size=0", "image.height=8",
+        "schedule.milestones=[70,40]", "tracking.uri=ftp://there",
+    ],
+    "reid.evaluate:main": [
+        "", "chekpoint=a.pt", "checkpoint=/nowhere", "checkpoint={} ", "checkpoint={}/empty.pt dataset=markt",
+        "checkpoint={}/empty.pt dataset=folder dataset.root=/nowhere",
+        "checkpoint={}/empty.pt eval.metric=l1",
+        "checkpoint={}/empty.pt eval.datasets=[markt]", "--checkpoint a.pt",
+    ],
+    "reid.threshold:main": [
+        "", "checkpoint=/nowhere", "checkpoint={}/empty.pt target=far", "checkpoint={}/empty.pt replicates=0",
+        "checkpoint={}/empty.pt output=/nowhere/a.pt",
+        "checkpoint={}/empty.pt dataset=market data.root=/nowhere",
+    ],
+    "experiments.tune:main": [
+        "", "study=alpha", "study=alpha_margin study.trials=0", "study=alpha_margin eval.split=test",
+        "study=alpha_margin study.space.alpha.low=9", "study=alpha_margin data.root=/nowhere",
+    ],
+    "reid.compare:main": [
+        "", "{}/a.png", "{}/a.png {}/b.png", "{}/a.png {}/a.png -o a.jpg", "{}/a.png {}/a.png --metric l1",
+        "{}/a.png {}/a.png --checkpoint /nowhere", "{}/a.png {}/empty.pt", "{}/a.png {}/a.png metric=l1",
+        "{}/a.png {}/a.png",
+    ],
+    "reid.extract:main": [
+        "", "/nowhere -o {}/f.csv", "{} -o {}/f.txt", "{} -o /nowhere/f.csv", "{} -o {}/f.csv --batch 0",
+        "{} -o {}/f.csv --checkpoint /nowhere", "{} -o {}/f.csv --on-bad-image no", "{}",
+    ],
+    "reid.convert:main": [
+        "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",
+        "{}/empty.pt -o {}/a.pt --height 8",
+    ],
+    "reid.report:main": ["", "runs=", "runs=/nowhere", "runs={}", "runs={} --uri ftp://there"],
+    "reid.sync:main": ["/nowhere", "--uri ftp://there", "--agian"],
+    "reid.ui:main": ["--uri ftp://there", "--port many", "--uri http://there"],
+    "reid.runs.__main__:main": [
+        "", "lst", "list --uri ftp://there", "show", "list --status well", "delete --older-than x",
+    ],
+    "reid.jobs.data_commands:check": [
+        "", "nowhere", "/nowhere/there", "{}/a.csv", "market --root /nowhere", "market --option x",
+    ],
+    "reid.jobs.data_commands:split": ["", "/nowhere/there -o {}/a.csv", "market --root /nowhere -o {}/a.csv"],
+    "reid.jobs.data_commands:stores": ["--delet"],
+}  # fmt: skip
+
+WALK = """
+import contextlib, importlib, io, json, os, sys
+module, _, function = sys.argv[1].partition(":")
+main = getattr(importlib.import_module(module), function)
+found = []
+for line in json.loads(sys.argv.pop()):
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # of the launch before
+    sys.argv = [sys.argv[0], *line.split()]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+    loaded = [name for name in json.loads(sys.argv0) if name in sys.modules]
+    found.append([line, code, out.getvalue(), err.getvalue(), loaded])
+print(json.dumps(found))
+"""
+
+
+def scripts() -> set[str]:
+    """What the scripts of the wheel call: `module:function`."""
+    return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values())
+
+
+def test_every_command_is_walked_through() -> None:
+    assert scripts() | {"experiments.tune:main"} == set(REFUSED)
+
+
+@pytest.mark.parametrize("door", REFUSED)
+def test_a_door_refuses_before_anything_heavy_is_imported(door: str, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    Image.new("RGB", (16, 32)).save(files / "a.png")
+    (files / "empty.pt").touch()
+    lines = ["--help", *(line.replace("{}", str(files)) for line in REFUSED[door])]
+    walk = WALK.replace("json.loads(sys.argv0)", repr(HEAVY))
+    done = subprocess.run(
+        [sys.executable, "-c", walk, door, json.dumps(lines)],
+        env=environment(tmp_path / "home"), cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line, code, out, err, loaded in json.loads(done.stdout):
+        message = f"{door} {line}: {code}\n{out}{err}"
+        assert loaded == [], f"{loaded} imported by {message}"
+        assert code == (0 if line == "--help" else 2), message
+        assert (out if line == "--help" else err).strip(), message
+        assert "Traceback" not in err, message
+    assert not (tmp_path / "home").exists() or not list((tmp_path / "home").iterdir())
