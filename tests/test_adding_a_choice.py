@@ -1,4 +1,4 @@
-"""The README's "Adding a choice", done as it says: its files written, and a run trained with all of them."""
+"""What reid/README.md says of adding a choice, done: files written, and a run trained with all of them."""
 
 import json
 import os

@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m experiments.reproduce_table", description=__doc__)
     parser.add_argument("--profile", choices=PROFILES, default="full", help="smoke: minutes, no data needed")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, … of each cell (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and what is missing, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and what is missing")
     parser.add_argument("--force", action="store_true", help="run all, also what is finished")
     parser.add_argument("override", nargs="*", help="for each run: data.root=…, device=…, hydra/launcher=…")
     options = parser.parse_args(arguments)
