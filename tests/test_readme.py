@@ -3,6 +3,7 @@ links, pictures, Make targets, keys, choices and paths lead somewhere.
 """
 
 import argparse
+import csv
 import importlib
 import re
 import shlex
@@ -160,6 +161,31 @@ def pyproject() -> dict[str, Any]:
 
 def test_the_front_page_is_short() -> None:
     assert len(TEXTS[FRONT].splitlines()) <= 150
+
+
+def test_the_table_holds_numbers_that_were_measured_or_published() -> None:
+    rows = re.findall(
+        r"^\| (.*) \| (\d+\.\d) / (\d+\.\d) \| (\S+) \| (.*) \|$", TEXTS[FRONT], flags=re.MULTILINE
+    )
+    assert len(rows) >= 8
+    published = {
+        f"paper/{row['dataset']}_{row['backbone']}": (row["mAP"], row["rank1"])
+        for row in csv.DictReader(
+            (ROOT / "experiments/reproduce_table/published.csv").read_text().splitlines()
+        )
+        if row["rerank"] == "false"
+    }
+    measured = "".join(TEXTS[path] for path in READMES if path.parent.parent == ROOT / "experiments")
+    measured += (CONF / "experiment" / "quickstart.yaml").read_text()
+    for command, mean, rank, commit, time in rows:
+        if commit == "published":
+            recipe = command.strip("`").removeprefix("experiment=")
+            assert published[recipe] == (mean, rank)
+            assert time == "not run here"
+        else:
+            assert re.fullmatch(r"`[0-9a-f]{7}`", commit)
+            assert re.search(rf"\b{mean}\b", measured), command
+            assert re.search(rf"\b{rank}\b", measured), command
 
 
 # ---- what leads somewhere
