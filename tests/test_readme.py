@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -122,10 +122,10 @@ def test_any_other_command_parses(command: Shown, monkeypatch: pytest.MonkeyPatc
         pass
 
     def parse_and_stop(parser: argparse.ArgumentParser, *given: object) -> None:
-        parse(parser, *given)  # type: ignore[arg-type]
+        parse(parser, *given)
         raise Parsed
 
-    parse = argparse.ArgumentParser.parse_args
+    parse: Callable[..., object] = argparse.ArgumentParser.parse_args
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
     monkeypatch.setattr(sys, "argv", [command.module, *command.words])
     with pytest.raises(Parsed):
