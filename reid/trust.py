@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "REID_TRUST"
-HINT = f"Code of your own is trusted by {VARIABLE}=<its package> in the environment (README, Adding a choice)"
+HINT = (
+    f"Code of your own is trusted by {VARIABLE}=<its package> in the environment "
+    "(reid/README.md, Adding a choice)"
+)
 
 
 class TrustError(ValueError):

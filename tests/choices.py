@@ -1,11 +1,12 @@
-"""The choices that the README adds, as files; and crops for its dataset to read."""
+"""The choices that reid/README.md adds, as files; and crops for its dataset to read."""
 
 import re
 import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SECTION = (ROOT / "README.md").read_text().partition("\n## Adding a choice\n")[2].partition("\n## ")[0]
+README = (ROOT / "reid" / "README.md").read_text()
+SECTION = README.partition("\n## Adding a choice\n")[2].partition("\n## ")[0]
 
 
 def files() -> dict[str, tuple[str, bool]]:

@@ -1,4 +1,4 @@
-"""The README's "Adding a choice", done as it says: its files written, and a run trained with all of them."""
+"""What reid/README.md says of adding a choice, done: files written, and a run trained with all of them."""
 
 import json
 import os
@@ -24,10 +24,11 @@ def write(folder: Path) -> None:
             handle.write(f"\n\n{text}" if added else text)
 
 
-def test_the_section_shows_a_loss_a_backbone_and_a_dataset() -> None:
+def test_the_section_shows_a_loss_a_backbone_a_head_and_a_dataset() -> None:
     assert sorted(files()) == [
-        "conf/backbone/mine.yaml", "conf/dataset/mine.yaml", "conf/loss/mine.yaml",
+        "conf/backbone/mine.yaml", "conf/dataset/mine.yaml", "conf/head/mine.yaml", "conf/loss/mine.yaml",
         "reid/data/datasets/mine.py", "reid/losses/mine.py", "reid/models/backbones.py",
+        "reid/models/mine.py",
     ]  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def test_what_the_section_shows_is_trained_and_judged(tiny_data: Path, tmp_path:
         "reid-train",
         "dataset=mine",
         "backbone=mine",
+        "head=mine",
         "loss=mine",
         *SMALL,
         "loss.margin=0.2",

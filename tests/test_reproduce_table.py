@@ -222,6 +222,24 @@ def test_wrong_arguments_are_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["--dry-run"], 0), ([], 1)])
+def test_what_is_missing_is_the_answer_of_a_dry_run_and_a_failure_of_the_run(
+    own_home: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+) -> None:
+    """With any other code `make reproduce-table DRY_RUN=1` would end with make's own line about an error."""
+    missing = needs.Needs(missing=["data of market, to be put at /nowhere"])
+    monkeypatch.setattr(needs, "check", lambda *_: missing)
+    monkeypatch.setattr(probe, "measure", lambda *_: probe.Pace(train=0.01, embed=0.002))
+    assert main(arguments) == code
+    printed = capsys.readouterr().out
+    assert "MISSING, 1 to get" in printed
+    assert "1. data of market" in printed
+
+
 # ---- the smoke profile, for real
 
 

@@ -559,7 +559,7 @@ def test_wrong_words_to_extract(tmp_path: Path, model: Path, capsys: Capture) ->
         assert told in capsys.readouterr().err
 
 
-#: What the README shows; `model.pt` and `crops` stand for the user's own.
+#: What reid/commands/README.md shows; `model.pt` and `crops` stand for the user's own.
 TEN_LINES = """
 from pathlib import Path
 

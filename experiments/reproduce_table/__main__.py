@@ -38,7 +38,7 @@ ALLOWED = ("data.root=", "data.store=", "device=", "tracking.uri=", "sweep.", "h
 
 
 def reproduce(options: argparse.Namespace, console: Console) -> int:
-    """Run the table, or with `--dry-run` list what it would run; returns the exit code.
+    """Run the table, or with `--dry-run` list what it would run and what is missing; returns the exit code.
 
     Raises:
         ConfigError, HydraException, TrackingError: wrong usage.
@@ -54,10 +54,11 @@ def reproduce(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError(f"SEEDS={options.seeds}: expected 1 or more")
     words = sweep_words(profile, options.seeds, options.force, more)
     planned = plan(words)
-    if not _prepare(profile, planned, console):
-        return 1
+    ready = _prepare(profile, planned, console)
     if options.dry_run:
-        return 0
+        return 0  # the plan was the question, and what is missing is part of the answer
+    if not ready:
+        return 1
     code = _sweep(words)
     if code == 2:
         return 2
@@ -167,11 +168,15 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; exit codes: 0 done, 1 something is missing or failed, 2 wrong usage."""
+    """The command.
+
+    Exit codes: 0 done, which of a dry run means that the plan is printed; 1 something is missing or failed;
+    2 wrong usage.
+    """
     parser = CommandParser(prog="python -m experiments.reproduce_table", description=__doc__)
     parser.add_argument("--profile", choices=PROFILES, default="full", help="smoke: minutes, no data needed")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, … of each cell (default: 1)")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and what is missing")
     parser.add_argument("--force", action="store_true", help="run all, also what is finished")
     parser.add_argument("override", nargs="*", help="for each run: data.root=…, device=…, hydra/launcher=…")
     options = parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -226,3 +227,10 @@ def test_a_user_finds_sweep_children_comparison_and_curves(study: Study, browser
     width = "return document.querySelector('img[src*=\"sweep.png\"]').naturalWidth"
     assert wait_until(lambda: browser.execute_script(width), "the figure is loaded") == 400
     browser.save_screenshot(str(PICTURES / "sweep.png"))
+
+
+@pytest.mark.slow
+def test_the_page_learns_that_no_usage_data_are_collected(browser: Any, address: str) -> None:
+    """Its banner on usage data comes all the same: it stands in the page itself."""
+    with urllib.request.urlopen(f"{address}/ajax-api/3.0/mlflow/ui-telemetry", timeout=60) as answer:
+        assert json.load(answer)["disable_ui_telemetry"] is True
