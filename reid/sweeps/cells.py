@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from reid.config.checks import ConfigError
-from reid.config.identity import config_hash
+from reid.config.identity import config_hash, flat
 from reid.config.schema import (
     RUN_ID,
     EvaluateConfig,
@@ -37,7 +37,7 @@ from reid.sweeps.slots import places
 from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.tracking import default_store
 from reid.tracking.journal import Journal
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code, codes_since, oldest_alike
 
 SWEEP_DIR = "hydra.sweep.dir"
 A_YEAR = 365 * 24 * 60  # minutes
@@ -45,11 +45,15 @@ A_YEAR = 365 * 24 * 60  # minutes
 
 @dataclass(frozen=True)
 class Cell:
-    """One job of a command: what makes it, and what tells its result apart ("" where nothing is trained)."""
+    """One job of a command: what makes it, and what tells its result apart ("" where nothing is trained).
+
+    alike_since: the least of the numbers of `reid.tracking.sources` that give this result.
+    """
 
     overrides: tuple[str, ...]
     config_hash: str = ""
     data_root: str = ""
+    alike_since: int = 1
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ def plan(command: str, typed: Sequence[str]) -> Plan:
             settings: Any = check(config) if check else None
             if isinstance(settings, TrainConfig):
                 _refuse_two_radii(job, settings)
-                cells.append(Cell(job, config_hash(settings), str(settings.dataset["root"])))
+                root, since = str(settings.dataset["root"]), oldest_alike(flat(settings))
+                cells.append(Cell(job, config_hash(settings), root, since))
                 trained.append(settings)
             else:
                 cells.append(Cell(job))
@@ -168,7 +173,7 @@ def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
     trained = [[cell.config_hash, cell.data_root] for cell in plan.cells]
     if not plan.multirun or not trained or not all(name for name, _ in trained):
         return []
-    sweep = SweepFile(plan.experiment, sources_hash(), trained, [list(cell.overrides) for cell in plan.cells])
+    sweep = SweepFile(plan.experiment, code(), trained, [list(cell.overrides) for cell in plan.cells])
     chosen = [word.partition("=")[2] for word in typed if word.lstrip("+").startswith(f"{SWEEP_DIR}=")]
     root = home() / "multirun"
     added = []
@@ -181,7 +186,14 @@ def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
                 "this sweep finds its own folder; cells that are finished elsewhere are taken"
             )
     else:
-        earlier = None if plan.take == "none" else find_sweep(sweep, root, plan.take == "any_code")
+        earlier = None if plan.take == "none" else find_sweep(sweep, root, alike(plan.cells, plan.take))
+        other = find_sweep(sweep, root) if plan.take == "same_code" and earlier is None else None
+        if other is not None:
+            warnings.warn(
+                f"{other} holds this sweep, begun by code that may compute other numbers: it begins anew. "
+                "sweep.take=any_code goes on with that one",
+                stacklevel=2,
+            )
         folder = earlier or root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         quoted = str(for_hydra(folder)).replace("\\", "\\\\").replace("'", "\\'")
         added.append(f"{SWEEP_DIR}='{quoted}'")
@@ -200,6 +212,11 @@ def sweep_arguments(plan: Plan, typed: Sequence[str]) -> list[str]:
         if not any(word.lstrip("+").startswith(f"{key}=") for word in typed):
             added.append(f"{key}={value}")
     return added
+
+
+def alike(cells: Sequence[Cell], take: str = "same_code") -> frozenset[str] | None:
+    """The codes that give these cells the numbers of ours, see `tracking.sources`; None where any will do."""
+    return None if take == "any_code" else codes_since(max(cell.alike_since for cell in cells))
 
 
 def _choices(words: Sequence[str], multirun: bool) -> dict[str, list[str]] | None:
