@@ -186,8 +186,8 @@ def test_the_config_without_an_override_is_the_published_recipe(key: str, recipe
 
 
 def test_no_leaf_escapes_the_recipe_unseen() -> None:
-    told = {key for key in flat(settings_of()) if not key.startswith(("data.", "tracking.", "sweep."))}
-    assert told == set(PUBLISHED) | OURS
+    leaves = {key for key in flat(settings_of()) if not key.startswith(("data.", "tracking.", "sweep."))}
+    assert leaves == set(PUBLISHED) | OURS
 
 
 @pytest.mark.parametrize("backbone", ["se_resnet50", "se_resnext50"])
@@ -331,8 +331,8 @@ def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig
         "eval.split": "val",
     }.items():
         assert resume_hash(changed(recipe, other, value)) != plain, other
-        told = identity.changed(leaves, flat(changed(recipe, other, value)))
-        assert f"{other} was {leaves[other]}, is {value}" in told
+        differences = identity.changed(leaves, flat(changed(recipe, other, value)))
+        assert f"{other} was {leaves[other]}, is {value}" in differences
 
 
 def test_flat_names_every_leaf_once(recipe: DictConfig) -> None:
