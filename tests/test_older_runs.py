@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from reid.config.schema import register
 from reid.engine.checkpoint import load_checkpoint
 from reid.sweeps.cells import plan, sweep_arguments
 from reid.tracking import Store, fetch_checkpoint, read_record
@@ -129,6 +130,7 @@ def test_sweep_of_other_numbers_is_named_and_gone_on_with_where_any_code_will_do
 ) -> None:
     own = unpack(tmp_path / "home")
     monkeypatch.setenv("REID_HOME", str(own))
+    register()
     words, folder = ["-m", *TINY, *SWEEP], own / EXPECTED["sweep"]["folder"]
     # Since that commit the biases of timm's networks do not decay.
     with pytest.warns(UserWarning, match=rf"{folder} holds this sweep.*take=any_code"):
