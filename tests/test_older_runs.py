@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from reid.config.schema import register
 from reid.engine.checkpoint import load_checkpoint
+from reid.sweeps.cells import plan, sweep_arguments
 from reid.tracking import Store, fetch_checkpoint, read_record
 
 pytestmark = pytest.mark.slow
@@ -123,8 +125,27 @@ def test_killed_run_is_finished_by_folder(run_command: Run, home: Path) -> None:
     assert [group["weight_decay"] for group in groups] == [5e-4, 5e-4]
 
 
+def test_sweep_of_other_numbers_is_named_and_gone_on_with_where_any_code_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = unpack(tmp_path / "home")
+    monkeypatch.setenv("REID_HOME", str(own))
+    register()
+    words, folder = ["-m", *TINY, *SWEEP], own / EXPECTED["sweep"]["folder"]
+    # Since that commit the biases of timm's networks do not decay.
+    with pytest.warns(UserWarning, match=rf"{folder} holds this sweep.*take=any_code"):
+        (anew,) = sweep_arguments(plan("train", words), words)
+    assert str(folder) not in anew
+    words.append("sweep.take=any_code")
+    assert sweep_arguments(plan("train", words), words) == [f"hydra.sweep.dir='{folder}'"]
+
+
 def test_sweep_goes_on(run_command: Run, home: Path) -> None:
-    done = run_command("reid.train", "-m", *TINY, *SWEEP, "sweep.take=any_code", home=home)
+    # As commit 1e3f991 would have left it, which computes what today's code does.
+    for name in ("sweep.json", "0/status.json", "1/status.json"):
+        file = home / EXPECTED["sweep"]["folder"] / name
+        file.write_text(file.read_text().replace("b6731f319247c42b", "b368d3a247bbe3ee"))
+    done = run_command("reid.train", "-m", *TINY, *SWEEP, home=home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "loss.margin=1.1: finished already" in done.stdout
     assert_finished(home, "cell_1", done.stdout)

@@ -22,7 +22,7 @@ from reid.config.schema import config_folder
 from reid.data.crops import silent
 from reid.engine.rundir import RunStatus, read_status
 from reid.tracking import default_store, list_runs
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code
 
 PAPER = sorted((config_folder() / "experiment" / "paper").glob("*.yaml"))
 SCORES = {"test/mAP": 0.862, "test/rank-1": 0.95}
@@ -155,7 +155,7 @@ def finish(tmp_path: Path, one: Planned, **changes: str) -> None:
         config_hash=cell.config_hash,
         data_root=cell.data_root,
         run_dir=str(folder),
-        code=sources_hash(),
+        code=code(),
     )
     replace(status, **changes).write(folder)  # type: ignore[arg-type]
 
@@ -257,7 +257,7 @@ def test_the_smoke_table(run_command: Runner, tmp_path: Path) -> None:
     assert all(float(line["measured"]) > 0 for line in lines if line["score"] == "mAP")
     assert {line["published"] for line in lines} == {""}
     markdown = (results / "table.md").read_text()
-    for fact in ("commit", "hash of reid/'s sources", "fingerprint", "device", "versions", "date", "seeds"):
+    for fact in ("commit", "numbers of reid/'s code", "fingerprint", "device", "versions", "date", "seeds"):
         assert re.search(rf"- .*{fact}", markdown), fact
     assert "Complete: 10 of 10 runs." in markdown
     page = (results / "table.html").read_text()

@@ -19,7 +19,7 @@ from reid.jobs.launch import launch
 from reid.jobs.resolved import primary_config
 from reid.models import BackboneError, build_backbone
 from reid.sweeps.cells import plan
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code
 from reid.trust import TrustError, trusted_choices
 
 CHOSEN = ["loss=own", "backbone=own", "dataset=own"]
@@ -78,11 +78,11 @@ def test_its_choices_compose_and_are_built_once_it_is(package: Path, monkeypatch
 
 def test_its_code_is_part_of_the_code_that_made_a_run(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished cells of a sweep are taken where they were made by the same code."""
-    without = sources_hash.__wrapped__()
+    without = code.__wrapped__()
     monkeypatch.setenv("REID_TRUST", "mypackage")
-    before = sources_hash.__wrapped__()
+    before = code.__wrapped__()
     (package / "losses.py").write_text("# changed\n")
-    assert len({without, before, sources_hash.__wrapped__()}) == 3
+    assert len({without, before, code.__wrapped__()}) == 3
     assert "mypackage" not in sys.modules
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 from experiments.reproduce_table.table import Run
 from reid.engine.rundir import RunStatus
 from reid.home import home
-from reid.sweeps.cells import Cell
+from reid.sweeps.cells import Cell, alike
 from reid.sweeps.sweep_file import SweepFile, find_sweep, job_statuses
 from reid.tracking import Store, TrackingError, read_record, run_address
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code
 
 _VERSIONS = ("python", "torch", "torchvision", "timm", "numpy")
 
 
 def sweep_folder(cells: Sequence[Cell], experiment: str) -> Path | None:
-    """The newest folder of the sweep of these cells by this code; None where there is none."""
+    """The newest folder of the sweep of these cells by code of our numbers; None where there is none."""
     trained = [[cell.config_hash, cell.data_root] for cell in cells]
-    return find_sweep(SweepFile(experiment, sources_hash(), trained), home() / "multirun")
+    return find_sweep(SweepFile(experiment, code(), trained), home() / "multirun", alike(cells))
 
 
 def finished_runs(folder: Path, store: Store) -> tuple[list[Run], list[str]]:
@@ -63,7 +63,7 @@ def provenance(runs: Iterable[Run], command: str) -> dict[str, str]:
         return facts
     facts["seeds"] = _each(str(run.seed) for run in runs)
     facts["commit"] = _each(_commit(run) for run in runs)
-    facts["hash of reid/'s sources"] = _each(run.facts["code"] for run in runs)
+    facts["numbers of reid/'s code"] = _each(run.facts["code"] for run in runs)
     for dataset in dict.fromkeys(run.dataset for run in runs):
         own = [run for run in runs if run.dataset == dataset]
         facts[f"data of {dataset}"] = _each(

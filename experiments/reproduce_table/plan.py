@@ -11,8 +11,7 @@ from reid.config.schema import TrainConfig, config_folder
 from reid.config.settings import train_settings
 from reid.engine.rundir import find_finished
 from reid.home import home
-from reid.sweeps.cells import Cell, expand
-from reid.tracking.sources import sources_hash
+from reid.sweeps.cells import Cell, alike, expand
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ def sweep_words(profile: Profile, seeds: int, force: bool = False, more: Sequenc
 def plan(words: Sequence[str]) -> list[Planned]:
     """The cells of a sweep in the order of its jobs.
 
-    Finished means: a run of the same config and the same code on data in the same folder.  The sweep itself
-    also compares the data.
+    Finished means: a run of the same config, by code of the same numbers, on data in the same folder.  The
+    sweep itself also compares the data.
 
     Raises:
         ConfigError, HydraException: a word is wrong.
@@ -56,4 +55,4 @@ def plan(words: Sequence[str]) -> list[Planned]:
 
 def _finished(cell: Cell) -> bool:
     roots = [home() / "outputs", home() / "multirun"]
-    return bool(find_finished(cell.config_hash, cell.data_root, roots[1], roots, sources_hash()))
+    return bool(find_finished(cell.config_hash, cell.data_root, roots[1], roots, alike([cell])))

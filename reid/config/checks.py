@@ -109,16 +109,16 @@ def check_options(
     values: dict[str, Any],
     own: frozenset[str],
     target: Callable[..., Any],
-    given: frozenset[str] = frozenset(),
+    supplied: frozenset[str] = frozenset(),
 ) -> None:
     """Compare the keys of an open group, less the suite's `own`, with the parameters of what they go to.
 
-    What is `given` to it by the suite is no key.
+    Parameters that the suite supplies are no keys.
 
     Raises:
         ConfigError: an unknown key (with the nearest one), a wrong type, or a missing value.
     """
-    parameters = parameter_names(target) - given
+    parameters = parameter_names(target) - supplied
     known = [f"{group}.{key}" for key in sorted(parameters | own) if key != "_target_"]
     for key in values:
         if key not in own and key not in parameters:
@@ -208,11 +208,11 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
 
 
 def construct(
-    group: str, values: dict[str, Any], own: frozenset[str], given: Mapping[str, Any] | None = None
+    group: str, values: dict[str, Any], own: frozenset[str], supplied: Mapping[str, Any] | None = None
 ) -> Any:
     """What `_target_` names, called with the values that are not the suite's `own`; None for no target.
 
-    Of what is `given` it gets what it asks for.
+    Of the values that the suite supplies it gets those that it has a parameter for.
 
     Raises:
         ConfigError: it is not trusted, or refuses a value.
@@ -221,9 +221,10 @@ def construct(
         return None
     arguments = {key: value for key, value in values.items() if key not in own}
     target = trusted_target(group, values["_target_"])
-    asked = parameter_names(target)
+    parameters = parameter_names(target)
     try:
-        return target(**arguments, **{key: value for key, value in (given or {}).items() if key in asked})
+        more = {key: value for key, value in (supplied or {}).items() if key in parameters}
+        return target(**arguments, **more)
     except (TypeError, ValueError, AssertionError) as error:  # a library's way to refuse a value
         if isinstance(error, ConfigError):
             raise

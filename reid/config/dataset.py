@@ -17,8 +17,8 @@ from reid.data.datasets.synthetic import train_people
 
 #: Keys of a dataset that name places on disk.
 PLACES = ("root", "file")
-#: What a reader is handed by its caller, and no configuration sets.
-GIVEN = frozenset({"progress"})
+#: The parameters of a reader that the suite supplies: no key sets them.
+SUPPLIED = frozenset({"progress"})
 
 
 def dataset_choice(
@@ -96,7 +96,7 @@ def check_dataset(dataset: dict[str, Any], group: str = "dataset") -> None:
     check_present(group, dataset, ("name", "root"))
     if not isinstance(dataset["root"], str):
         raise ConfigError(f"{group}.root={dataset['root']} is not allowed: expected a folder")
-    check_options(group, dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])), GIVEN)
+    check_options(group, dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])), SUPPLIED)
     for number, part in enumerate(dataset.get("parts", ())):
         check_dataset(part, f"{group}.parts[{number}]")
 
@@ -113,12 +113,12 @@ def drawn_people(dataset: dict[str, Any]) -> int | None:
 
 def without_places(dataset: dict[str, Any]) -> dict[str, Any]:
     """What tells datasets apart wherever they lie: no folders, and of a table its name alone."""
-    told = {key: value for key, value in dataset.items() if key != "root"}
-    if isinstance(told.get("file"), str):
-        told["file"] = Path(told["file"]).name
-    if "parts" in told:
-        told["parts"] = [without_places(part) for part in told["parts"]]
-    return told
+    kept = {key: value for key, value in dataset.items() if key != "root"}
+    if isinstance(kept.get("file"), str):
+        kept["file"] = Path(kept["file"]).name
+    if "parts" in kept:
+        kept["parts"] = [without_places(part) for part in kept["parts"]]
+    return kept
 
 
 def _part(part: Any, data_root: str, group: str) -> dict[str, Any]:

@@ -1,4 +1,10 @@
-"""What a config is told by: its leaves by name, and the hashes that tell experiments apart."""
+"""What tells two configs apart: hashes of a run's config, and the keys that differ between two of them.
+
+Runs are found again by these hashes, so they may never change for a config that could be written before.
+Therefore a key that came later counts only where it is not at its default: a run that was made without the
+key is the same experiment as one that leaves the key alone.  `FIRST` lists the keys that the first hashes
+were made of, whatever their values, and is never added to.
+"""
 
 import hashlib
 import json
@@ -6,15 +12,31 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from omegaconf import MISSING
+
 from reid.config.dataset import without_places
 from reid.config.schema import TrainConfig
 
-#: Keys that came after runs were made without them, and what those runs did.  A key that says so enters no
-#: hash, and is no difference to a config that lacks it: such a run is still found, resumed and taken.
-ADDED: dict[str, Any] = {
-    "dataset.distractor": 0, "dataset.null": None, "backbone.ema": False, "deterministic": False,
-    "head._target_": "reid.models.heads.BNNeck", "schedule._target_": "reid.engine.schedule.step",
-    "schedule.per": "epoch", "schedule.floor": 0.0,
+#: The keys of the schema that enter the hashes also at their defaults.  Frozen: a key that is added to the
+#: schema stays out of this list, and nothing else has to be done for it.
+_FIRST = """
+    epochs seed precision channels_last compile clip_norm accumulate sync_bn freeze_bn init_from
+    tricks.warmup tricks.random_erasing tricks.erasing_fill tricks.last_stride tricks.label_smoothing
+    tricks.bnneck
+    batch.identities batch.instances batch.size image.height image.width image.flip image.padding
+    schedule.milestones schedule.gamma schedule.warmup_epochs schedule.warmup_factor schedule.warmup_method
+    data.on_bad_image
+    eval.period eval.split eval.val_identities eval.val_seed eval.at_start eval.protocol eval.feature_norm
+    eval.metric eval.neck_feature eval.batch eval.flip eval.query_expansion eval.rerank eval.rerank_k1
+    eval.rerank_k2 eval.rerank_lambda eval.datasets
+    """
+FIRST = frozenset(_FIRST.split())
+
+#: Keys of the open groups that choices got after runs had been made with them, and the value that is the same
+#: as being without the key.  Their defaults lie in the code of the choices, which is not imported for a hash.
+LATER: dict[str, Any] = {
+    "dataset.distractor": 0, "dataset.null": None, "backbone.ema": False,
+    "head._target_": "reid.models.heads.BNNeck",
 }  # fmt: skip
 
 #: Keys that have the value of another one, their owner: they enter no hash and are no difference.
@@ -24,17 +46,6 @@ FOLLOWS = {
     "head.eval_feature": "eval.neck_feature",
 }
 
-
-def config_hash(settings: TrainConfig) -> str:
-    """16 hex digits that tell experiments apart; where things lie and how they are tracked does not count."""
-    told = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "device"):
-        del told[key]
-    told["data"] = {"on_bad_image": settings.data.on_bad_image}
-    told["dataset"] = without_places(settings.dataset)
-    return _hash(told)
-
-
 #: What may change when a run is resumed: keys, and the groups that begin so.
 MAY_CHANGE = (
     "tracking.", "sweep.", "resume", "init_from", "device", "data.", "epochs", "dataset.", "backbone.weights",
@@ -43,16 +54,14 @@ MAY_CHANGE = (
 _SPLIT = ("split", "val_identities", "val_seed")
 
 
-def changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """The keys that differ between two flat configs and must not where a run is resumed, with both values."""
-    theirs, ours = {**ADDED, **theirs}, {**ADDED, **ours}
-    fixed = [key for key in {**theirs, **ours} if not key.startswith(MAY_CHANGE) and key not in FOLLOWS]
-    fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in _SPLIT]
-    return [
-        f"{key} was {theirs.get(key)}, is {ours.get(key)}"
-        for key in fixed
-        if theirs.get(key) != ours.get(key)
-    ]
+def config_hash(settings: TrainConfig) -> str:
+    """16 hex digits that tell experiments apart; where things lie and how they are tracked does not count."""
+    config = asdict(settings)
+    for key in ("tracking", "sweep", "resume", "device"):
+        del config[key]
+    config["data"] = {"on_bad_image": settings.data.on_bad_image}
+    config["dataset"] = without_places(settings.dataset)
+    return _hash(config)
 
 
 def resume_hash(settings: TrainConfig) -> str:
@@ -60,42 +69,54 @@ def resume_hash(settings: TrainConfig) -> str:
 
     `epochs` and how it is judged may change; what it began with lies behind it.
     """
-    told = asdict(settings)
+    config = asdict(settings)
     for key in ("tracking", "sweep", "resume", "init_from", "device", "data", "epochs", "dataset"):
-        del told[key]
+        del config[key]
     for key in ("weights", "ema"):
-        told["backbone"].pop(key, None)
-    told["eval"] = {key: told["eval"][key] for key in _SPLIT}
-    return _hash(told)
+        config["backbone"].pop(key, None)
+    config["eval"] = {key: config["eval"][key] for key in _SPLIT}
+    return _hash(config)
 
 
-def without_added(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` less what follows another key, and less the keys of `ADDED` that have the value there, in the
-    parts of a dataset too.  A group of which nothing is left is none.
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys that differ between two flat configs and must not where a run is resumed, with both values."""
+    before, now = {**later_defaults(), **before}, {**later_defaults(), **now}
+    fixed = [key for key in {**before, **now} if not key.startswith(MAY_CHANGE) and key not in FOLLOWS]
+    fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in _SPLIT]
+    return [
+        f"{key} was {before.get(key)}, is {now.get(key)}" for key in fixed if before.get(key) != now.get(key)
+    ]
+
+
+def later_defaults() -> dict[str, Any]:
+    """The keys that came after `FIRST`, dotted, each with the value that is the same as being without it."""
+    schema = flat(TrainConfig())
+    return {key: value for key, value in schema.items() if key not in FIRST and value != MISSING} | LATER
+
+
+def without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested config less what follows another key and less the later keys that are at their defaults.
+
+    In the parts of a dataset too. A group of which nothing is left is left out.
     """
-    kept: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            prefix = f"{key}."
-            own = {name.removeprefix(prefix): old for name, old in ADDED.items() if name.startswith(prefix)}
-            value = {
-                name: item
-                for name, item in value.items()
-                if prefix + name not in FOLLOWS and (name not in own or item != own[name])
-            }
-            if "parts" in value:
-                value["parts"] = [without_added({key: part})[key] for part in value["parts"]]
-            if not value and own:
+    defaults = later_defaults()
+
+    def kept(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in node.items():
+            key = prefix + name
+            if key in FOLLOWS or (key in defaults and value == defaults[key]):
                 continue
-        elif key in ADDED and value == ADDED[key]:
-            continue
-        kept[key] = value
-    return kept
+            if key == "dataset.parts":
+                value = [kept(part, "dataset.") for part in value]
+            elif isinstance(value, Mapping) and value:
+                value = kept(value, f"{key}.")
+                if not value:
+                    continue
+            values[name] = value
+        return values
 
-
-def _hash(told: dict[str, Any]) -> str:
-    text = json.dumps(without_added(told), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return kept(config, "")
 
 
 def flat(settings: object) -> dict[str, Any]:
@@ -116,3 +137,8 @@ def flat_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
     walk("", dict(config))
     return leaves
+
+
+def _hash(config: dict[str, Any]) -> str:
+    text = json.dumps(without_defaults(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

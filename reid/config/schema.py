@@ -3,6 +3,9 @@
 Five groups are open, since a choice may bring keys of its own: what `head`, `loss` and `optimizer` hold
 beyond the keys here goes to the class that their `_target_` names, what `dataset` and `backbone` hold beyond
 `name` to the function of that name.  `reid.config.checks` compares them with its signature.
+
+Plain dataclasses, since OmegaConf makes Hydra's schema of them, and takes neither pydantic's `Field` nor
+`Literal`.
 """
 
 import math

@@ -50,7 +50,7 @@ def tune_settings(
             "study.space is empty: give it a key, +study.space.lr={key:optimizer.lr,low:1e-5,high:1e-2}"
         )
     base = flat(training(settings))
-    settings.study.space = space = {name: _dimension(name, given) for name, given in space.items()}
+    settings.study.space = space = {name: _dimension(name, keys) for name, keys in space.items()}
     for name, dimension in space.items():
         _check_dimension(f"study.space.{name}", dimension, base)
     keys = [dimension.key for dimension in space.values()]
@@ -81,20 +81,20 @@ def is_whole(dimension: Dimension, value: Any) -> bool:
     return type(value) is int and all(float(end or 0).is_integer() for end in ends)
 
 
-def _dimension(name: str, given: Any) -> Dimension:
+def _dimension(name: str, keys: Any) -> Dimension:
     """A dimension as typed values.
 
     Raises:
         ConfigError: a key that it does not have, or a value of another type.
     """
     known = [f"study.space.{name}.{entry.name}" for entry in fields(Dimension)]
-    if not isinstance(given, dict):
-        raise ConfigError(f"study.space.{name}={given} is not allowed: expected {{key:…,low:…,high:…}}")
-    for key in given:
+    if not isinstance(keys, dict):
+        raise ConfigError(f"study.space.{name}={keys} is not allowed: expected {{key:…,low:…,high:…}}")
+    for key in keys:
         if f"study.space.{name}.{key}" not in known:
             raise ConfigError(unknown_key(f"study.space.{name}.{key}", known))
     try:
-        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Dimension), given))
+        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Dimension), keys))
     except MissingMandatoryValue as error:
         raise ConfigError(
             f"study.space.{name}.key is not given: say which key is searched, such as loss.alpha"

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ class RunStatus:
     scores: dict[str, float] = field(default_factory=dict)
     error: str = ""
     data_fingerprint: str = ""
-    code: str = ""  # `reid.tracking.sources.sources_hash` of what ran
+    code: str = ""  # `reid.tracking.sources.code` of what ran
     taken_from: str = ""  # a sweep's cell that another sweep had finished: the folder of that run
 
     def write(self, folder: Path) -> None:
@@ -79,19 +79,19 @@ def find_unfinished(
     data_root: str,
     folder: Path,
     roots: Iterable[Path] | None,
-    code: str | None = None,
+    codes: Collection[str] | None = None,
     fingerprint: Fingerprint = None,
 ) -> Path | None:
     """The newest run of this config on these data with a checkpoint, neither finished nor under way.
 
     Looked for in `folder` itself, beside it, and under `roots` (`outputs/*`, `multirun/*/*`); roots None: in
-    `folder` alone.  code: only a run of this code.  Data are the same where they lie at the same place, or
-    have the same fingerprint.
+    `folder` alone.  codes: only a run made by one of these.  Data are the same where they lie at the same
+    place, or have the same fingerprint.
     """
     found: dict[Path, float] = {}
     for place, status in _statuses(folder, roots):
         checkpoint = place / LAST
-        if status.config_hash != config_hash or code not in (None, status.code):
+        if status.config_hash != config_hash or not _by(codes, status):
             continue
         if (
             not checkpoint.exists()
@@ -112,22 +112,22 @@ def find_finished(
     data_root: str,
     folder: Path,
     roots: Iterable[Path] | None,
-    code: str | None = None,
+    codes: Collection[str] | None = None,
     fingerprint: Fingerprint = None,
 ) -> list[RunStatus]:
     """The finished runs of this config on these data, the newest first; all else as above."""
     found: dict[str, tuple[float, RunStatus]] = {}
     for place, status in _statuses(folder, roots):
-        if (
-            status.status != "FINISHED"
-            or status.config_hash != config_hash
-            or code not in (None, status.code)
-        ):
+        if status.status != "FINISHED" or status.config_hash != config_hash or not _by(codes, status):
             continue
         if _same_data(status, data_root, fingerprint):
             # What is only pointed at is found where it lies, unless that folder is gone.
             found.setdefault(status.run_dir, ((place / STATUS).stat().st_mtime, status))
     return [status for _, status in sorted(found.values(), key=lambda item: -item[0])]
+
+
+def _by(codes: Collection[str] | None, status: RunStatus) -> bool:
+    return codes is None or status.code in codes
 
 
 def _same_data(status: RunStatus, data_root: str, fingerprint: Fingerprint) -> bool:

@@ -34,7 +34,7 @@ from reid.sweeps.sweep_file import SWEPT_KEYS
 from reid.terminal import log_sizes, move_logs
 from reid.tracking import SilentTracker, Tracker, TrackingError, default_store, environment
 from reid.tracking.journal import Journal
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code, codes_since, oldest_alike
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Job:
             CheckpointError: there is no such run.
         """
         self.status.config_hash, self.status.data_root = config_hash, data_root
-        self.status.code = sources_hash()
+        self.status.code = code()
         roots = [home() / "outputs", home() / "multirun"]
         if self.sweep is not None and wanted in (None, "auto"):
             self._find_runs_of_cell(take, roots, fingerprint)
@@ -127,9 +127,9 @@ class Job:
 
     def _find_runs_of_cell(self, take: str, roots: list[Path], fingerprint: Fingerprint) -> None:
         """Find what is there of this sweep's cell: finished runs, and a checkpoint to go on from."""
-        status, code = self.status, None if take == "any_code" else self.status.code
-        places = None if take == "none" else roots
-        cell = status.config_hash, status.data_root, self.folder, places, code, fingerprint
+        status, places = self.status, None if take == "none" else roots
+        codes = None if take == "any_code" else codes_since(oldest_alike(self._leaves()))
+        cell = status.config_hash, status.data_root, self.folder, places, codes, fingerprint
         self._finished = find_finished(*cell)
         self._unfinished = find_unfinished(*cell)
 
@@ -181,13 +181,13 @@ class Job:
             self.tracker = SilentTracker()
             return self.tracker
         provenance = environment(source_root())
-        code = {"reid.code": self.status.code or sources_hash()}
+        made_by = {"reid.code": self.status.code or code()}
         # In one piece, so that no run is opened without anybody to close it.
         with self.stop.in_one_piece():
             self.tracker = self._open_run(
                 settings.tracking.uri,
                 settings.tracking.experiment,
-                {**provenance.tags, **code, **facts, **self.tags},
+                {**provenance.tags, **made_by, **facts, **self.tags},
                 flat(settings),
             )
         # The folder is this job's now.  What a kill left half written would fill the disk.
@@ -237,15 +237,18 @@ class Job:
         folder.mkdir()
         return folder
 
+    def _leaves(self) -> dict[str, Any]:
+        """The composed config, flat."""
+        return flat_keys(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
+
     def record_failure(self, error: Exception) -> None:
         """Show a job of a sweep that failed before it was tracked: its run is FAILED with the traceback."""
         if self.tracker is not None or self.sweep is None:
             return
         tracking = self.config.tracking
-        leaves = flat_keys(OmegaConf.to_container(self.config, resolve=True))  # type: ignore[arg-type]
-        tags = {**environment(source_root()).tags, "reid.code": sources_hash(), **self.tags}
+        tags = {**environment(source_root()).tags, "reid.code": code(), **self.tags}
         try:
-            self.tracker = self._open_run(tracking.uri, tracking.experiment, tags, leaves)
+            self.tracker = self._open_run(tracking.uri, tracking.experiment, tags, self._leaves())
             with self.tracker:
                 raise error
         except TrackingError as refusal:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reid.config.identity import without_added
+from reid.config.identity import without_defaults
 from reid.config.schema import EvalConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.data.crops import Progress
@@ -100,4 +100,4 @@ def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
 def _identity_of(keys: dict[str, Any]) -> dict[str, Any]:
     """What names a dataset wherever it lies: its keys but those that came later, and its folder's name."""
     folder = Path(keys["root"]).name if keys.get("root") else None
-    return {**without_added({"dataset": keys})["dataset"], "root": folder}
+    return {**without_defaults({"dataset": keys})["dataset"], "root": folder}

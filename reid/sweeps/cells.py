@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reid.config.checks import ConfigError
-from reid.config.identity import config_hash
+from reid.config.identity import config_hash, flat
 from reid.config.schema import (
     EvaluateConfig,
     ThresholdConfig,
@@ -36,6 +36,7 @@ from reid.engine.checkpoint_source import check_checkpoint
 from reid.home import home
 from reid.models import check_weights
 from reid.tracking import default_store
+from reid.tracking.sources import codes_since, oldest_alike
 
 #: Launchers whose jobs run side by side on one machine.
 SHARED_LAUNCHERS = ("joblib", "submitit_local")
@@ -49,11 +50,15 @@ DRAWN = "synthetic"
 
 @dataclass(frozen=True)
 class Cell:
-    """One job of a command: what makes it, and what tells its result apart ("" where nothing is trained)."""
+    """One job of a command: what makes it, and what tells its result apart ("" where nothing is trained).
+
+    alike_since: the least of the numbers of `reid.tracking.sources` that give this result.
+    """
 
     overrides: tuple[str, ...]
     config_hash: str = ""
     data_root: str = ""
+    alike_since: int = 1
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,8 @@ def plan(command: str, arguments: Sequence[str]) -> Plan:
             settings: Any = check(config) if check else None
             if isinstance(settings, TrainConfig):
                 _refuse_two_radii(overrides, settings)
-                cells.append(Cell(overrides, config_hash(settings), str(settings.dataset["root"])))
+                root, since = str(settings.dataset["root"]), oldest_alike(flat(settings))
+                cells.append(Cell(overrides, config_hash(settings), root, since))
             else:
                 cells.append(Cell(overrides))
             if check:
@@ -238,6 +244,11 @@ def _refuse_scattered(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"{arguments[first]} has to stand before the first key. Type: {arguments[first]} {rest}"
         )
+
+
+def alike(cells: Sequence[Cell], take: str = "same_code") -> frozenset[str] | None:
+    """The codes that give these cells the numbers of ours, see `tracking.sources`; None where any will do."""
+    return None if take == "any_code" else codes_since(max(cell.alike_since for cell in cells))
 
 
 def _choices(words: Sequence[str], multirun: bool) -> dict[str, list[str]] | None:

@@ -1,6 +1,7 @@
 """What a sweep's folder says of the sweep: which cells it is made of, and what became of each."""
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,8 +23,8 @@ LAUNCHER = "REID_SWEEP_LAUNCHER"
 class SweepFile:
     """The cells of a sweep in the order of its jobs, each by its config hash and the folder of its data.
 
-    code: hash of the code that it was begun with.  experiment: what it is tracked under.  overrides: what
-    makes each cell, as typed.  folder: where it lay when it was written, which tells that it was moved.
+    code: what it was begun with, see `tracking.sources`.  experiment: what it is tracked under.  overrides:
+    what makes each cell, as typed.  folder: where it lay when it was written, which tells that it was moved.
     """
 
     experiment: str
@@ -64,14 +65,17 @@ def _old_place(folder: Path) -> str:
     return ""
 
 
-def find_sweep(wanted: SweepFile, root: Path, any_code: bool = False) -> Path | None:
-    """The newest folder under `root` that holds this very sweep: the same cells, experiment and code."""
+def find_sweep(wanted: SweepFile, root: Path, codes: Collection[str] | None = None) -> Path | None:
+    """The newest folder under `root` that holds this sweep: the same cells and experiment.
+
+    codes: only one that was begun with one of these.
+    """
     same = []
     for path in root.glob(f"*/{SWEEP}"):
         found = read_sweep(path.parent)
         if found is None or (found.experiment, found.cells) != (wanted.experiment, wanted.cells):
             continue
-        if any_code or found.code == wanted.code:
+        if codes is None or found.code in codes:
             same.append(path)
     return max(same, key=lambda path: path.stat().st_mtime).parent if same else None
 

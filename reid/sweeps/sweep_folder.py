@@ -1,16 +1,17 @@
 """The folder of a sweep: it begins in a new one, and started again it goes on in the one that it has."""
 
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from reid.config.checks import ConfigError
 from reid.home import for_hydra, from_hydra, home
-from reid.sweeps.cells import Plan
+from reid.sweeps.cells import Plan, alike
 from reid.sweeps.slots import places
 from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.tracking.journal import Journal
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code
 
 SWEEP_DIR = "hydra.sweep.dir"
 A_YEAR = 365 * 24 * 60  # minutes
@@ -25,7 +26,7 @@ def sweep_arguments(plan: Plan, arguments: Sequence[str]) -> list[str]:
     trained = [[cell.config_hash, cell.data_root] for cell in plan.cells]
     if not plan.multirun or not trained or not all(name for name, _ in trained):
         return []
-    sweep = SweepFile(plan.experiment, sources_hash(), trained, [list(cell.overrides) for cell in plan.cells])
+    sweep = SweepFile(plan.experiment, code(), trained, [list(cell.overrides) for cell in plan.cells])
     chosen = [word.partition("=")[2] for word in arguments if word.lstrip("+").startswith(f"{SWEEP_DIR}=")]
     root = home() / "multirun"
     added = []
@@ -38,7 +39,14 @@ def sweep_arguments(plan: Plan, arguments: Sequence[str]) -> list[str]:
                 "this sweep finds its own folder; cells that are finished elsewhere are taken"
             )
     else:
-        earlier = None if plan.take == "none" else find_sweep(sweep, root, plan.take == "any_code")
+        earlier = None if plan.take == "none" else find_sweep(sweep, root, alike(plan.cells, plan.take))
+        other = find_sweep(sweep, root) if plan.take == "same_code" and earlier is None else None
+        if other is not None:
+            warnings.warn(
+                f"{other} holds this sweep, begun by code that may compute other numbers: it begins anew. "
+                "sweep.take=any_code goes on with that one",
+                stacklevel=2,
+            )
         folder = earlier or root / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         quoted = str(for_hydra(folder)).replace("\\", "\\\\").replace("'", "\\'")
         added.append(f"{SWEEP_DIR}='{quoted}'")

@@ -1,7 +1,9 @@
 """Every choice of conf/ composes and builds; the defaults are the recipe; hashes tell experiments apart."""
 
 import copy
+import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import nn
 
 from reid.config import identity
 from reid.config.identity import config_hash, flat, resume_hash
-from reid.config.schema import config_folder
+from reid.config.schema import TrainConfig, config_folder
 from reid.config.settings import train_settings
 from reid.engine.objective import build_metric_loss
 from reid.engine.optimizers import build_optimizer
@@ -42,8 +44,9 @@ pytestmark = pytest.mark.usefixtures("own_home")
 # ---- every choice composes and builds
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES])
-def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
+@cache
+def chosen(group: str, choice: str) -> TrainConfig:
+    """The settings of a run with this choice."""
     overrides = [f"{group}={choice}", "backbone.weights=none"]
     overrides += NEEDED.get(choice, []) if group == "dataset" else []
     if (
@@ -53,8 +56,17 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
         overrides.append("dataset.root=crops")
     if (group, choice) == ("backbone", "timm"):
         overrides.append("backbone.name=mobilenetv3_small_050")
-    settings = settings_of(*overrides)
+    return settings_of(*overrides)
 
+
+every_choice = pytest.mark.parametrize(
+    ("group", "choice"), CHOICES, ids=[f"{group}={choice}" for group, choice in CHOICES]
+)
+
+
+@every_choice
+def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
+    settings = chosen(group, choice)
     if group in ("backbone", "experiment"):
         with torch.device("meta"):  # shapes without random numbers
             backbone = build_backbone(last_stride=settings.tricks.last_stride, **settings.backbone)
@@ -174,8 +186,8 @@ def test_the_config_without_an_override_is_the_published_recipe(key: str, recipe
 
 
 def test_no_leaf_escapes_the_recipe_unseen() -> None:
-    told = {key for key in flat(settings_of()) if not key.startswith(("data.", "tracking.", "sweep."))}
-    assert told == set(PUBLISHED) | OURS
+    leaves = {key for key in flat(settings_of()) if not key.startswith(("data.", "tracking.", "sweep."))}
+    assert leaves == set(PUBLISHED) | OURS
 
 
 @pytest.mark.parametrize("backbone", ["se_resnet50", "se_resnext50"])
@@ -246,7 +258,9 @@ def test_the_hash_tells_experiments_apart_and_nothing_else(recipe: DictConfig) -
         assert config_hash(changed(recipe, other, value)) != plain, other
 
 
-#: The hashes by which runs of commit d063546 say what they are (`config_hash`, `resume_hash`).
+#: `config_hash` and `resume_hash` of commit d063546 for every choice that it had.
+OF_CHOICES = json.loads((Path(__file__).parents[1] / "golden" / "config_hashes.json").read_text())
+#: The same for combinations.
 HASHES_OF_D063546 = {
     "": ("e63786a7cb8804d6", "798d6c8c6e09bc74"),
     "experiment=quickstart": ("f4434f8d33811a3f", "8553528ec84718c0"),
@@ -267,18 +281,33 @@ def test_keys_that_came_later_leave_the_hashes_of_older_runs(words: str) -> None
     assert (config_hash(settings), resume_hash(settings)) == HASHES_OF_D063546[words]
 
 
-def test_an_added_key_counts_where_it_is_not_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = settings_of("dataset=joint", "dataset.parts=[market,synthetic_night]")
-    settings.dataset["parts"][0]["added"] = 0
-    older, other = settings_of("dataset=joint", "dataset.parts=[market,synthetic_night]"), flat(settings)
-    monkeypatch.setattr(identity, "ADDED", {"dataset.added": 0, "seed": 0, "tricks.bnneck": True})
-    assert config_hash(settings) == config_hash(older)
-    del other["tricks.bnneck"]
-    assert identity.changed(other, flat(older)) == []
-    settings.dataset["parts"][0]["added"] = 1
-    assert config_hash(settings) != config_hash(older)
+@every_choice
+def test_a_choice_keeps_its_hashes(group: str, choice: str) -> None:
+    settings = chosen(group, choice)
+    hashes = [config_hash(settings), resume_hash(settings)]
+    assert hashes == OF_CHOICES.get(f"{group}={choice}", hashes), (
+        "runs that were made with this choice would not be found again. A key that it got belongs into "
+        "identity.LATER, with the value that is the same as being without it"
+    )
+
+
+def test_a_key_that_came_later_counts_where_it_is_not_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = settings_of("dataset=joint", "dataset.parts=[market,synthetic_night]")
+    newer = copy.deepcopy(older)
+    newer.dataset["parts"][0]["added"] = 0
+    newer.backbone["added"] = {"a": 1}
+    monkeypatch.setattr(identity, "LATER", {"dataset.added": 0, "backbone.added.a": 1})
+    monkeypatch.setattr(identity, "FIRST", identity.FIRST - {"seed", "tricks.bnneck"})
+    assert config_hash(newer) == config_hash(older)
+    assert resume_hash(newer) == resume_hash(older)
+    leaves = flat(newer)
+    del leaves["tricks.bnneck"]
+    assert identity.changed(leaves, flat(older)) == identity.changed(flat(older), leaves) == []
+
     older.tricks.bnneck = False
-    assert identity.changed(other, flat(older)) == ["tricks.bnneck was True, is False"]
+    assert identity.changed(leaves, flat(older)) == ["tricks.bnneck was True, is False"]
+    newer.dataset["parts"][0]["added"] = 1
+    assert config_hash(newer) != config_hash(older)
 
 
 def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig) -> None:
@@ -302,8 +331,8 @@ def test_a_resumed_run_may_change_its_length_and_not_its_loss(recipe: DictConfig
         "eval.split": "val",
     }.items():
         assert resume_hash(changed(recipe, other, value)) != plain, other
-        told = identity.changed(leaves, flat(changed(recipe, other, value)))
-        assert f"{other} was {leaves[other]}, is {value}" in told
+        differences = identity.changed(leaves, flat(changed(recipe, other, value)))
+        assert f"{other} was {leaves[other]}, is {value}" in differences
 
 
 def test_flat_names_every_leaf_once(recipe: DictConfig) -> None:

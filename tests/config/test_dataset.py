@@ -68,7 +68,7 @@ def test_parts_of_a_joint_dataset_are_completed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["dataset=joint"], r"dataset\.parts"),
         (["dataset=joint", "dataset.parts=[market,markt]"], r"parts\[1\]=markt.*Did you mean 'market'"),
@@ -88,8 +88,8 @@ def test_parts_of_a_joint_dataset_are_completed() -> None:
         (["dataset=folders", "dataset.root=x", "dataset.cameras=all"], r"cameras='all'.*auto, name, none"),
     ],
 )  # fmt: skip
-def test_wrong_datasets_are_refused_by_key(overrides: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=f"(?s){said}"):
+def test_wrong_datasets_are_refused_by_key(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
         settings_of(*overrides)
 
 

@@ -182,7 +182,7 @@ def test_a_wrong_type_is_refused_while_composing(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("os.system", "is refused: this one may come from"),
         ("builtins.eval", "is refused"),
@@ -195,12 +195,12 @@ def test_a_wrong_type_is_refused_while_composing(override: str) -> None:
 )
 @pytest.mark.parametrize("group", ["loss", "optimizer"])
 def test_a_target_outside_the_trusted_packages_is_refused(
-    group: str, target: object, said: str, recipe: DictConfig
+    group: str, target: object, message: str, recipe: DictConfig
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         changed(recipe, f"{group}._target_", target)
     assert f"{group}._target_={target}" in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_target_that_is_not_there_is_refused(group: str, target: str, recipe: 
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("loss.alpha", 0, "loss.alpha is 0"),
         ("loss.alpha", -1, "loss.alpha is -1"),
@@ -225,10 +225,10 @@ def test_a_target_that_is_not_there_is_refused(group: str, target: str, recipe: 
         ("loss.margin", math.inf, "loss.margin is inf"),
     ],
 )
-def test_what_the_loss_refuses_is_told_by_its_key(
-    key: str, value: float, said: str, recipe: DictConfig
+def test_what_the_loss_refuses_is_named_by_its_key(
+    key: str, value: float, message: str, recipe: DictConfig
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         changed(recipe, key, value)
 
 
@@ -281,8 +281,8 @@ def test_milestones_below_1_are_fractions_of_the_run() -> None:
 
 
 def test_statistics_that_are_of_no_image_are_warned_of() -> None:
-    (said,) = warnings_of("freeze_bn=true", "backbone.weights=none")
-    assert "keep the statistics that they begin with, 0 and 1" in said
+    (message,) = warnings_of("freeze_bn=true", "backbone.weights=none")
+    assert "keep the statistics that they begin with, 0 and 1" in message
     assert warnings_of("freeze_bn=true") == []
     assert warnings_of("freeze_bn=true", "init_from=/model.pt") == []
 
@@ -297,7 +297,7 @@ def test_a_temperature_of_0_weighs_all_negatives_alike(loss: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("loss=ranked_paper loss.imbalance=2", "loss: Imbalance must be between 0 and 1"),
         ("loss=supcon loss.temperature=0", "loss.temperature=0 is not allowed: expected a number above 0"),
@@ -309,8 +309,8 @@ def test_a_temperature_of_0_weighs_all_negatives_alike(loss: str) -> None:
         ),
     ],
 )
-def test_what_a_library_does_not_check_itself_is_refused(override: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said), warnings.catch_warnings():
+def test_what_a_library_does_not_check_itself_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Values of Tp or Tn")
         settings_of(*override.split())
 
@@ -366,7 +366,7 @@ def test_training_judges_on_its_own_dataset_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ([], "checkpoint is not given and has no default: add checkpoint=…"),
         (["checkpoint=a", "dataset=folder"], "dataset.root is not given"),
@@ -381,10 +381,10 @@ def test_training_judges_on_its_own_dataset_alone() -> None:
         (["checkpoint=a", "eval.datasets=[{name:market,offical:true}]"], "no key dataset.offical"),
     ],
 )
-def test_evaluate_refuses(overrides: list[str], said: str) -> None:
+def test_evaluate_refuses(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         judged(*overrides)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 # ---- the words themselves
@@ -396,7 +396,7 @@ def test_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("sed", "no key sed. Did you mean 'seed'?"),
         ("alpha", "no key alpha. Did you mean 'loss.alpha'?"),
@@ -406,10 +406,10 @@ def test_nearest() -> None:
         ("zzz", "no key zzz. The keys here: seed, loss."),
     ],
 )
-def test_an_unknown_key_is_answered_by_what_is_near_and_what_is_beside(key: str, said: str) -> None:
+def test_an_unknown_key_is_answered_by_what_is_near_and_what_is_beside(key: str, message: str) -> None:
     known = ["seed", "loss", "loss.alpha", "loss.margin"]
-    assert unknown_key(key, known) == said
-    assert unknown_key(key, known, "train") == f"the train command has {said}"
+    assert unknown_key(key, known) == message
+    assert unknown_key(key, known, "train") == f"the train command has {message}"
 
 
 def test_types_are_compared_with_annotations() -> None:

@@ -13,7 +13,7 @@ from reid.jobs.job import Job
 from reid.tracking import SilentTracker
 from reid.tracking.journal import JOURNAL
 from reid.tracking.machine import Provenance
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def left(folder: Path, status: str, data: str, scores: dict[str, float] | None =
     (folder / JOURNAL).touch()
     RunStatus(
         status, "cell", run_dir=str(folder), data_root="/data", scores=scores or {}, data_fingerprint=data,
-        code=sources_hash(),
+        code=code(),
     ).write(folder)  # fmt: skip
     return folder
 

@@ -90,12 +90,12 @@ def test_a_cell_is_finished_where_config_data_and_code_are_the_same(tmp_path: Pa
     elsewhere = run("multirun/sweep/0", code="old")
     roots = [tmp_path / "outputs", tmp_path / "multirun"]
 
-    def found(code: str | None) -> set[str]:
-        return {status.run_dir for status in find_finished("a", "/d", tmp_path / "new" / "3", roots, code)}
+    def found(codes: set[str] | None) -> set[str]:
+        return {status.run_dir for status in find_finished("a", "/d", tmp_path / "new" / "3", roots, codes)}
 
-    assert found("c") == {str(first)}
-    assert found(None) == {str(first), str(elsewhere)}
-    assert found("newer") == set()
+    assert found({"c"}) == {str(first)}
+    assert found(None) == found({"c", "old"}) == {str(first), str(elsewhere)}
+    assert found({"newer"}) == set()
 
 
 def test_a_job_that_was_not_begun_is_in_the_list_with_what_makes_it(tmp_path: Path) -> None:

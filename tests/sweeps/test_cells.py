@@ -1,6 +1,8 @@
 """The cells of a sweep, named before the first one starts, and the folder in which it goes on."""
 
 import os
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,12 @@ from reid.sweeps.cells import Plan, expand, plan
 from reid.sweeps.sweep_file import SweepFile, read_sweep
 from reid.sweeps.sweep_folder import SWEEP_DIR, sweep_arguments
 from reid.tracking.journal import Journal
-from reid.tracking.sources import sources_hash
+from reid.tracking.sources import code
 
 pytestmark = pytest.mark.usefixtures("own_home")
+
+#: What runs of these commits say of their code.
+D063546, C1E3F991 = "b6731f319247c42b", "b368d3a247bbe3ee"
 
 
 def folder_of(added: list[str]) -> Path:
@@ -65,7 +70,7 @@ def test_a_sweep_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert begun.parent == tmp_path / "multirun"
     told = read_sweep(begun)
     assert told is not None
-    assert told.code == sources_hash()
+    assert told.code == code()
     assert [overrides[-1] for overrides in told.overrides] == ["loss.alpha=1.0", "loss.alpha=1.4"]
     assert folder_of(sweep_arguments(plan("train", words), words)) == begun
 
@@ -81,10 +86,30 @@ def test_code_that_changed_begins_a_new_sweep_unless_any_code_will_do(tmp_path: 
     old = tmp_path / "multirun" / "old"
     names = [[cell.config_hash, cell.data_root] for cell in cells]
     SweepFile("reid", "another code", names).write(old)
-    assert folder_of(sweep_arguments(plan("train", words), words)) != old
+    with pytest.warns(UserWarning, match=r"multirun/old holds this sweep.*sweep.take=any_code"):
+        assert folder_of(sweep_arguments(plan("train", words), words)) != old
     os.utime(old / "sweep.json", (2e9, 2e9))  # the newest
     any_code = [*words, "sweep.take=any_code"]
     assert folder_of(sweep_arguments(plan("train", any_code), any_code)) == old
+
+
+@pytest.mark.parametrize("network", [["backbone=resnet18"], ["backbone=timm", "backbone.name=resnet10t"]])
+def test_a_sweep_goes_on_by_newer_code_where_that_computes_the_same(
+    tmp_path: Path, network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reid.tracking.sources.code", lambda: "numbers-2")
+    words = ["-m", "dataset=synthetic", *network, "loss.alpha=1.0,1.4"]
+    found = plan("train", words)
+    old = tmp_path / "multirun" / "old"
+    names = [[cell.config_hash, cell.data_root] for cell in found.cells]
+    for commit, same in {D063546: "backbone=resnet18" in network, C1E3F991: True}.items():
+        SweepFile("reid", commit, names).write(old)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            folder = folder_of(sweep_arguments(found, words))
+        assert (folder == old) == same, commit
+        if folder != old:
+            shutil.rmtree(folder)
 
 
 def test_a_folder_that_was_typed_may_not_hold_another_sweep_nor_one_under_way(tmp_path: Path) -> None:
