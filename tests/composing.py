@@ -1,6 +1,7 @@
 """How the tests compose a command's config: as Hydra does, without running the command."""
 
 import copy
+import functools
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -8,9 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from reid.config.schema import EvaluateConfig, TrainConfig, config_folder, register
 from reid.config.settings import evaluate_settings, train_settings
 
+#: Half of the time that composing takes, and once a process is enough.
+register_once = functools.cache(register)
+
 
 def composed(command: str, *overrides: str) -> DictConfig:
-    register()
+    register_once()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return compose(command, overrides=list(overrides))
 

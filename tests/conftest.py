@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,12 +34,37 @@ TINY = (
 )
 
 
+#: Seconds. A test that takes longer carries the mark `slow`, and `make check` leaves it to `make test`.
+QUICK = 1.0
+#: Fixtures that start processes: a test that uses one is slow without a mark of its own.
+STARTERS = {"start_command", "run_command", "server"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first. Left to itself xdist starts the files of fewest tests last, and these are
-    the longest: one worker would end minutes after the others. (`--no-loadscope-reorder` keeps this order.)
+    """Mark what starts commands as slow, and put the files with slow tests first.
+
+    Left to itself xdist starts the files of fewest tests last, and these are the longest: one worker would
+    end minutes after the others. (`--no-loadscope-reorder` keeps this order.)
     """
+    for item in items:
+        if STARTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests without the mark that took more than a second. A busy machine may be to blame."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
+                seconds[report.nodeid] += report.duration
+    late = [(name, spent) for name, spent in seconds.most_common() if spent > QUICK]
+    if late:
+        terminalreporter.section(f"not marked slow, and longer than {QUICK:g} s")
+    for name, spent in late:
+        terminalreporter.write_line(f"{spent:.1f} s  {name}")
 
 
 @pytest.fixture(scope="session")

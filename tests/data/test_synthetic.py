@@ -38,6 +38,7 @@ def digests(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_drawing_again_by_more_processes_gives_the_same_bytes(
     tiny: ReidDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ print(read_checkpoint(path).meta["epoch"], sorted(p.name for p in path.parent.it
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="file-size limits of Linux stand for the full disk")
 def test_a_write_that_fails_leaves_the_last_good_one(tmp_path: Path) -> None:
     done = subprocess.run(

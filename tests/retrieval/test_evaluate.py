@@ -258,6 +258,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_the_distance_matrix_is_never_whole() -> None:
     # 2,000 x 20,000 float32 distances would be 153 MiB.

@@ -37,6 +37,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.parametrize("state", ["ready", "began", "done"])
 def test_a_worker_without_a_launcher_ends_after_its_job(tmp_path: Path, method: str, state: str) -> None:
@@ -54,6 +55,7 @@ def test_a_worker_without_a_launcher_ends_after_its_job(tmp_path: Path, method: 
     assert state == "ready" or (tmp_path / "done").exists()
 
 
+@pytest.mark.slow
 def test_a_launcher_that_runs_its_jobs_itself_is_not_watched() -> None:
     """As joblib's with one job at a time: it must outlive the shell that it was typed into."""
     look = (
