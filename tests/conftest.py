@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -90,12 +90,13 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start_command(tmp_path_factory: pytest.TempPathFactory) -> Starter:
-    """Starts `python -m module arguments…` with outputs in `home`, and returns at once."""
+    """Starts `python -m module arguments…` with outputs in `home` and more `variables`; returns at once."""
     start_server({**environment(tmp_path_factory.mktemp("home")), "MLFLOW_DISABLE_TELEMETRY": "true"})
     output, count = tmp_path_factory.mktemp("output"), itertools.count()
 
-    def start(module: str, *arguments: str, home: Path) -> Forked:
-        return Forked([module, *arguments], environment(home), home, output / str(next(count)))
+    def start(module: str, *arguments: str, home: Path, variables: Mapping[str, str] | None = None) -> Forked:
+        whole = {**environment(home), **(variables or {})}
+        return Forked([module, *arguments], whole, home, output / str(next(count)))
 
     return start
 
