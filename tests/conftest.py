@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from running import Forked, start_server
 
 from reid.data import load_dataset
+from reid.tracking import default_store
 
 #: The source tree that is tested, whatever is installed.
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +128,20 @@ def run_command(start_command: Starter) -> Runner:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def template_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking store whose tables exist: making them takes seconds, so tests copy the file."""
+    folder = tmp_path_factory.mktemp("template")
+    default_store(folder, f"sqlite:///{folder / 'mlflow.db'}").prepare("first")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tables(template_db: Path, tmp_path: Path) -> None:
+    """The tracking store of a home at `tmp_path` has its tables already."""
+    shutil.copy(template_db, tmp_path)
 
 
 @pytest.fixture

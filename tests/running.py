@@ -66,8 +66,8 @@ class Forked:
         code = self._process.exitcode
         if code is None:
             self._process.kill()
-            told = "".join(self._printed())
-            raise subprocess.TimeoutExpired(self._words, timeout or 0, output=told)
+            printed = "".join(self._printed())
+            raise subprocess.TimeoutExpired(self._words, timeout or 0, output=printed)
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:

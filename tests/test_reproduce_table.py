@@ -225,6 +225,7 @@ def test_wrong_arguments_are_refused(
 # ---- the smoke profile, for real
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.slow
 def test_the_smoke_table(run_command: Runner, tmp_path: Path) -> None:
     first = run_command("experiments.reproduce_table", "--profile", "smoke", home=tmp_path, timeout=1800)

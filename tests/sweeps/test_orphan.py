@@ -30,8 +30,8 @@ def worker(folder, seconds, late):
 
 if __name__ == "__main__":
     folder, method, state = Path(sys.argv[1]), *sys.argv[2:]
-    given = folder, 5.0 if state == "began" else 0.0, state == "ready"
-    job = multiprocessing.get_context(method).Process(target=worker, args=given)
+    arguments = folder, 2.0 if state == "began" else 0.0, state == "ready"
+    job = multiprocessing.get_context(method).Process(target=worker, args=arguments)
     job.start()
     job.join()
 """
