@@ -117,8 +117,8 @@ def address(study: Study) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        said, _ = server.communicate(timeout=60)
-    assert f"tune_alpha: {url}/#/experiments/" in said
+        printed, _ = server.communicate(timeout=60)
+    assert f"tune_alpha: {url}/#/experiments/" in printed
 
 
 @pytest.fixture(scope="module")
