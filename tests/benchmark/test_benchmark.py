@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 import pytest
-from conftest import Runner
+from conftest import ROOT, Runner
 from PIL import Image
 
 from experiments.benchmark.__main__ import main
