@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -57,15 +57,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the tests without the mark that took more than a second. A busy machine may be to blame."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
                 seconds[report.nodeid] += report.duration
-    late = [(name, spent) for name, spent in seconds.most_common() if spent > QUICK]
+    late = {name: spent for name, spent in seconds.items() if spent > QUICK}
     if late:
         terminalreporter.section(f"not marked slow, and longer than {QUICK:g} s")
-    for name, spent in late:
+    for name, spent in sorted(late.items(), key=lambda item: -item[1]):
         terminalreporter.write_line(f"{spent:.1f} s  {name}")
 
 

@@ -90,6 +90,7 @@ def _run(words: list[str], environment: dict[str, str], home: Path, output: Path
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(home)
+    sys.path.insert(0, str(home))
     sys.argv = list(words)
     sys.orig_argv = [sys.executable, "-m", *words]
     sys.modules.pop(words[0], None)  # or runpy warns

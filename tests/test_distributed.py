@@ -65,13 +65,19 @@ def run_pair(start_command: Starter, home: Path) -> Pair:
     def run(module: str, *arguments: str) -> Ended:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+            port = str(probe.getsockname()[1])
+        common = {
+            "TORCHELASTIC_RUN_ID": "none",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "WORLD_SIZE": "2",
+        }
         processes = [
             start_command(
                 module,
                 *arguments,
                 home=home,
-                variables={**meeting, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank},
+                variables={**common, "RANK": rank, "LOCAL_RANK": rank},
             )
             for rank in "01"
         ]
