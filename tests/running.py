@@ -18,7 +18,7 @@ from pathlib import Path
 
 #: What a training run imports, also late: MLflow and its database, the compiler that an optimizer looks for.
 IMPORTED = [
-    "reid.train", "reid.evaluate", "reid.threshold", "reid.tracking", "mlflow", "alembic.context",
+    "reid.commands.train", "reid.evaluate", "reid.threshold", "reid.tracking", "mlflow", "alembic.context",
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.artifact.local_artifact_repo", "torch._dynamo",
     "matplotlib.pyplot",
 ]  # fmt: skip
