@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from omegaconf import DictConfig
 from running import Forked, start_server
 
 from reid.data import load_dataset
+from reid.tracking import default_store
 
 #: The source tree that is tested, whatever is installed.
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,12 +36,37 @@ TINY = (
 )
 
 
+#: Seconds. A test that takes longer carries the mark `slow`, and `make check` leaves it to `make test`.
+QUICK = 1.0
+#: Fixtures that start processes: a test that uses one is slow without a mark of its own.
+STARTERS = {"start_command", "run_command", "server"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first. Left to itself xdist starts the files of fewest tests last, and these are
-    the longest: one worker would end minutes after the others. (`--no-loadscope-reorder` keeps this order.)
+    """Mark what starts commands as slow, and put the files with slow tests first.
+
+    Left to itself xdist starts the files of fewest tests last, and these are the longest: one worker would
+    end minutes after the others. (`--no-loadscope-reorder` keeps this order.)
     """
+    for item in items:
+        if STARTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests without the mark that took more than a second. A busy machine may be to blame."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
+                seconds[report.nodeid] += report.duration
+    late = {name: spent for name, spent in seconds.items() if spent > QUICK}
+    if late:
+        terminalreporter.section(f"not marked slow, and longer than {QUICK:g} s")
+    for name, spent in sorted(late.items(), key=lambda item: -item[1]):
+        terminalreporter.write_line(f"{spent:.1f} s  {name}")
 
 
 @pytest.fixture(scope="session")
@@ -64,12 +92,13 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start_command(tmp_path_factory: pytest.TempPathFactory) -> Starter:
-    """Starts `python -m module arguments…` with outputs in `home`, and returns at once."""
+    """Starts `python -m module arguments…` with outputs in `home` and more `variables`; returns at once."""
     start_server({**environment(tmp_path_factory.mktemp("home")), "MLFLOW_DISABLE_TELEMETRY": "true"})
     output, count = tmp_path_factory.mktemp("output"), itertools.count()
 
-    def start(module: str, *arguments: str, home: Path) -> Forked:
-        return Forked([module, *arguments], environment(home), home, output / str(next(count)))
+    def start(module: str, *arguments: str, home: Path, variables: Mapping[str, str] | None = None) -> Forked:
+        whole = {**environment(home), **(variables or {})}
+        return Forked([module, *arguments], whole, home, output / str(next(count)))
 
     return start
 
@@ -99,6 +128,20 @@ def run_command(start_command: Starter) -> Runner:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def template_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking store whose tables exist: making them takes seconds, so tests copy the file."""
+    folder = tmp_path_factory.mktemp("template")
+    default_store(folder, f"sqlite:///{folder / 'mlflow.db'}").prepare("first")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tables(template_db: Path, tmp_path: Path) -> None:
+    """The tracking store of a home at `tmp_path` has its tables already."""
+    shutil.copy(template_db, tmp_path)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 
 #: What a training run imports, also late: MLflow and its database, the compiler that an optimizer looks for.
 IMPORTED = [
-    "reid.train", "reid.evaluate", "reid.threshold", "reid.tracking", "mlflow", "alembic.context",
+    "reid.commands.train", "reid.evaluate", "reid.threshold", "reid.tracking", "mlflow", "alembic.context",
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.artifact.local_artifact_repo", "torch._dynamo",
     "matplotlib.pyplot",
 ]  # fmt: skip
@@ -66,8 +66,8 @@ class Forked:
         code = self._process.exitcode
         if code is None:
             self._process.kill()
-            told = "".join(self._printed())
-            raise subprocess.TimeoutExpired(self._words, timeout or 0, output=told)
+            printed = "".join(self._printed())
+            raise subprocess.TimeoutExpired(self._words, timeout or 0, output=printed)
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
@@ -90,6 +90,7 @@ def _run(words: list[str], environment: dict[str, str], home: Path, output: Path
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(home)
+    sys.path.insert(0, str(home))
     sys.argv = list(words)
     sys.orig_argv = [sys.executable, "-m", *words]
     sys.modules.pop(words[0], None)  # or runpy warns

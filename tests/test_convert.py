@@ -215,6 +215,7 @@ def pickled(
     return make  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 def test_a_pickled_network_needs_trust_and_its_class_is_neither_needed_nor_run(
     pickled: Callable, source: ReidModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,7 @@ def tags(home: Path) -> dict[str, str]:
         return dict(connection.execute("select key, value from tags").fetchall())
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.slow
 def test_training_on_a_split_without_cameras_says_so_and_tags_the_run(
     run_command: Run, people: Path, tiny_data: Path, tmp_path: Path
@@ -169,6 +170,7 @@ def test_training_on_a_split_without_cameras_says_so_and_tags_the_run(
     assert tags(tmp_path)["reid.data.cameras"] == "unknown; judged by ignore_camera"
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.slow
 def test_training_on_two_domains_at_once(run_command: Run, tiny_data: Path, tmp_path: Path) -> None:
     parts = "[{name:synthetic,preset:tiny},{name:synthetic_night,preset:tiny}]"

@@ -5,6 +5,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pandas as pd
+import pytest
 
 from reid.engine.checkpoint import load_checkpoint
 
@@ -19,6 +20,7 @@ WORDS = (
 )
 
 
+@pytest.mark.usefixtures("tables")
 def test_it_counts_skipped_steps_and_keeps_its_scale(
     run_command: Run, tiny: list[str], tmp_path: Path
 ) -> None:

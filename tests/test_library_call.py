@@ -95,6 +95,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "model.pt", folder / "crop.png"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_the_process_is_as_it_was(files: tuple[Path, Path], device: str) -> None:
     words = [sys.executable, "-c", LOOK, device, *map(str, files)]

@@ -17,8 +17,8 @@ from PIL import Image
 #: A second each, or more.
 HEAVY = ("torch", "torchvision", "timm", "mlflow", "pandas", "matplotlib")
 
-#: What is typed wrongly to each command, by what its script calls.  {} is a folder with an image, a.png, and an
-#: empty file, empty.pt.
+#: What is typed wrongly to each command, by what its script calls.  {} is a folder with an image, a.png, and
+#: an empty file, empty.pt.
 REFUSED = {
     "reid.train:main": [
         "los=ranked", "loss=rankd", "loss.alpa=1", "epochs=0", "epochs=many", "optimizer.lr=-1", "--epochs 3",

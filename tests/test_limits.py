@@ -9,7 +9,7 @@ import pytest
 from reid.limits import cores, free_memory
 
 GIB = 2**30
-#: What version 1 says where there is no limit.
+#: What version 1 gives where there is no limit.
 NONE_V1 = 9223372036854771712
 
 
@@ -102,11 +102,11 @@ def test_a_job_of_slurm_has_what_it_was_given(tmp_path: Path) -> None:
     own = psutil.Process().memory_info().rss
     assert cores(tmp_path, job) == 6
     assert cores(tmp_path, {"SLURM_CPUS_PER_TASK": "6"}) == 64  # left behind by a job that is over
-    for given, gib in (
+    for limit, gib in (
         ({"SLURM_MEM_PER_NODE": "16384"}, 16),
         ({"SLURM_MEM_PER_CPU": "2048", "SLURM_CPUS_ON_NODE": "6"}, 12),
     ):
-        assert free_memory(tmp_path, job | given) == pytest.approx(gib * GIB - own, abs=64 * 2**20)
+        assert free_memory(tmp_path, job | limit) == pytest.approx(gib * GIB - own, abs=64 * 2**20)
     # 0 is all of the machine's memory.
     assert free_memory(tmp_path, job | {"SLURM_MEM_PER_NODE": "0"}) == 500 * GIB
     assert free_memory(tmp_path, job) == 500 * GIB

@@ -77,11 +77,11 @@ def test_whoever_takes_a_lock_says_that_there_are_none(
     without_locks(monkeypatch, number)
     with pytest.raises(NoLocksError) as refused:
         TAKES[file](tmp_path)
-    told = str(refused.value)
-    assert f"the file system gives no locks for {tmp_path}/" in told
-    assert f"{file.partition(',')[0]} (" in told
-    assert "REID_HOME=" in told
-    assert "\n" not in told
+    message = str(refused.value)
+    assert f"the file system gives no locks for {tmp_path}/" in message
+    assert f"{file.partition(',')[0]} (" in message
+    assert "REID_HOME=" in message
+    assert "\n" not in message
 
 
 def test_a_store_without_locks_keeps_the_run_and_says_why(
@@ -133,8 +133,8 @@ def test_a_command_says_so_and_ends(
     (tmp_path / "mlflow.db").touch()
     without_locks(monkeypatch, errno.ENOLCK)
     assert module.main(words) == code
-    told = capsys.readouterr()
-    assert f"the file system gives no locks for {tmp_path}/" in told.out + told.err
+    printed = capsys.readouterr()
+    assert f"the file system gives no locks for {tmp_path}/" in printed.out + printed.err
 
 
 def test_a_lock_that_is_held_is_no_missing_lock(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_the_data_of_a_checkpoint_are_those_of_now(tmp_path: Path) -> None:
     assert with_data_now(Checkpoint({}, stays, {}), "/now").meta == stays
 
 
+@pytest.mark.slow
 def test_artifacts_lie_below_the_project_as_it_lies_now(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     store = default_store(old, f"sqlite:///{old / 'mlflow.db'}")
@@ -256,6 +257,7 @@ def test_the_flag_of_a_sweep_is_told_its_place(run_command: Run, tmp_path: Path)
     assert "-m has to stand before the first key. Type: -m dataset=synthetic seed=0,1" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_store_that_is_only_away_is_not_taken_for_a_moved_one(tmp_path: Path) -> None:
     """`tracking.uri` on a share that is not mounted: the project's own store of that name is another."""
     share, project = tmp_path / "share", tmp_path / "project"

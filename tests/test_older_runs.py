@@ -13,7 +13,8 @@ import pytest
 
 from reid.config.schema import register
 from reid.engine.checkpoint import load_checkpoint
-from reid.sweeps.cells import plan, sweep_arguments
+from reid.sweeps.cells import plan
+from reid.sweeps.sweep_folder import sweep_arguments
 from reid.tracking import Store, fetch_checkpoint, read_record
 
 pytestmark = pytest.mark.slow

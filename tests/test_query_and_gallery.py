@@ -93,6 +93,7 @@ def test_the_check_says_what_it_is_good_for(judged: Path, capsys: pytest.Capture
     assert "nobody to train on: fit to be judged on" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("tables")
 def test_the_commands_judge_it(run_command: Run, judged: Path, model: Path, tmp_path: Path) -> None:
     typed = (f"checkpoint={model}", "dataset=folder", f"dataset.root={judged}", "device=cpu")
     done = run_command("reid.evaluate", *typed, f"data.store={tmp_path}/store", home=tmp_path)
@@ -101,6 +102,7 @@ def test_the_commands_judge_it(run_command: Run, judged: Path, model: Path, tmp_
     assert "their own picture" not in done.stdout + done.stderr
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_query_that_finds_itself_is_warned_of(
     run_command: Run, doubled: Path, model: Path, tmp_path: Path
 ) -> None:

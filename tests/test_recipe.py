@@ -35,7 +35,7 @@ from reid.models.heads import Parts
 from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import SilentTracker, Tracker
 
-pytestmark = pytest.mark.usefixtures("own_home")
+pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.slow]
 
 #: `conftest.TINY`, and nothing of what these tests set.
 SMALL = (

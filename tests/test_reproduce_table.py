@@ -243,6 +243,7 @@ def test_what_is_missing_is_the_answer_of_a_dry_run_and_a_failure_of_the_run(
 # ---- the smoke profile, for real
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.slow
 def test_the_smoke_table(run_command: Runner, tmp_path: Path) -> None:
     first = run_command("experiments.reproduce_table", "--profile", "smoke", home=tmp_path, timeout=1800)

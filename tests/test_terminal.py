@@ -44,9 +44,9 @@ def test_lines_and_tables_are_kept_as_they_are_read(log: Path) -> None:
     assert isinstance(plain.file, io.StringIO)
     assert isinstance(console.file, io.StringIO)
     assert "\x1b[" in console.file.getvalue()
-    told = plain.file.getvalue()
-    assert "[x] ± 1" in told
-    assert log.read_text(encoding="utf-8") == f"epoch 1  12.5 %\n[WARNING] beware\nbold\n{told}{told}"
+    shown = plain.file.getvalue()
+    assert "[x] ± 1" in shown
+    assert log.read_text(encoding="utf-8") == f"epoch 1  12.5 %\n[WARNING] beware\nbold\n{shown}{shown}"
 
 
 @pytest.mark.parametrize("soft_wrap", [False, True])
@@ -98,7 +98,7 @@ def test_a_resumed_run_goes_on_in_its_own_log(log: Path, tmp_path: Path) -> None
 def test_the_log_of_another_folder_is_left_alone(log: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     sizes = log_sizes(tmp_path / "other")
-    terminal().print("told")
+    terminal().print("a line")
     move_logs(sizes, tmp_path / "run")
-    assert log.read_text() == "told\n"
+    assert log.read_text() == "a line\n"
     assert list((tmp_path / "run").iterdir()) == []

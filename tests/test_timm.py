@@ -10,6 +10,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_vit_trains_with_layer_decay_and_its_checkpoint_is_judged_the_same(
     run_command: Callable[..., CompletedProcess[str]], tiny: list[str], tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_study_taken_up_again_draws_what_it_would_have_drawn(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tables")
 def test_a_pruned_trial_says_so_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: list[str]
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_pruned_trial_says_so_everywhere(
         assert "reid.error" not in run.tags
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_its_winner_is_judged_once(
     tmp_path: Path,

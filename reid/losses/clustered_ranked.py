@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reid.distance import SMALLEST_DISTANCE, unit_euclidean
 from reid.losses.kmeans import kmeans
 from reid.losses.pairs import check_batch, pair_masks
-from reid.losses.ranked_terms import checked_radius, pull, push
+from reid.losses.ranked import checked_radius, pull, push
 
 SMALLEST_CLUSTER = 4
 SEED_TRIALS = 4  # of k-means++

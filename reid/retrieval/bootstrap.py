@@ -170,9 +170,9 @@ def _intervals(
     identities: int,
     groups: int,
 ) -> Intervals:
-    # A replicate that drew one person alone, or nobody with a genuine pair, says nothing.
-    told = (genuine[:, -1] > 0) & (impostor[:, -1] > 0)
-    genuine, impostor = genuine[told], impostor[told]
+    # A replicate that drew one person alone, or nobody with a genuine pair, has no rates.
+    both = (genuine[:, -1] > 0) & (impostor[:, -1] > 0)
+    genuine, impostor = genuine[both], impostor[both]
     nothing = np.zeros((len(genuine), 1))
     true, false = np.hstack([nothing, genuine]), np.hstack([nothing, impostor])
     far, tar = false / false[:, -1:], true / true[:, -1:]

@@ -159,22 +159,22 @@ class _MatchLists:
 
 
 class _Distances:
-    """Rows that order as the (Q, G) distances do: computed when asked for, or taken from a given matrix."""
+    """Rows that order as the (Q, G) distances do: computed chunk by chunk, or taken from `distance`."""
 
-    def __init__(self, query: Embeddings, gallery: Embeddings, given: Tensor | None) -> None:
-        self.query, self.gallery, self.given = query, gallery, given
-        source = query.features.dtype if given is None else given.dtype
+    def __init__(self, query: Embeddings, gallery: Embeddings, distance: Tensor | None) -> None:
+        self.query, self.gallery, self.distance = query, gallery, distance
+        source = query.features.dtype if distance is None else distance.dtype
         self.dtype = torch.promote_types(source, torch.float32)
         self.chunk = gallery.features.new_empty(0, dtype=self.dtype)
-        if given is None:
+        if distance is None:
             self.gallery_norms = squared_norms(gallery.features)
             # No number on the way to a distance is larger than this.
             self.largest = 2 * (squared_norms(query.features) + self.gallery_norms.amax())
 
     def of(self, rows: Tensor) -> Tensor:
         """(B, G) for the queries `rows`, to be changed at will; the next call overwrites them."""
-        if self.given is not None:
-            chunk = self.given[rows.to(self.given.device)].to(rows.device, self.dtype)
+        if self.distance is not None:
+            chunk = self.distance[rows.to(self.distance.device)].to(rows.device, self.dtype)
             _check_finite(rows, chunk.sum(dim=1))
             return chunk
         _check_finite(rows, self.largest[rows])
@@ -185,9 +185,9 @@ class _Distances:
         return squared_euclidean_less_own(features, self.gallery.features, self.gallery_norms, chunk)
 
 
-def _check_finite(rows: Tensor, told: Tensor) -> None:
-    """Refuse the queries `rows` (B,) where `told` (B,) is not finite."""
-    finite = told.isfinite()
+def _check_finite(rows: Tensor, values: Tensor) -> None:
+    """Refuse the queries `rows` (B,) where `values` (B,) are not finite."""
+    finite = values.isfinite()
     if not bool(finite.all()):
         bad = rows[~finite].tolist()
         raise EvaluationError(

@@ -4,14 +4,12 @@
 Importing this package does not import mlflow; the first use of a store does.
 """
 
-from reid.tracking.attach import attach, run_address
 from reid.tracking.deliver import Delivery
+from reid.tracking.ended_run import attach, describe, fetch_artifact, read_run, run_address
 from reid.tracking.errors import TrackingError
-from reid.tracking.fetch import describe, fetch_artifact, read_run
 from reid.tracking.journal import JOURNAL, under_way
 from reid.tracking.late import LateDelivery, send_late, store_of
 from reid.tracking.machine import Provenance, environment, hide_home
-from reid.tracking.parent import open_parent
 from reid.tracking.records import (
     RunRecord,
     all_runs,
@@ -24,9 +22,8 @@ from reid.tracking.records import (
     run_folders,
 )
 from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
-from reid.tracking.silent import SilentTracker
 from reid.tracking.store import Store, default_store, refuse_password, ui_command
-from reid.tracking.tracker import Status, Tracker
+from reid.tracking.tracker import SilentTracker, Status, Tracker, open_parent
 from reid.tracking.ui_view import View, figure_markdown, prepare_views
 from reid.tracking.uris import sqlite_uri
 

@@ -162,8 +162,8 @@ def under_way(folder: Path) -> bool:
 def lost_run(journal: Journal, parent: Path | None, creation: Operation, known: bool) -> Operation | None:
     """The operation that closes the run that `creation` takes the place of, its folder having been removed.
 
-    That is told by a journal without its beginning, which is set aside; and of the cell of a sweep that goes
-    on there may be nothing left at all, so the store is asked.  None: no run is lost.
+    A journal without its beginning shows it, and is set aside. Of the cell of a sweep that goes on there may
+    be nothing left at all: then the store is searched. None: no run is lost.
     """
     again = {"op": "lost", "time": now_ms(), "cell": {k: creation["tags"].get(k) for k in CELL}}
     if known:

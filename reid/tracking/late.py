@@ -49,7 +49,7 @@ def send_late(
 def store_of(folder: Path) -> Store:
     """The store that the run in `folder` was last sent to, or else was meant for.
 
-    Raises TrackingError where there is no run, or its store's password has to be given again.
+    Raises TrackingError where there is no run, or its store's password is needed again.
     """
     creation, sent = Journal(folder).creation, Journal(folder).sent()
     root = creation["artifact_root"]

@@ -25,7 +25,7 @@ class Removal:
 def delete_runs(store: Store, runs: Sequence[RunRecord]) -> Removal:
     """Delete these runs with their artifacts; children are not looked for.
 
-    From a database they are purged. A server is asked for what its API can: the runs are marked as deleted
+    From a database they are purged. A server does what its API can: the runs are marked as deleted
     and the artifacts that it serves itself are removed.
     Raises TrackingError when the store refuses one or does not answer; calling again goes on from there.
     """

@@ -1,4 +1,7 @@
-"""One tracked run, written to its journal first and to the MLflow store as soon as that answers."""
+"""One tracked run, written to its journal first and to the MLflow store as soon as that answers.
+
+`open_parent` opens the run of a whole sweep; a `SilentTracker` is for processes whose run another one writes.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +129,7 @@ class Tracker:
 
     @property
     def run_key(self) -> str:
-        """The key that this run was given here; the MLflow run carries it as the tag `reid.run_key`."""
+        """The key that this run got here; the MLflow run carries it as the tag `reid.run_key`."""
         return str(self._creation["run_key"])
 
     @property
@@ -290,6 +293,52 @@ class Tracker:
                 self._journal.path,
             )
         self._failing = True
+
+
+class SilentTracker(Tracker):
+    """Takes what a `Tracker` takes and keeps nothing: of processes that train together, one writes."""
+
+    def __init__(self) -> None:
+        self._finished = False
+
+    @property
+    def run_id(self) -> None:
+        return None
+
+    @property
+    def run_key(self) -> str:
+        return ""
+
+    def params(self, values: Mapping[str, object]) -> None: ...
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def tags(self, values: Mapping[str, object]) -> None: ...
+
+    def artifact(self, path: Path, folder: str = "") -> None: ...
+
+    def text(self, text: str, name: str) -> Path:
+        return Path(name)
+
+    def finish(self, status: Status = "FINISHED") -> None: ...
+
+
+def open_parent(
+    store: Store,
+    experiment: str,
+    sweep_dir: Path,
+    name: str,
+    tags: Mapping[str, object] | None = None,
+    description: str = "",
+    resume: bool = False,
+) -> Tracker:
+    """Open the run that stands for a whole sweep; its children are started with `parent=sweep_dir`."""
+    parent = Tracker.start(
+        store, experiment, sweep_dir, name, tags={**(tags or {}), "reid.kind": "sweep"}, resume=resume
+    )
+    if description:
+        parent.description(description)
+    return parent
 
 
 def _first_line(error: BaseException) -> str:

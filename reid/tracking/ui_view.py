@@ -128,7 +128,7 @@ def swept_params(runs: Sequence[RunRecord]) -> list[str]:
     """The params that a sweep of these runs went through: the tag `reid.swept` of the parents."""
     typed = [key for run in runs for key in run.tags.get("reid.swept", "").split(", ") if key]
     params = {name for run in runs for name in run.params}
-    # A swept group, such as `backbone`, is told by the params under it.
+    # A swept group, such as `backbone`, shows in the params under it.
     found = [name for key in typed for name in (key, f"{key}.name", f"{key}._target_") if name in params]
     return list(dict.fromkeys(found))
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, Runner
 from PIL import Image
 
 from experiments.benchmark.__main__ import main
@@ -22,7 +20,6 @@ from experiments.benchmark.outcome import Case, Goal, Outcome, ratio
 from experiments.benchmark.show import markdown_table, picture
 from experiments.benchmark.timing import Contest, Disagreement, agree
 
-ROOT = Path(__file__).parents[2]
 NAMES = list(names())
 DASH = "| \N{EN DASH} "
 MACHINE = {
@@ -51,19 +48,11 @@ def outcome(*goals: Goal, quick: bool = False) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(run_command: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `all table --quick` writes."""
     folder = tmp_path_factory.mktemp("results")
     words = ["all", "table", "--quick", "--results", str(folder)]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark", *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run_command("tests.benchmark.forking", *words, home=tmp_path_factory.mktemp("home"), timeout=600)
     assert done.returncode == 0, done.stderr
     (folder / "printed").write_text(done.stdout)
     return folder

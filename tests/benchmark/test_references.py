@@ -79,6 +79,7 @@ def test_the_spread_is_a_trained_networks() -> None:
 # ---- memory and growth
 
 
+@pytest.mark.slow
 def test_the_peak_is_the_childs_own() -> None:
     held = np.ones(300 * 2**20, dtype=np.int8)  # a child does not begin with its parent's peak
     small = in_child(exponent, work=[1.0, 2.0], seconds=[1.0, 4.0])
@@ -88,6 +89,7 @@ def test_the_peak_is_the_childs_own() -> None:
     del held
 
 
+@pytest.mark.slow
 def test_a_child_that_fails_says_why() -> None:
     with pytest.raises(RuntimeError, match="ended with 1"):
         in_child(exponent, work=[1.0], seconds=[])

@@ -280,6 +280,7 @@ print(len(builds), int(store.pixels.sum()), store.content)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_share_one_build(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

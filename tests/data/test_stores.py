@@ -155,6 +155,7 @@ print(store.pixels.sum())
 """
 
 
+@pytest.mark.slow
 def test_a_store_in_use_is_left(run: Run, folder: Path, tmp_path: Path) -> None:
     used = str(listed(run)[0]["name"])
     command = [sys.executable, "-c", USE_STORE, str(tmp_path / "images"), str(folder)]

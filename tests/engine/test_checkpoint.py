@@ -4,12 +4,12 @@ import json
 import os
 import pickle
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Runner
 
 from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
 
@@ -81,6 +81,7 @@ from pathlib import Path
 import torch
 from reid.engine.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 path = Path(sys.argv[1])
+path.parent.mkdir()
 save_checkpoint(path, Checkpoint({"w": torch.ones(8)}, {"epoch": 1}, {}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -93,10 +94,11 @@ print(read_checkpoint(path).meta["epoch"], sorted(p.name for p in path.parent.it
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file-size limits of Linux stand for the full disk")
-def test_a_write_that_fails_leaves_the_last_good_one(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path / "last.pt")], capture_output=True, text=True
-    )
+def test_a_write_that_fails_leaves_the_last_good_one(run_command: Runner, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "full_disk.py").write_text(FULL_DISK)
+    done = run_command("full_disk", str(tmp_path / "run" / "last.pt"), home=home)
     assert done.returncode == 0, done.stderr
     assert "refused" in done.stdout
     assert "last.pt" in done.stdout

@@ -37,6 +37,7 @@ def test_a_converted_file_does_not_know_its_data() -> None:
         trained_dataset(Checkpoint({}, {"dataset": {"name": "unknown"}}, {}))
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.slow
 def test_a_run_that_starts_from_another_begins_with_its_features(
     run_command: Run, tiny: list[str], tmp_path: Path

@@ -127,6 +127,7 @@ def test_a_number_that_is_none_stops_before_the_optimizer_moves(model: ReidModel
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_overfits_one_batch(model: ReidModel) -> None:
     batch = next(batches(1))
     first = run(copy.deepcopy(model), iter([batch])).means()

@@ -128,6 +128,7 @@ def test_what_cannot_repeat_on_a_gpu_is_refused(
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_there_are_no_more_threads_than_cores_unless_somebody_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
     look = (
         "import torch; from reid import limits; from reid.engine.runtime import set_up_process;"
@@ -141,6 +142,7 @@ def test_there_are_no_more_threads_than_cores_unless_somebody_set_it(monkeypatch
         assert answer.stdout.strip() == threads
 
 
+@pytest.mark.slow
 def test_denormal_numbers_are_zero_in_every_thread() -> None:
     # In a process of its own: threads that torch has already started keep what they have.
     look = (

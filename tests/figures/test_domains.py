@@ -24,13 +24,13 @@ def test_nothing_is_hatched_where_no_dataset_is_the_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "own", "said"),
+    ("scores", "own", "message"),
     [
         ({}, None, "no score"),
         (SCORES, "cuhk03", "expected one of market, duke"),
         ({**SCORES, "msmt17": {"mAP": 0.1}}, None, "msmt17 has the scores"),
     ],
 )
-def test_refuses(scores: dict[str, dict[str, float]], own: str | None, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_refuses(scores: dict[str, dict[str, float]], own: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         domain_bars(scores, own)

@@ -83,8 +83,8 @@ def test_ranked_lists_say_how_they_were_made() -> None:
     figure = ranked_lists(
         [ranked(1.0, "y")], "best", note="a list ends at its last match; one query a person"
     )
-    told = "gallery images, nearest first, without junk; a list ends at its last match; one query a person"
-    assert told in texts(figure)
+    note = "gallery images, nearest first, without junk; a list ends at its last match; one query a person"
+    assert note in texts(figure)
     assert outside(figure) == []
 
 

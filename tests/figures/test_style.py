@@ -58,6 +58,7 @@ def test_settings_are_left_alone_and_do_not_leak_in(tmp_path: Path) -> None:
         assert save(cmc_curves({"ours": [0.5, 0.75]}), tmp_path / "other.png").read_bytes() == plain
 
 
+@pytest.mark.slow
 def test_pyplot_is_never_imported() -> None:
     code = "import sys, reid.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -130,8 +130,8 @@ def check_embedding(model: ReidModel, precision: str) -> None:
         features = (model(images).float() + model(images.flip(3)).float()) / 2
         must_be("features", features, torch.float32)
         for distance in (squared_euclidean, euclidean, cosine):
-            for given in (normalise(features), features.to(DTYPES[precision])):
-                must_be(f"{distance.__name__} distances", distance(given, given), torch.float32)
+            for argument in (normalise(features), features.to(DTYPES[precision])):
+                must_be(f"{distance.__name__} distances", distance(argument, argument), torch.float32)
 
 
 def check_augmentation() -> None:

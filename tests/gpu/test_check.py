@@ -67,6 +67,7 @@ def test_what_the_budget_does_not_reach_is_not_run(tmp_path: Path) -> None:
     assert unreached.message == "the budget was spent before it"
 
 
+@pytest.mark.slow
 def test_a_trial_on_the_cpu_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The real checks: rankings are equal there, and the CUDA tests are skipped, which is a failure."""
     words = ["values", "cuda_tests", "--device", "cpu", "--results", str(tmp_path)]

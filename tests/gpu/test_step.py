@@ -35,8 +35,8 @@ def found(run_command: Runner, tmp_path_factory: pytest.TempPathFactory) -> dict
     home: Path = tmp_path_factory.mktemp("home")
     done = run_command("tests.gpu.fake", home=home)
     assert done.returncode == 0, done.stderr
-    told: dict[str, str | None] = json.loads(done.stdout.strip().splitlines()[-1])
-    return told
+    answers: dict[str, str | None] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answers
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -51,11 +51,11 @@ def test_the_network_computes_in_the_precision_and_tells_float32(
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_a_step_computes_stays_on_the_gpu(loss: str, found: dict[str, str | None]) -> None:
     for backbone in BACKBONES:
-        told = found[f"step/{backbone}/{loss}"]
+        fault = found[f"step/{backbone}/{loss}"]
         if loss in WAIT:
-            assert "DynamicOutputShapeException: aten.nonzero" in str(told)
+            assert "DynamicOutputShapeException: aten.nonzero" in str(fault)
         else:
-            assert told is None
+            assert fault is None
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

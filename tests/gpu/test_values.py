@@ -97,14 +97,14 @@ def dispatch(function: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     held_kwargs.pop("pin_memory", None)
     own = {id(one.held): one for one in there}
 
-    def put(value: Any) -> Any:
+    def pretended(value: Any) -> Any:
         if not isinstance(value, Tensor) or isinstance(value, There):
             return value
         if id(value) in own:
             return own[id(value)]
         return There(value) if to == "cuda" else value
 
-    return tree_map(put, function(*held_args, **held_kwargs))
+    return tree_map(pretended, function(*held_args, **held_kwargs))
 
 
 class Pretended(TorchDispatchMode):

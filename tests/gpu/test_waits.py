@@ -325,7 +325,7 @@ def test_all_that_a_step_imports_is_looked_at() -> None:
 )
 def test_a_planted_wait_is_found(line: str, what: str) -> None:
     source = f"def step(features: Tensor, labels: torch.Tensor, images, scale):\n    {line}\n"
-    assert [(function, told) for function, told, _ in waits(source)] == [("step", what)]
+    assert [(function, reason) for function, reason, _ in waits(source)] == [("step", what)]
 
 
 def test_what_waits_for_nothing_is_left_alone() -> None:

@@ -37,6 +37,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return roots
 
 
+@pytest.mark.slow
 def test_a_sweep_that_no_cell_of_can_train_is_refused(tiny_data: Path, listed: list[str]) -> None:
     root = f"{tiny_data}/synthetic/day_tiny_0"
     words = ["-m", "dataset=folder", f"dataset.root={root}", "seed=0,1", "loss.alpha=1.0,1.2"]

@@ -26,6 +26,7 @@ def test_the_published_names_and_shapes_tell_the_network(name: str) -> None:
     assert recognise(state(name), names=PUBLISHED) == name
 
 
+@pytest.mark.slow
 def test_every_backbone_is_looked_at() -> None:
     assert recognise(state("resnet50")) == "resnet50"
     assert set(PUBLISHED) < set(backbone_names())

@@ -14,6 +14,7 @@ def test_the_notebooks_are_found() -> None:
     assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03"]
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(

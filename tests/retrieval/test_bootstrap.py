@@ -49,8 +49,8 @@ def resampled(images: Embeddings, people_drawn: np.ndarray) -> Verification:
 
 def test_a_replicate_is_the_set_of_the_people_drawn() -> None:
     images = people(12)
-    told = measured(images)
-    thresholds = spread_thresholds(told)
+    verification = measured(images)
+    thresholds = spread_thresholds(verification)
     group = torch.from_numpy(identities_of(images.pids.numpy()))
     counts = count_by_group(images, group, 12, torch.from_numpy(thresholds), "euclidean", "cross_camera")
     generator = np.random.default_rng(3)
@@ -69,25 +69,25 @@ def test_a_replicate_is_the_set_of_the_people_drawn() -> None:
 
 def test_intervals_are_those_of_resampling_for_real() -> None:
     images = people(15, each=4)
-    told = bootstrap(images, measured(images), "euclidean", "cross_camera", replicates=2000, seed=1)
+    verification = bootstrap(images, measured(images), "euclidean", "cross_camera", replicates=2000, seed=1)
     generator = np.random.default_rng(2)
     rates = np.array([resampled(images, generator.integers(1, 16, size=15)).eer for _ in range(300)])
     low, high = interval(rates)
     width = high - low
-    assert abs(told.eer.low - low) < 0.15 * width
-    assert abs(told.eer.high - high) < 0.15 * width
+    assert abs(verification.eer.low - low) < 0.15 * width
+    assert abs(verification.eer.high - high) < 0.15 * width
 
 
 def test_every_interval_holds_its_estimate() -> None:
     images = people(60, each=8)
-    told = measured(images, "far_1e-2")
-    sure = bootstrap(images, told, "euclidean", "cross_camera", replicates=300)
-    assert sure.eer.low < told.eer < sure.eer.high
-    assert sure.best_f1.low < told.best_f1 < sure.best_f1.high
+    verification = measured(images, "far_1e-2")
+    sure = bootstrap(images, verification, "euclidean", "cross_camera", replicates=300)
+    assert sure.eer.low < verification.eer < sure.eer.high
+    assert sure.best_f1.low < verification.best_f1 < sure.best_f1.high
     for wanted, range_ in sure.tar_at_far.items():
-        assert range_.low < told.tar_at_far[wanted] < range_.high
+        assert range_.low < verification.tar_at_far[wanted] < range_.high
     assert set(sure.far) == {"far_1e-2", "far_1e-3", "far_1e-4", "eer", "f1"}
-    for name, point in told.points.items():
+    for name, point in verification.points.items():
         assert sure.far[name].low <= point.far <= sure.far[name].high
         assert sure.tar[name].low <= point.tar <= sure.tar[name].high
     assert (sure.identities, sure.groups, sure.replicates) == (60, 60, 300)
@@ -104,19 +104,19 @@ def test_more_people_make_it_surer() -> None:
 
 def test_groups_of_people_give_about_the_same_as_people() -> None:
     images = people(160, each=6)
-    told = measured(images)
-    one = bootstrap(images, told, "euclidean", "cross_camera", replicates=400)
-    many = bootstrap(images, told, "euclidean", "cross_camera", replicates=400, max_groups=40)
+    verification = measured(images)
+    one = bootstrap(images, verification, "euclidean", "cross_camera", replicates=400)
+    many = bootstrap(images, verification, "euclidean", "cross_camera", replicates=400, max_groups=40)
     assert (many.groups, many.identities) == (40, 160)
     assert many.eer.high - many.eer.low == pytest.approx(one.eer.high - one.eer.low, rel=0.4)
 
 
 def test_the_seed_decides() -> None:
     images = people(20)
-    told = measured(images)
+    verification = measured(images)
 
     def drawn(seed: int) -> object:
-        return bootstrap(images, told, "euclidean", "cross_camera", replicates=50, seed=seed)
+        return bootstrap(images, verification, "euclidean", "cross_camera", replicates=50, seed=seed)
 
     assert drawn(0) == drawn(0)
     assert drawn(0) != drawn(1)
@@ -128,16 +128,16 @@ def test_each_distractor_is_a_person_of_its_own() -> None:
     with_distractors = Embeddings(
         images.features, torch.where(images.pids > 8, 0, images.pids), images.camids
     )
-    told = measured(with_distractors)
-    sure = bootstrap(with_distractors, told, "euclidean", "cross_camera", replicates=20)
+    verification = measured(with_distractors)
+    sure = bootstrap(with_distractors, verification, "euclidean", "cross_camera", replicates=20)
     assert sure.identities == 8 + 12
 
 
 def test_few_impostors_have_no_interval_for_a_small_rate() -> None:
     images = people(4, each=4)
-    told = measured(images)
-    assert told.impostor == 96
-    sure = bootstrap(images, told, "euclidean", "cross_camera", replicates=20)
+    verification = measured(images)
+    assert verification.impostor == 96
+    sure = bootstrap(images, verification, "euclidean", "cross_camera", replicates=20)
     assert sure.tar_at_far == {}
     assert set(sure.far) == {"eer", "f1"}
 

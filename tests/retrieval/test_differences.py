@@ -47,16 +47,16 @@ def test_queries_of_one_person_do_not_count_as_independent() -> None:
 
 def test_the_interval_of_seeds_alone_is_welchs() -> None:
     first, second = Measured(np.array([0.50, 0.52, 0.54])), Measured(np.array([0.49, 0.50]))
-    told = difference(first, second)
+    found = difference(first, second)
     # variances of the means: 0.0004 / 3 with 2 degrees of freedom, 0.00005 / 2 with 1
     a, b = 0.0004 / 3, 0.00005 / 2
     freedom = (a + b) ** 2 / (a**2 / 2 + b**2 / 1)
     assert freedom == pytest.approx(2.63504, abs=1e-5)
     t = 3.44694  # the 97.5 % quantile of Student's t with 2.63504 degrees of freedom
-    assert told.value == pytest.approx(0.025)
-    assert told.interval.high - told.value == pytest.approx(t * math.sqrt(a + b), rel=1e-5)
-    assert told.interval.low == pytest.approx(0.05 - told.interval.high)
-    assert (told.people, told.seeds, told.exceeds_noise) == (False, True, False)
+    assert found.value == pytest.approx(0.025)
+    assert found.interval.high - found.value == pytest.approx(t * math.sqrt(a + b), rel=1e-5)
+    assert found.interval.low == pytest.approx(0.05 - found.interval.high)
+    assert (found.people, found.seeds, found.exceeds_noise) == (False, True, False)
 
 
 def test_people_and_seeds_add_up() -> None:
@@ -77,17 +77,17 @@ def test_people_and_seeds_add_up() -> None:
 
 
 def test_one_seed_leaves_the_people() -> None:
-    told = difference(measured(1, shift=0.2, seed=1), measured(3, seed=2))
-    assert (told.people, told.seeds, told.exceeds_noise) == (True, False, True)
+    found = difference(measured(1, shift=0.2, seed=1), measured(3, seed=2))
+    assert (found.people, found.seeds, found.exceeds_noise) == (True, False, True)
 
 
 def test_pairing_by_query_takes_out_what_makes_people_hard() -> None:
     """People differ by far more than the settings: unpaired, the difference would drown."""
     first, second = measured(1, shift=0.1, seed=1), measured(1, seed=2)
-    told = difference(first, second)
+    found = difference(first, second)
     assert first.average_precision is not None
     unpaired = first.average_precision.var() / 60
-    assert told.interval.high - told.value < 0.5 * 1.96 * math.sqrt(2 * unpaired)
+    assert found.interval.high - found.value < 0.5 * 1.96 * math.sqrt(2 * unpaired)
 
 
 def test_other_queries_are_not_paired() -> None:
@@ -96,16 +96,16 @@ def test_other_queries_are_not_paired() -> None:
 
 
 def test_nothing_known_gives_no_interval() -> None:
-    told = difference(Measured(np.array([0.5])), Measured(np.array([0.4])))
-    assert told.value == pytest.approx(0.1)
-    assert math.isnan(told.interval.low)
-    assert not told.exceeds_noise
+    found = difference(Measured(np.array([0.5])), Measured(np.array([0.4])))
+    assert found.value == pytest.approx(0.1)
+    assert math.isnan(found.interval.low)
+    assert not found.exceeds_noise
 
 
 def test_a_setting_against_itself_is_no_difference() -> None:
     one = measured(1)
-    told = difference(one, one)
-    assert (told.value, tuple(told.interval), told.exceeds_noise) == (0.0, (0.0, 0.0), False)
+    found = difference(one, one)
+    assert (found.value, tuple(found.interval), found.exceeds_noise) == (0.0, (0.0, 0.0), False)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:

@@ -84,10 +84,10 @@ def assert_equal(ours: Scores, expected: Scores) -> None:
     )
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("precomputed", [False, True])
 @pytest.mark.parametrize("case", ["c0", "c1"])
-def test_agrees_with_the_published_code(case: str, given: bool) -> None:
-    distance = torch.from_numpy(GOLDEN[f"{case}_squared_distance"]) if given else None
+def test_agrees_with_the_published_code(case: str, precomputed: bool) -> None:
+    distance = torch.from_numpy(GOLDEN[f"{case}_squared_distance"]) if precomputed else None
     scores = evaluate(golden(case, "q"), golden(case, "g"), distance=distance)
     assert scores.mAP == pytest.approx(float(GOLDEN[f"{case}_mAP"]), abs=1e-9)
     # The published curve is kept in float32.
@@ -258,6 +258,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_the_distance_matrix_is_never_whole() -> None:
     # 2,000 x 20,000 float32 distances would be 153 MiB.

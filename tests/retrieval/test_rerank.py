@@ -233,16 +233,16 @@ def test_what_it_says_covers_what_it_takes() -> None:
     before = process.memory_info().rss
     result = rerank(query, gallery, chunk_bytes=2**20)
     kept = process.memory_info().rss - before
-    told = rerank_bytes(1000, 5000, 64, chunk_bytes=2**20)
-    assert result.nbytes < told < 4 * result.nbytes
-    assert kept < told
+    estimate = rerank_bytes(1000, 5000, 64, chunk_bytes=2**20)
+    assert result.nbytes < estimate < 4 * result.nbytes
+    assert kept < estimate
 
 
 # ---- what it refuses
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"k1": 0}, "k1 is 0"),
         ({"k2": 0}, "k2 is 0"),
@@ -253,9 +253,9 @@ def test_what_it_says_covers_what_it_takes() -> None:
         ({"query_features": torch.tensor([[1, 2, float("nan"), 0]])}, "NaN"),
     ],
 )
-def test_refuses(change: dict[str, object], said: str) -> None:
+def test_refuses(change: dict[str, object], message: str) -> None:
     arguments = {"query_features": torch.ones(2, 4), "gallery_features": torch.ones(3, 4), **change}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         rerank(**arguments)  # type: ignore[arg-type]
 
 

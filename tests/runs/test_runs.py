@@ -28,16 +28,8 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite file whose tables exist: making them takes seconds."""
-    folder = tmp_path_factory.mktemp("template")
-    default_store(folder, f"sqlite:///{folder / 'mlflow.db'}").prepare("first")
-    return folder / "mlflow.db"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Study:
-    return make_study(tmp_path_factory.mktemp("home"), template)
+def shared(tmp_path_factory: pytest.TempPathFactory, template_db: Path) -> Study:
+    return make_study(tmp_path_factory.mktemp("home"), template_db)
 
 
 @pytest.fixture
@@ -49,15 +41,15 @@ def study(shared: Study, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 @pytest.fixture
-def own_study(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def own_study(tmp_path: Path, template_db: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """The same for one test, to delete from."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("REID_HOME", str(tmp_path))
-    return make_study(tmp_path, template)
+    return make_study(tmp_path, template_db)
 
 
-def make_study(home: Path, template: Path) -> Study:
-    (home / "mlflow.db").write_bytes(template.read_bytes())
+def make_study(home: Path, template_db: Path) -> Study:
+    (home / "mlflow.db").write_bytes(template_db.read_bytes())
     store = default_store(home, f"sqlite:///{home / 'mlflow.db'}")
     sweep = home / "multirun" / "s"
     ids = []

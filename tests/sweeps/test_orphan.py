@@ -30,13 +30,14 @@ def worker(folder, seconds, late):
 
 if __name__ == "__main__":
     folder, method, state = Path(sys.argv[1]), *sys.argv[2:]
-    given = folder, 5.0 if state == "began" else 0.0, state == "ready"
-    job = multiprocessing.get_context(method).Process(target=worker, args=given)
+    arguments = folder, 2.0 if state == "began" else 0.0, state == "ready"
+    job = multiprocessing.get_context(method).Process(target=worker, args=arguments)
     job.start()
     job.join()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.parametrize("state", ["ready", "began", "done"])
 def test_a_worker_without_a_launcher_ends_after_its_job(tmp_path: Path, method: str, state: str) -> None:
@@ -54,6 +55,7 @@ def test_a_worker_without_a_launcher_ends_after_its_job(tmp_path: Path, method: 
     assert state == "ready" or (tmp_path / "done").exists()
 
 
+@pytest.mark.slow
 def test_a_launcher_that_runs_its_jobs_itself_is_not_watched() -> None:
     """As joblib's with one job at a time: it must outlive the shell that it was typed into."""
     look = (

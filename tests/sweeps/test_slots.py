@@ -21,6 +21,7 @@ with slot(["a", "b"], Path(sys.argv[1])) as number:
 """
 
 
+@pytest.mark.slow
 def test_a_slot_is_held_by_one_process_and_free_again_when_that_is_killed(tmp_path: Path) -> None:
     holders = [
         subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)

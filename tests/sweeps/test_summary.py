@@ -312,6 +312,7 @@ def test_only_the_studies_of_the_project_hold_their_reports(
     assert results_folder("../tuning", "new") == ROOT / "outputs" / "reports" / "tuning" / "new"
 
 
+@pytest.mark.slow
 def test_the_results_hold_every_run(ended: Ended) -> None:
     cells = pd.read_csv(results_folder("study", "alpha") / "cells.csv")
     assert cells["loss.alpha"].tolist() == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Real stores for the tracking tests: a migrated sqlite file to copy, and one MLflow server."""
+"""Real stores for the tracking tests: one MLflow server."""
 
 from __future__ import annotations
 
@@ -89,14 +89,6 @@ def no_room() -> Callable[[int], AbstractContextManager[None]]:
             signal.signal(signal.SIGXFSZ, handler)
 
     return limited
-
-
-@pytest.fixture(scope="session")
-def template_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite store whose tables exist; making them takes seconds, so tests copy the file."""
-    folder = tmp_path_factory.mktemp("template")
-    default_store(folder, f"sqlite:///{folder / 'mlflow.db'}").prepare("first")
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

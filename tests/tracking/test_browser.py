@@ -66,6 +66,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, template_db: Path) -> Study:
     return Study(home, store, str(parent.run_id))
 
 
+@pytest.mark.slow
 def test_columns_and_charts_name_what_was_swept_and_scored(study: Study) -> None:
     state = view_state(all_runs(study.store))
     assert state["selectedColumns"] == [
@@ -117,8 +118,8 @@ def address(study: Study) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        said, _ = server.communicate(timeout=60)
-    assert f"tune_alpha: {url}/#/experiments/" in said
+        printed, _ = server.communicate(timeout=60)
+    assert f"tune_alpha: {url}/#/experiments/" in printed
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,11 @@ def test_a_deleted_experiment_takes_no_run_and_says_what_to_do(
     with Tracker.start(store, "given up", tmp_path / "run", "one") as run:
         run.metrics({"test/mAP": 0.5}, 1)
     assert run.run_id is None
-    told = caplog.text
+    logged = caplog.text
     assert (
-        "the experiment 'given up' was deleted in MLflow. Name another one by tracking.experiment=…" in told
+        "the experiment 'given up' was deleted in MLflow. Name another one by tracking.experiment=…" in logged
     )
-    assert f"mlflow experiments restore --experiment-id {experiment}" in told
+    assert f"mlflow experiments restore --experiment-id {experiment}" in logged
     assert list_runs(store, "given up") == []
     assert all_runs(store) == []
 

@@ -170,6 +170,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_run_killed_without_a_word_is_found_and_can_be_resumed(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-c", KILLED, store.uri, str(store.artifact_root), str(folder)]

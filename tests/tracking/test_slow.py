@@ -100,9 +100,9 @@ def test_one_value_that_is_refused_keeps_back_no_other(
         Tracker.start(store, "e", tmp_path / "run", "n", params=params, resume=True),
     ):
         pass
-    told = [line for line in caplog.messages if "the tracking store refused" in line]
-    assert len(told) == 1
-    assert "params {'key40': '40'}" in told[0]
+    refusals = [line for line in caplog.messages if "the tracking store refused" in line]
+    assert len(refusals) == 1
+    assert "params {'key40': '40'}" in refusals[0]
     (record,) = list_runs(store, "e")
     assert record.params == {key: str(value) for key, value in params.items()} | {"key40": "other"}
     assert send_late(tmp_path / "run", store).delivery.left == 0
