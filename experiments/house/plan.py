@@ -4,7 +4,8 @@
     python -m experiments.house.plan 1e3f991 HEAD       two commits, then both in one table
 
 A room is a folder of reid/ or a file that lies in the hall, directly in reid/. An arrow leads from a room to
-another one that it imports anywhere in its files, however often. A room stands one floor above the highest
+another one that it imports anywhere in its files, however often. What a file imports only where it runs as a
+command, under `if __name__ == "__main__"`, is counted apart. A room stands one floor above the highest
 room that it imports. Rooms that import each other in a circle share a floor, and at least one of the arrows
 between them runs back up.
 """
@@ -34,6 +35,7 @@ class Plan:
     lines: Mapping[str, int]  # of each file
     imports: frozenset[Arrow]  # from file to file, across rooms alone
     doors: frozenset[str]  # files of the hall that run as a command
+    when_run: frozenset[Arrow]  # imports from file to file, across rooms, of files that run as a command
 
     @property
     def rooms(self) -> list[str]:
@@ -78,15 +80,18 @@ def read_plan(source: Path) -> Plan:
     files = {path: path.relative_to(package).as_posix() for path in sorted(package.rglob("*.py"))}
     trees = {file: ast.parse(path.read_text(encoding="utf-8")) for path, file in files.items()}
     modules = {_module(file): file for file in trees}
-    imports = {
-        (file, modules[module])
-        for file, tree in trees.items()
-        for module in _imported(tree, modules)
-        if room_of(file) != room_of(modules[module])
-    }
+    imports: set[Arrow] = set()
+    when_run: set[Arrow] = set()
+    for file, tree in trees.items():
+        for statement in tree.body:
+            imported = {modules[module] for module in _imported(statement, modules)}
+            arrows = {(file, other) for other in imported if room_of(file) != room_of(other)}
+            (when_run if _runs_as_command(statement) else imports).update(arrows)
     lines = {file: len(path.read_text(encoding="utf-8").splitlines()) for path, file in files.items()}
-    doors = frozenset(file for file, tree in trees.items() if "/" not in file and _is_command(tree))
-    return Plan(lines, frozenset(imports), doors)
+    doors = {
+        file for file, tree in trees.items() if "/" not in file and any(map(_runs_as_command, tree.body))
+    }
+    return Plan(lines, frozenset(imports), frozenset(doors), frozenset(when_run))
 
 
 def floors(rooms: Iterable[str], arrows: Iterable[Arrow]) -> dict[str, int]:
@@ -118,10 +123,10 @@ def _module(file: str) -> str:
     return ".".join((PACKAGE, *Path(file).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def _imported(tree: ast.Module, modules: Mapping[str, str]) -> set[str]:
-    """The modules of the package that a file imports, at its top or within a function."""
+def _imported(statement: ast.stmt, modules: Mapping[str, str]) -> set[str]:
+    """The modules of the package that a statement imports, itself or within a function."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(statement):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -131,10 +136,8 @@ def _imported(tree: ast.Module, modules: Mapping[str, str]) -> set[str]:
     return names & modules.keys()
 
 
-def _is_command(tree: ast.Module) -> bool:
-    return any(
-        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in tree.body
-    )
+def _runs_as_command(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
 
 
 def describe(version: str, plan: Plan) -> str:
@@ -162,6 +165,9 @@ def describe(version: str, plan: Plan) -> str:
             )
             for importer, imported in plan.circular
         ]
+    if plan.when_run:
+        text += ["", "imported only where a file runs as a command:"]
+        text += [f"  {importer} imports {imported}" for importer, imported in sorted(plan.when_run)]
     text += ["", f"{len(plan.short)} files under {SHORT} lines: {', '.join(plan.short)}"]
     return "\n".join(text)
 
@@ -183,6 +189,7 @@ def figures(plan: Plan) -> dict[str, int]:
         "arrows from room to room": len(plan.arrows),
         "imports from file to file, across rooms": len(plan.imports),
         "arrows in a circle": len(plan.circular),
+        "imports of files that run as a command": len(plan.when_run),
     }
 
 

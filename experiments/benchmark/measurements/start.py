@@ -80,7 +80,7 @@ def measure(setup: Setup) -> list[Case]:
         cells = QUICK_CELLS if setup.quick else CELLS
         setup.say("a model to compare with is trained")
         calls = {name: Call(["-c", text]) for name, text in IMPORTS.items()}
-        by_command = {module: doors(module, scripts) for module, scripts in commands.items()}
+        by_command = {module: doors(module, function) for module, function in commands.items()}
         for own in by_command.values():
             calls |= own
         calls |= uses_of_a_model(place)
@@ -150,21 +150,20 @@ class Place:
         return usage.ru_utime
 
 
-def find_commands(source: Path) -> dict[str, dict[str, str]]:
-    """The modules that run as a command, each with a wheel's scripts for it: name to `module:function`."""
+def find_commands(source: Path) -> dict[str, str]:
+    """The modules that run as a command, each with the `module:function` of its script in a wheel, if any."""
     scripts = tomllib.loads((source / "pyproject.toml").read_text())["project"]["scripts"]
-    commands: dict[str, dict[str, str]] = {"experiments.tune": {}}
-    for script, function in scripts.items():
-        module = function.partition(":")[0].removesuffix(".__main__")
-        commands.setdefault(module, {})[script] = function
-    return commands
+    # The script reid-data-check is what `python -m reid.data.check` is, wherever its function lies.
+    installed = {script.replace("-", "."): function for script, function in scripts.items()}
+    return {"experiments.tune": "", **installed}
 
 
-def doors(module: str, scripts: Mapping[str, str]) -> dict[str, Call]:
-    """The calls of a command by their names: its help, the help of its scripts, and each mistake."""
+def doors(module: str, function: str) -> dict[str, Call]:
+    """The calls of a command by their names: its help, the help of its script, and each mistake."""
     calls = {f"{module} --help": Call(["-m", module, "--help"])}
-    for script, function in scripts.items():
+    if function:
         place, _, name = function.partition(":")
+        script = module.replace(".", "-")
         text = f"import sys; from {place} import {name}; sys.argv[0] = {script!r}; sys.exit({name}())"
         calls[f"{script} --help"] = Call(["-c", text, "--help"])
     unknown = ["no_such_key=1"] if module in HYDRA else ["--no-such-option"]
