@@ -39,7 +39,7 @@ REFUSED = {
         "checkpoint={}/empty.pt output=/nowhere/a.pt",
         "checkpoint={}/empty.pt dataset=market data.root=/nowhere",
     ],
-    "experiments.tune:main": [
+    "experiments.tune.__main__:main": [
         "", "study=alpha", "study=alpha_margin study.trials=0", "study=alpha_margin eval.split=test",
         "study=alpha_margin study.space.alpha.low=9", "study=alpha_margin data.root=/nowhere",
     ],
@@ -95,7 +95,7 @@ def scripts() -> set[str]:
 
 
 def test_every_command_is_walked_through() -> None:
-    assert scripts() | {"experiments.tune:main"} == set(REFUSED)
+    assert scripts() | {"experiments.tune.__main__:main"} == set(REFUSED)
 
 
 @pytest.mark.parametrize("door", REFUSED)

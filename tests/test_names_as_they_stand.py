@@ -17,7 +17,7 @@ from matplotlib.text import Text as Drawn
 from PIL import Image
 from rich.console import Console
 
-from experiments.tuning.report import markdown as trials_markdown
+from experiments.tune.report import markdown as trials_markdown
 from reid.commands.compare import Comparison, draw, show
 from reid.figures import (
     Against,

@@ -17,8 +17,8 @@ from composing import composed
 from hydra import initialize_config_dir
 from rich.console import Console
 
-from experiments.tuning.study import SCORE, Search, open_storage, pruner_of
-from experiments.tuning.trials import run_trials
+from experiments.tune.study import SCORE, Search, open_storage, pruner_of
+from experiments.tune.trials import run_trials
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash
 from reid.config.schema import config_folder

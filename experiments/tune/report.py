@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 from optuna.trial import TrialState
 
-from experiments.tuning.study import SCORE, Search
-from experiments.tuning.winner import best_trial, values_of
+from experiments.tune.study import SCORE, Search
+from experiments.tune.winner import best_trial, values_of
 from reid.engine.rundir import read_status
 from reid.figures import save, search_history, search_map, search_slices
 from reid.home import home, source_root

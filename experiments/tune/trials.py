@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from experiments.tuning.study import SCORE, Search
+from experiments.tune.study import SCORE, Search
 from reid.commands.train import train
 from reid.config.checks import ConfigError
 from reid.engine.rundir import LAST

@@ -2,11 +2,11 @@
 
 import os
 
-from experiments.tuning.report import close_parent, open_study_run
-from experiments.tuning.study import Search
-from experiments.tuning.trials import run_trials
-from experiments.tuning.winner import judge_winner
-from experiments.tuning.workers import WORKER, run_workers
+from experiments.tune.report import close_parent, open_study_run
+from experiments.tune.study import Search
+from experiments.tune.trials import run_trials
+from experiments.tune.winner import judge_winner
+from experiments.tune.workers import WORKER, run_workers
 from reid.engine.stop import Stopped
 from reid.jobs.job import Job
 from reid.tracking import Status

@@ -9,7 +9,7 @@ def main() -> None:
     """The command `python -m experiments.tune`."""
     if {"-m", "--multirun"} & {*sys.argv[1:]}:
         sys.exit("error: a study is a search already: leave --multirun out, and search by study.space")
-    launch("tune", "experiments.tuning.search:run")
+    launch("tune", "experiments.tune.search:run")
 
 
 if __name__ == "__main__":

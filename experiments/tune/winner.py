@@ -3,8 +3,8 @@
 import optuna
 from optuna.trial import TrialState
 
-from experiments.tuning.study import Search, rounded
-from experiments.tuning.trials import child_job, trial_name
+from experiments.tune.study import Search, rounded
+from experiments.tune.trials import child_job, trial_name
 from reid.commands.train import train
 from reid.engine.rundir import LAST, read_status
 from reid.jobs.frame import run_framed

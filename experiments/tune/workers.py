@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.tuning.study import Search
+from experiments.tune.study import Search
 from reid.jobs.job import Job
 from reid.limits import cores
 
