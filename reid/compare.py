@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reid.config.dialects import CommandParser
 from reid.data import DatasetError
-from reid.data.readable import name_unreadable, unreadable
+from reid.data.pictures import name_unreadable, unreadable
 from reid.engine.checkpoint_source import check_checkpoint, newest_model
 from reid.errors import UsageError
 from reid.terminal import Terminal

@@ -24,8 +24,7 @@ from reid.data.augment import normalise_pixels
 from reid.data.batches import prepared_ahead, to_device
 from reid.data.crops import PictureError
 from reid.data.files import in_threads
-from reid.data.pictures import Picture, open_picture, read_picture, upright
-from reid.data.readable import name_unreadable
+from reid.data.pictures import Picture, name_unreadable, open_picture, read_picture, upright
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint

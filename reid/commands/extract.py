@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from reid.data import DatasetError
 from reid.data.image_folders import FoundImages
-from reid.data.readable import name_unreadable, unreadable
+from reid.data.pictures import name_unreadable, unreadable
 from reid.engine.compute import Compute
 from reid.inference import TrainedModel, load_model
 from reid.jobs.console import ConsoleProgress

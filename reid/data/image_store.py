@@ -23,12 +23,9 @@ import torch
 
 from reid.data.crops import Crop, DatasetError, Progress, silent
 from reid.data.files import in_threads
-from reid.data.pictures import PictureFile, count_treatments, read_picture
+from reid.data.pictures import PictureFile, bad_lines, count_treatments, read_picture
 from reid.data.store_files import FORMAT, UNREADABLE, FileHashes, map_and_hold, read_facts, store_key
 from reid.locks import FileLock, NoLocksError
-
-#: How many bad files a message names.
-NAMED = 50
 
 
 @dataclass(frozen=True)
@@ -243,14 +240,12 @@ def _reserve(path: Path) -> None:
 
 
 def _bad_message(crops: Sequence[Crop], bad: dict[int, str], what: str) -> str:
-    shown = [f"    {crops[row].path}: {reason}" for row, reason in list(bad.items())[:NAMED]]
-    more = [f"    … and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
+    lines = bad_lines([(crops[row].path, reason) for row, reason in bad.items()])
     leave_out = ", or leave them out with data.on_bad_image=skip (counted and tracked)"
     return "\n".join(
         [
             f"{len(bad)} of {len(crops)} {what} cannot be read:",
-            *shown,
-            *more,
+            *lines,
             f"Replace or delete them{leave_out if len(bad) < len(crops) else ''}.",
         ]
     )

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from reid.data.crops import PictureError
-from reid.data.files import FileState, read
+from reid.data.crops import PictureError, Progress, silent
+from reid.data.files import FileState, in_threads, read
 
 #: What shows through transparent pixels: ImageNet's mean colour, which is nothing to a network once it is
 #: normalised; dark and light clothes both stand out from it.
@@ -46,6 +46,9 @@ TREATMENTS = {
     "bits, which turn dark and want to be multiplied to fill 16 bits, all pictures alike",
     "composited": f"with transparent pixels, laid over the colour {GROUND}",
 }
+
+#: How many bad files a message names.
+NAMED = 50
 
 ORIENTATION = ExifTags.Base.Orientation
 
@@ -223,6 +226,24 @@ def _composited(image: Image.Image) -> tuple[Image.Image, bool]:
     if alpha.getextrema() == (255, 255):
         return rgba, False
     return Image.composite(rgba.convert("RGB"), Image.new("RGB", image.size, GROUND), alpha), True
+
+
+def unreadable(paths: Sequence[Path], progress: Progress = silent) -> dict[Path, str]:
+    """The pictures that cannot be read, each with what is wrong; every file is decoded."""
+    with in_threads(lambda path: read_picture(path).reason, paths, progress, "checking images") as reasons:
+        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason is not None}
+
+
+def name_unreadable(bad: Mapping[Path, str] | Mapping[str, str]) -> str:
+    """The message that names them, each with what is wrong."""
+    images = "1 image" if len(bad) == 1 else f"{len(bad)} images"
+    return "\n".join([f"{images} cannot be read:", *bad_lines(list(bad.items()))])
+
+
+def bad_lines(bad: Sequence[tuple[Path | str, str]]) -> list[str]:
+    """A line for each of the first `NAMED` files that cannot be read, and one that counts the others."""
+    lines = [f"    {path}: {reason}" for path, reason in bad[:NAMED]]
+    return lines + ([f"    … and {len(bad) - NAMED} more"] if len(bad) > NAMED else [])
 
 
 def describe_treatments(counts: Mapping[str, int]) -> list[str]:

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from reid.data.audit import count, splits_of
-from reid.data.crops import Crop, DatasetError, ReidDataset
+from reid.data.crops import Crop, ReidDataset
 from reid.data.division import Division, divide
 from reid.data.labels import canonical, is_null
 from reid.data.table_files import write_table
+from reid.errors import UsageError
 from reid.people import DISTRACTOR, is_person
 
 DESCRIPTION = (
@@ -22,19 +23,17 @@ def check_options(options: argparse.Namespace) -> None:
     """Refuse what no split can be made with.
 
     Raises:
-        DatasetError: shares, numbers or the name of the file are wrong.
+        UsageError: shares, numbers or the name of the file are wrong.
     """
     if options.train <= 0 or options.val < 0 or options.train + options.val >= 1:
-        raise DatasetError(
+        raise UsageError(
             f"--train {options.train} --val {options.val}: expected shares of the people, above 0 (val: or "
             "0), that leave some to test on, such as --train 0.5 --val 0.1"
         )
     if options.query < 1 or options.seed < 0:
-        raise DatasetError(
-            f"--query {options.query} --seed {options.seed}: expected 1 or more, and 0 or more"
-        )
+        raise UsageError(f"--query {options.query} --seed {options.seed}: expected 1 or more, and 0 or more")
     if options.out.suffix.lower() != ".csv":
-        raise DatasetError(f"-o {options.out}: expected a name that ends in .csv")
+        raise UsageError(f"-o {options.out}: expected a name that ends in .csv")
 
 
 def division_of(dataset: ReidDataset, options: argparse.Namespace) -> Division:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from reid.config.checks import ConfigError
 from reid.config.dialects import CommandParser
 from reid.config.schema import DataConfig, register
-from reid.data import DatasetError, silent
 from reid.data import check as checking
+from reid.data import silent
 from reid.data import split as splitting
 from reid.data import stores as storing
+from reid.errors import UsageError
 from reid.jobs.data_source import SPELLINGS, add_source, open_source
 from reid.terminal import Terminal
 
@@ -36,7 +36,7 @@ def check(arguments: Sequence[str] | None = None) -> int:
     progress = silent if options.json else ConsoleProgress(console)
     try:
         dataset = open_source(options, progress)
-    except (ConfigError, DatasetError, OSError) as error:
+    except (UsageError, OSError) as error:
         print(f"reid.data.check: {error}", file=sys.stderr)
         return 2
     return checking.check(dataset, options, console, progress)
@@ -58,7 +58,7 @@ def split(arguments: Sequence[str] | None = None) -> int:
         splitting.check_options(options)
         dataset = open_source(options)
         division = splitting.division_of(dataset, options)
-    except (ConfigError, DatasetError, OSError) as error:
+    except (UsageError, OSError) as error:
         print(f"reid.data.split: {error}", file=sys.stderr)
         return 2
     return splitting.write(dataset, division, options)
