@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Runner
-
-from tests.gpu.fake import NETWORKS
+from gpu.fake import NETWORKS
 
 LOSSES = sorted(file.stem for file in (ROOT / "conf" / "loss").glob("*.yaml"))
 #: Those of pytorch-metric-learning count their pairs on the host, which waits: a known price of theirs.
