@@ -76,20 +76,20 @@ def test_what_was_trained_is_judged_and_embedded(
     assert "distance" in run("reid.compare", *map(str, crops), "--checkpoint", str(folder))
 
 
-def test_it_is_gone_on_with_and_begun_from(
+def test_it_is_gone_on_with_and_first_run_from(
     trained: Trained, run: Callable[..., str], tiny: list[str], home: Path
 ) -> None:
-    begun = trained("parts")
+    first_run = trained("parts")
     longer = run(
-        "reid.train", *tiny, *HEADS["parts"], "tricks.warmup=0", "epochs=2", f"resume={begun}",
+        "reid.train", *tiny, *HEADS["parts"], "tricks.warmup=0", "epochs=2", f"resume={first_run}",
         f"hydra.run.dir={home}/longer",
     )  # fmt: skip
     assert "resumed after epoch 1" in longer
 
-    words = [*tiny, *HEADS["gem"], "epochs=1", f"init_from={begun}", f"hydra.run.dir={home}/from_parts"]
+    words = [*tiny, *HEADS["gem"], "epochs=1", f"init_from={first_run}", f"hydra.run.dir={home}/from_parts"]
     output = run("reid.train", *words, "freeze_bn=true")
     assert "trained with head._target_=reid.models.heads.Parts, this run has reid.models.heads.GeM" in output
-    first, second = (load_checkpoint(folder / "model.pt") for folder in (begun, home / "from_parts"))
+    first, second = (load_checkpoint(folder / "model.pt") for folder in (first_run, home / "from_parts"))
     assert rebuild_model(second).embedding_size == 512
     name = "backbone.bn1.running_mean"  # frozen, so it is still what it began with
     assert torch.equal(first.model[name], second.model[name])

@@ -291,7 +291,7 @@ def _check_image(settings: TrainConfig) -> None:
             f"{SMALLEST_STN_IMAGE} x {SMALLEST_STN_IMAGE} pixels or more"
         )
     stripes, rows = settings.head.get("stripes", 1), math.ceil(height / 16 / settings.tricks.last_stride)
-    if backbone.get("library", "reid") == "reid" and stripes > rows:
+    if backbone.get("library", "reid") == "reid" and isinstance(stripes, int) and stripes > rows:
         raise ConfigError(
             f"head.stripes={stripes} does not fit image.height={height} tricks.last_stride="
             f"{settings.tricks.last_stride}: the feature map has {rows} rows, and each stripe takes one. Set "

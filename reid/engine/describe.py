@@ -19,7 +19,7 @@ def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False)
     """The model that a config asks for, with the weights that it names unless a checkpoint will bring them.
 
     Raises:
-        BackboneError, HeadError, WeightsError: the network or its weights cannot be had as asked.
+        BackboneError, HeadError, WeightsError: the config names a network, head or weights that are none.
     """
     description = model_description(settings, num_classes)
     if not resuming:

@@ -112,7 +112,7 @@ def build_optimizer(
 
     Raises:
         ConfigError: the class refuses a value, or has no fused form.
-        BackboneError: a layer decay was asked for, and the backbone is no transformer.
+        BackboneError: `layer_decay` is set, and the backbone is no transformer.
     """
     options = dict(options)
     target = trusted_target("optimizer", options.pop("_target_"))

@@ -28,7 +28,7 @@ class WeightReport:
     missing: tensors of the backbone that the file lacks; they keep their random values.
     unexpected: tensors of the file that the backbone lacks.
     mismatched: tensors of another shape, with both shapes in words.
-    dropped: what the file holds outside the backbone (classifier, neck), not asked for.
+    dropped: what the file holds outside the backbone (classifier, neck).
     part: what was loaded, in words.
     notes: what else there is to know: tensors resized to the input, options without a meaning here.
     """

@@ -19,7 +19,7 @@ Adapt = Callable[[nn.Module, dict[str, Tensor]], tuple[dict[str, Tensor], tuple[
 
 
 class BackboneError(UsageError, ValueError):
-    """A backbone was asked for that does not exist, or with an option that it does not have."""
+    """There is no such backbone, or it does not have an option that is set."""
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def read_trusted(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], Held
             check=False,
         )
         if child.returncode != 0:
-            said = child.stderr.strip().splitlines() or [f"the process ended with {child.returncode}"]
-            raise WeightsError(f"{path} could not be read with --trust either: {said[-1]}")
+            lines = child.stderr.strip().splitlines() or [f"the process ended with {child.returncode}"]
+            raise WeightsError(f"{path} could not be read with --trust either: {lines[-1]}")
         return read_tensors(gathered)[0], Held(*json.loads(child.stdout))
 
 
@@ -96,7 +96,7 @@ def _load(file: Any, **options: Any) -> Any:
 
 
 def _pickle_module() -> ModuleType:
-    """What torch.load is given instead of the module `pickle`."""
+    """Stands in for the module `pickle` in torch.load."""
     module: Any = ModuleType("reid_pickle")
     module.Unpickler, module.load = _Unpickler, _load
     return module

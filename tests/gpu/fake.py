@@ -28,7 +28,7 @@ from reid.data.augment import Augmentation
 from reid.distance import cosine, euclidean, normalise, squared_euclidean
 from reid.engine.loop import EpochTotals
 from reid.engine.objective import Objective, build_metric_loss
-from reid.models import ReidModel, build_backbone
+from reid.models import ReidModel, build_backbone, build_head
 
 #: The losses of conf/loss, by name.
 OPTIONS: dict[str, Any] = {
@@ -38,6 +38,10 @@ OPTIONS: dict[str, Any] = {
 OPTIONS = {name: OmegaConf.to_container(one.loss, resolve=True) for name, one in OPTIONS.items()}
 #: Losses of pytorch-metric-learning that ask how many pairs there are, and make the host wait for it.
 WAIT = {"arcface", "circle", "cosface", "multi_similarity", "ranked_paper", "supcon"}
+#: Options of the heads: as many stripes as the map has rows.
+HEADS: dict[str, dict[str, Any]] = {"BNNeck": {}, "GeM": {}, "Parts": {"stripes": 4}}
+#: What is trained: each backbone with the published head, and the other heads.
+NETWORKS = (*BACKBONES, "resnet18 + GeM", "resnet18 + Parts")
 GPU, META = torch.device("cuda", 0), torch.device("meta")
 IDENTITIES, INSTANCES, HEIGHT, WIDTH = 4, 4, 64, 32
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,10 +67,13 @@ def must_be(what: str, tensor: Tensor, dtype: torch.dtype, device: torch.device 
         raise AssertionError(f"{what} is {tensor.dtype} on {tensor.device}, not {dtype} on {device}")
 
 
-def network(backbone: str, kind: type[ReidModel] = ReidModel) -> ReidModel:
-    """On the CPU, as every run builds it."""
+def network(name: str, kind: type[ReidModel] = ReidModel) -> ReidModel:
+    """One of `NETWORKS`, on the CPU, as every run builds it."""
+    backbone, _, head = name.partition(" + ")
     with unset_fake_temporarily():
-        return kind(build_backbone(backbone), IDENTITIES)
+        net = build_backbone(backbone)
+        options = HEADS[head or "BNNeck"] | {"_target_": f"reid.models.heads.{head or 'BNNeck'}"}
+        return kind(net, IDENTITIES, head=build_head(options, net.channels, IDENTITIES))
 
 
 def batch(device: torch.device) -> tuple[Tensor, Tensor]:
@@ -262,7 +269,7 @@ class _Nothing(torch.autocast):
 
 def main() -> None:
     found: dict[str, str | None] = {}
-    for backbone in BACKBONES:
+    for backbone in NETWORKS:
         model = network(backbone)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to(GPU)
@@ -280,7 +287,7 @@ def main() -> None:
         for name, fault in planted().items():
             attempt(found, name, fault)
     torch.autocast = _Nothing  # type: ignore[misc]
-    for backbone in BACKBONES:
+    for backbone in NETWORKS:
         attempt(found, f"backward/{backbone}", partial(check_backward, backbone))
     print("\n" + json.dumps(found))
 

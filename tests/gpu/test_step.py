@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Runner
-
-from experiments.benchmark.trainee import BACKBONES
+from gpu.fake import NETWORKS
 
 LOSSES = sorted(file.stem for file in (ROOT / "conf" / "loss").glob("*.yaml"))
 #: Those of pytorch-metric-learning count their pairs on the host, which waits: a known price of theirs.
@@ -39,7 +38,7 @@ def found(run_command: Runner, tmp_path_factory: pytest.TempPathFactory) -> dict
     return answers
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", NETWORKS)
 def test_the_network_computes_in_the_precision_and_tells_float32(
     backbone: str, found: dict[str, str | None]
 ) -> None:
@@ -50,7 +49,7 @@ def test_the_network_computes_in_the_precision_and_tells_float32(
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_a_step_computes_stays_on_the_gpu(loss: str, found: dict[str, str | None]) -> None:
-    for backbone in BACKBONES:
+    for backbone in NETWORKS:
         fault = found[f"step/{backbone}/{loss}"]
         if loss in WAIT:
             assert "DynamicOutputShapeException: aten.nonzero" in str(fault)
@@ -58,7 +57,7 @@ def test_what_a_step_computes_stays_on_the_gpu(loss: str, found: dict[str, str |
             assert fault is None
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", NETWORKS)
 def test_every_parameter_gets_a_gradient_like_itself(backbone: str, found: dict[str, str | None]) -> None:
     assert found[f"backward/{backbone}"] is None
 
