@@ -21,7 +21,7 @@ from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
 from reid.engine.compute import Compute
 from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
-from reid.engine.distributed import synchronise_batch_norm
+from reid.engine.distributed import share_neck, synchronise_batch_norm
 from reid.engine.finite import DivergedError
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective, build_metric_loss
@@ -42,7 +42,6 @@ from reid.engine.prepare import (
 from reid.engine.runtime import seed_everything
 from reid.engine.schedule import epoch_rates
 from reid.engine.session import Session
-from reid.engine.shared_neck import share_neck
 from reid.engine.start import Start, begin, open_start
 from reid.engine.stop import Stopped
 from reid.jobs import run_figures

@@ -21,12 +21,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`model` is a state dict; `meta` plain JSON data (see `reid.train`); `training` what a resume needs.
+    """`model` is a state dict, `meta` plain JSON (see `checkpoint_meta`), `training` what a resume needs.
 
     `training` holds the state dicts `optimizer`, `metric_loss` and `loss_optimizer` (empty where the loss
     learns nothing or brings no optimizer), `scaler` (of a run in fp16 alone), `rng` (of torch;
-    `rng_of_others`, of further ranks) and `totals` (of an epoch cut short); it is empty in a file that holds
-    the model alone.
+    `rng_of_others`, of further processes) and `totals` (of an epoch cut short).  It is empty in a file that
+    holds the model alone.
     """
 
     model: Mapping[str, torch.Tensor]

@@ -130,8 +130,8 @@ def draw(
 def values(measured: Verification) -> dict[str, float]:
     """The rates that there are, as fractions, by name."""
     rates = {f"TAR@{NAMES[name].replace(' ', '-')}": measured.points[name].tar for name in FAR_TARGETS}
-    told = {"threshold": measured.threshold, "EER": measured.eer, "best-F1": measured.best_f1, **rates}
-    return {name: value for name, value in told.items() if math.isfinite(value)}
+    numbers = {"threshold": measured.threshold, "EER": measured.eer, "best-F1": measured.best_f1, **rates}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def as_json(measured: Verification, sure: Intervals) -> dict[str, Any]:

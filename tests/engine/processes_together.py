@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from reid.data.augment import Part
 from reid.data.batches import Batch
 from reid.engine.compute import Compute
-from reid.engine.distributed import ALONE, LostProcessError, Processes, join
+from reid.engine.distributed import ALONE, LostProcessError, Processes, join, share_neck
 from reid.engine.finite import NonFiniteError
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optimizer
-from reid.engine.shared_neck import share_neck
 from reid.engine.stop import Stopped, StopSignals
 from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletCenterLoss
 from reid.models import Head, ReidModel, as_backbone

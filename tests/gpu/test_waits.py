@@ -19,7 +19,6 @@ STEP = sorted(
         "engine/loop.py",
         "engine/objective.py",
         "engine/optimizers.py",
-        "engine/shared_neck.py",
         "data/augment.py",
         "data/batches.py",
         "models/backbones.py",

@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from reid.config.checks import ConfigError
 from reid.config.schema import TrainConfig, config_folder
-from reid.engine.distributed import Processes, synchronise_batch_norm
+from reid.engine.distributed import Processes, SharedBatchNorm, share_neck, synchronise_batch_norm
 from reid.engine.objective import Objective, build_metric_loss
-from reid.engine.shared_neck import SharedBatchNorm, share_neck
 from reid.models import Head, HeadError, ReidModel, as_backbone, build_head
 from reid.models.heads import BNNeck, GeM, Parts
 
