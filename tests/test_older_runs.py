@@ -1,6 +1,7 @@
 """What older code left is read by the code of today: `tests/fixtures/<commit>`, unpacked at another place."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import tarfile
@@ -137,6 +138,7 @@ def test_sweep_of_other_numbers_is_named_and_gone_on_with_where_any_code_will_do
     with pytest.warns(UserWarning, match=rf"{folder} holds this sweep.*take=any_code"):
         (anew,) = sweep_arguments(plan("train", words), words)
     assert str(folder) not in anew
+    shutil.rmtree(anew.partition("=")[2].strip("'"))
     words.append("sweep.take=any_code")
     assert sweep_arguments(plan("train", words), words) == [f"hydra.sweep.dir='{folder}'"]
 

@@ -129,8 +129,8 @@ OWN_KEYS: dict[str, frozenset[str]] = {
 }
 
 
-#: Parameters of the classes of those groups that the suite fills in: no key sets them.
-GIVEN: dict[str, frozenset[str]] = {
+#: Parameters of the classes of those groups that the suite supplies: no key sets them.
+SUPPLIED: dict[str, frozenset[str]] = {
     "head": frozenset({"channels", "num_classes"}),
     "loss": frozenset({"num_classes", "embedding_size"}),
     "optimizer": frozenset({"params"}),

@@ -73,7 +73,7 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
     if settings.init_from is not None:
-        settings.init_from = _absolute_checkpoint(settings.init_from)
+        settings.init_from = _absolute_unless_run_id(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
     _check_head(settings)
     _check_across(settings)
@@ -82,12 +82,12 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     return settings
 
 
-def check_identities(asked: int, people: int, dataset: str) -> None:
+def check_identities(identities: int, people: int, dataset: str) -> None:
     """Raises ConfigError where a batch takes more identities than there are `people` to train on."""
-    if asked > people:
+    if identities > people:
         raise ConfigError(
-            f"batch.identities={asked} is larger than the {people} identities that {dataset} has to train "
-            f"on; a batch holds each once at most. Set {people} or less."
+            f"batch.identities={identities} is larger than the {people} identities that {dataset} has to "
+            f"train on; a batch holds each once at most. Set {people} or less."
         )
 
 
@@ -168,7 +168,7 @@ def _typed(config: DictConfig) -> Any:
     return settings
 
 
-def _absolute_checkpoint(name: str) -> str:
+def _absolute_unless_run_id(name: str) -> str:
     return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from reid.config.checks import ConfigError, check_options, check_types, construct, trusted_target
-from reid.config.schema import GIVEN, OWN_KEYS, TrainConfig
+from reid.config.schema import OWN_KEYS, SUPPLIED, TrainConfig
 from reid.models import backbone_function, build_backbone, head_class
 
 #: What the library's losses multiply or divide similarities by; ours say themselves what they take.
@@ -24,13 +24,13 @@ def check_built(settings: TrainConfig) -> None:
         values = getattr(settings, group)
         if values["_target_"] is not None:
             target = trusted_target(group, values["_target_"])
-            check_options(group, values, OWN_KEYS[group], target, GIVEN[group])
+            check_options(group, values, OWN_KEYS[group], target, SUPPLIED[group])
     _try_loss(settings.loss)
     name, library = str(settings.backbone["name"]), str(settings.backbone.get("library", "reid"))
     check_types("backbone", settings.backbone, backbone_function(name, library))
     check_types("backbone", settings.backbone, build_backbone)
     check_options(
-        "head", settings.head, OWN_KEYS["head"], head_class(str(settings.head["_target_"])), GIVEN["head"]
+        "head", settings.head, OWN_KEYS["head"], head_class(str(settings.head["_target_"])), SUPPLIED["head"]
     )
     if settings.sync_bn and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
@@ -46,7 +46,7 @@ def _try_loss(options: dict[str, Any]) -> None:
         # The library's losses then fall silently to 0, or turn round.
         if _is_library(options) and isinstance(value, int | float) and not value > 0:
             raise ConfigError(f"loss.{key}={value} is not allowed: expected a number above 0.")
-    loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(GIVEN["loss"], 2))
+    loss = construct("loss", options, OWN_KEYS["loss"], dict.fromkeys(SUPPLIED["loss"], 2))
     if loss is None:
         return
     features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
