@@ -1,4 +1,4 @@
-"""File locks, which the system frees where their holder was killed; what is said where a disk has none."""
+"""File locks, which the system frees where their holder was killed; the error where a disk has none."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _as_it_stands(cell: Any) -> Any:
 
 
 def complaint(message: str) -> Text:
-    """What a command says on the standard error before it ends with 1 or 2."""
+    """The line on the standard error with which a command ends with 1 or 2."""
     return Text.assemble(("error:", "bold red"), f" {message}")
 
 

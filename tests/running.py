@@ -12,20 +12,24 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 #: What a training run imports, also late: MLflow and its database, the compiler that an optimizer looks for.
 IMPORTED = [
-    "reid.commands.train", "reid.evaluate", "reid.threshold", "reid.tracking", "mlflow", "alembic.context",
-    "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.artifact.local_artifact_repo", "torch._dynamo",
-    "matplotlib.pyplot",
+    "reid.commands.train", "reid.commands.evaluate", "reid.commands.threshold", "reid.jobs.frame",
+    "reid.sweeps.callback", "mlflow", "alembic.context", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.artifact.local_artifact_repo", "torch._dynamo", "matplotlib.pyplot",
 ]  # fmt: skip
 
 
 def start_server(environment: dict[str, str]) -> None:
     """Start the process that is forked from. It ends with this one."""
+    # The server leaves out what is not there, and each command would import for seconds what lies elsewhere.
+    missing = [name for name in IMPORTED if name.startswith("reid.") and find_spec(name) is None]
+    assert not missing, f"{missing}: name in IMPORTED what a command imports"
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(environment)

@@ -58,7 +58,7 @@ def ranked_lists(
 ) -> Figure:
     """Draw one row for each query: the query framed in blue, then its hits, right in green, wrong in red.
 
-    Right and wrong are also told by a tick or a cross, for readers who do not see the colours apart. Where
+    A tick or a cross also marks right and wrong, for readers who do not see the colours apart. Where
     no hit is right, the first match stands after a gap.
 
     Args:

@@ -33,7 +33,7 @@ class RankedListLoss(nn.Module):
         alpha: distance beyond which negatives are left alone; > 0.
         margin: width of the gap; positives are pulled inside the radius alpha - margin.
         temperature: how much more the nearest negatives weigh; 0 weighs all in N* the same, as the
-            paper says of its T.
+            paper has it for its T = 0.
         positive_radius: the radius itself, instead of `margin` (which then is alpha - positive_radius).
 
     Shapes: features (N, D), pids (N,) integers -> scalar, in float32 or the float64 of the features.

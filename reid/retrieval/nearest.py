@@ -20,7 +20,7 @@ def nearest_images(
     """Neighbours of each image among all: (N, min(count, N)) int64, and the largest squared distance, (N,).
 
     An image is its own first neighbour; equal distances keep the order of the rows. Where all distances of an
-    image are 0 the largest is said to be 1, for what divides by it. `kept` (Q, N - Q) is filled with the
+    image are 0 the largest is set to 1, since it is divided by. `kept` (Q, N - Q) is filled with the
     squared distances of the first Q images to the others.
     """
     images = len(features)
@@ -67,7 +67,7 @@ def nearest_images(
 
 
 class _Nearest:
-    """The `count` nearest so far of each image, and one more, which tells whether there was a choice."""
+    """The `count` nearest so far of each image, and one more, which shows whether there was a choice."""
 
     def __init__(self, features: Tensor, norms: Tensor, count: int, chunk_bytes: int) -> None:
         self.features, self.norms, self.count, self.chunk_bytes = features, norms, count, chunk_bytes

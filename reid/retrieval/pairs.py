@@ -75,7 +75,7 @@ def pair_blocks(
 def count_pairs(images: Embeddings, metric: str, protocol: str, chunk_bytes: int = 64 * 2**20) -> PairCounts:
     """Count all pairs on a grid of GRID steps from 0 to the largest distance that there can be.
 
-    The counts at the grid's thresholds are exact; what lies between two of them is not told apart.
+    The counts at the grid's thresholds are exact; distances between two of them count as one.
     """
     edges = grid(images, metric)
     bins = torch.zeros(2, len(edges), dtype=torch.int64, device=edges.device)

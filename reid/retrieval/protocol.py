@@ -21,7 +21,7 @@ PROTOCOLS = ("cross_camera", "ignore_camera")
 
 
 class EvaluationError(UsageError, ValueError):
-    """The scores that were asked for do not exist; the message says why and what to do."""
+    """The wanted scores do not exist; the message has the reason and what to do."""
 
 
 class NonFiniteFeaturesError(EvaluationError):

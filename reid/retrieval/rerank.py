@@ -50,7 +50,7 @@ def rerank(
         k1: neighbours that may be reciprocal.
         k2: neighbours that a description is averaged over; 1 for none but the image itself.
         lambda_value: share of the original distance, 0 to 1.
-        chunk_bytes: memory that a step aims to use at once; `rerank_bytes` tells the whole.
+        chunk_bytes: memory that a step aims to use at once; `rerank_bytes` is the whole.
 
     Returns:
         (Q, G), float32 or the float64 of the input; for `evaluate(distance=…)`.
@@ -88,7 +88,7 @@ def rerank_bytes(
     itemsize: int = 4,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> int:
-    """About how many bytes `rerank` takes beyond the features that it is given.
+    """About how many bytes `rerank` takes beyond its features.
 
     The length of the sparse rows depends on the data; what is counted here is more than people in a benchmark
     have: each image's description shares no entry with those of its k2 neighbours.

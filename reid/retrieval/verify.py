@@ -60,9 +60,9 @@ class Verification:
         points: the operating point of every target. That of `eer` has the smallest |FAR - FRR| of all
             thresholds, so its two rates differ where the distances leave no better choice; that of `f1` the
             largest F1. Of equally good ones the strictest is taken. All thresholds from one distance up to
-            the next make the same decisions: the middle of this plateau is told, which leaves as much room
+            the next make the same decisions: `threshold` is the middle of this plateau, with as much room
             to the next genuine pair as to the next impostor pair. That of a FAR is the largest threshold
-            among the distances (or of the grid) that keeps it, since it is asked for the largest.
+            among the distances (or of the grid) that keeps it.
         thresholds, far, tar: the ROC, (T,) float64 each, from the point that accepts nothing on.
         genuine, impostor: numbers of pairs.
     """
@@ -174,7 +174,7 @@ def verify_counts(
 
 
 def require_pairs(genuine: int, impostor: int, target: str) -> None:
-    """Refuse a target that so many pairs of each kind cannot tell of.
+    """Refuse a target that needs more pairs than there are of a kind.
 
     Raises:
         EvaluationError: no pair of a kind, or fewer than 1 / FAR impostor pairs for a wanted FAR.
@@ -191,7 +191,7 @@ def require_pairs(genuine: int, impostor: int, target: str) -> None:
 
 
 def measurable(far: float, impostor_pairs: int) -> bool:
-    """Whether so many impostor pairs can tell of such a false accept rate: at least 1 / FAR of them."""
+    """Whether so many impostor pairs can measure such a false accept rate: at least 1 / FAR are needed."""
     return impostor_pairs >= round(1 / far)
 
 

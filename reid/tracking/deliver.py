@@ -168,8 +168,8 @@ def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path
 
 
 def _lost_runs(client: MlflowClient, run_id: str, operation: Operation) -> list[str]:
-    """The runs that this one was begun anew for: the one that is named, and those of the same cell that say
-    RUNNING, though their folder is this one's."""
+    """The runs in whose place this one started: the one that is named, and those of the same cell that are
+    still RUNNING, though their folder is this one's."""
     run = client.get_run(run_id)
     found = [operation["run_id"]] if operation.get("run_id") else []
     parent = run.data.tags.get(PARENT_RUN)

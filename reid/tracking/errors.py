@@ -15,7 +15,7 @@ class TrackingError(UsageError, RuntimeError):
 
 
 def reason(error: BaseException) -> str:
-    """What a store says by `error`, in one line; of what was deleted, how it comes back."""
+    """The answer of a store in one line; of what was deleted, how it is restored."""
     if deleted := _DELETED.search(str(error)):
         return f"the {deleted[1]} {deleted[2]} was deleted in MLflow. {how_to_restore(*deleted.groups())}"
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -20,7 +20,7 @@ from reid.locks import FileLock, Timeout
 from reid.tracking.errors import TrackingError
 
 JOURNAL = "journal.jsonl"
-#: The tags that tell the cells of a sweep apart: a hash of a config says nothing of where its data lie.
+#: The tags by which the cells of a sweep differ: the hash of a config does not hold where its data lie.
 CELL = ("reid.config_hash", "reid.data.fingerprint")
 Operation = dict[str, Any]
 
@@ -178,7 +178,7 @@ def lost_run(journal: Journal, parent: Path | None, creation: Operation, known: 
 
 
 def status_change(status: str) -> Operation:
-    """The operation that sets a run's status; the host tells whose lock to look for."""
+    """The operation that sets a run's status; the host is that whose lock is looked for."""
     return {"op": "status", "time": now_ms(), "status": status, "host": socket.gethostname()}
 
 
