@@ -76,7 +76,7 @@ def test_what_was_trained_is_judged_and_embedded(
     assert "distance" in run("reid.compare", *map(str, crops), "--checkpoint", str(folder))
 
 
-def test_it_is_gone_on_with_and_first_run_from(
+def test_a_run_is_resumed_and_another_starts_from_its_model(
     trained: Trained, run: Callable[..., str], tiny: list[str], home: Path
 ) -> None:
     first_run = trained("parts")
