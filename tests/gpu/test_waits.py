@@ -34,7 +34,7 @@ STEP = sorted(
 HOST = {
     "config/checks.py", "config/schema.py", "data/image_store.py", "data/sampler.py",
     "engine/runtime.py", "engine/stop.py", "models/__init__.py", "models/build.py", "models/sizes.py",
-    "models/trunk.py", "trust.py",
+    "models/trunk.py", "trust.py", "errors.py", "lazy.py",
 }  # fmt: skip
 
 #: "file:function: what" -> why it may stand there.
