@@ -28,6 +28,7 @@ from reid.data.pictures import Picture, name_unreadable, open_picture, read_pict
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint
+from reid.engine.checkpoint_source import newest_model as newest_model
 from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import library_call
