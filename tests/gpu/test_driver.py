@@ -84,7 +84,7 @@ def test_training(words: list[str], run_command: Runner, home: Path, on_a_gpu: l
 def test_judging(module: str, run_command: Runner, home: Path, checkpoint: Path, on_a_gpu: list[str]) -> None:
     root = next(word for word in on_a_gpu if word.startswith("data.root="))
     found = pretended(run_command, home, module, f"checkpoint={checkpoint}", root)
-    assert_reached(found, f"{module.replace('.', '/')}.py:", [0])
+    assert_reached(found, f"{module.replace('reid.', 'reid/commands/')}.py:", [0])
 
 
 @pytest.mark.parametrize("command", ["reid.compare", "reid.extract", "load_model"])
