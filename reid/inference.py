@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
@@ -137,6 +138,18 @@ def _picture(source: Path | Image.Image) -> Picture:
     return found.picture
 
 
+class _Undrawn(TorchFunctionMode):
+    """While it holds, the random weights of a new network are not drawn: a checkpoint's replace them all.
+
+    They would take as long as reading the checkpoint.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        if function in (Tensor.uniform_, Tensor.normal_):
+            return arguments[0]
+        return function(*arguments, **(options or {}))
+
+
 def load_model(
     checkpoint: str | PathLike[str],
     device: str = "auto",
@@ -162,7 +175,7 @@ def load_model(
     chosen = {key: value for key, value in arguments.items() if value is not None}
     space = feature_space({**loaded.meta["eval"], **chosen})
     distance_function(space.metric)
-    with torch.random.fork_rng(devices=[]):  # the weights that it begins with are drawn
+    with torch.random.fork_rng(devices=[]), _Undrawn():
         model = compute.place(rebuild_model(loaded))
     model.eval()
     model.eval_feature = space.neck_feature
