@@ -59,7 +59,7 @@ def test_every_form_becomes_a_checkpoint_with_the_same_features(
     torch.save(FORMS[form](published(source)), file)
     known = [] if form == "bare" else ["--backbone", "resnet18"]  # telling it takes seconds
     assert main([str(file), "-o", str(out), *known]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in (
         f"network: resnet18, {'as given' if known else 'told by names and shapes'}; 100 of 100 tensors",
         "neck: batch norm (bottleneck) kept",
@@ -68,7 +68,7 @@ def test_every_form_becomes_a_checkpoint_with_the_same_features(
         "assumed, since no such file says it: stem_relu=false, last stride 1, images of 256 x 128",
         f"python -m reid.evaluate checkpoint={out} dataset=market",
     ):
-        assert words in told
+        assert words in printed
 
     checkpoint = load_checkpoint(out)
     model = rebuild_model(checkpoint)
@@ -130,7 +130,7 @@ def without(*names: str) -> Callable[[State], State]:
 
 
 @pytest.mark.parametrize(
-    ("change", "words", "said"),
+    ("change", "words", "expected"),
     [
         (without("base.conv1.weight"), "", ["of no network known", "nearest is resnet18", "conv1.weight"]),
         (without(), "--backbone resnet34", ["the file is no resnet34", "100 of 180", "missing"]),
@@ -143,16 +143,16 @@ def without(*names: str) -> Callable[[State], State]:
 def test_a_file_that_does_not_fit_is_refused_in_words(
     change: Callable[[State], State],
     words: str,
-    said: list[str],
+    expected: list[str],
     source: ReidModel,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     torch.save(change(published(source)), tmp_path / "in.pth")
     assert main([str(tmp_path / "in.pth"), "-o", str(tmp_path / "out.pt"), *words.split()]) == 2
-    told = capsys.readouterr().err
-    for fragment in said:
-        assert fragment in told
+    printed = capsys.readouterr().err
+    for fragment in expected:
+        assert fragment in printed
     assert not (tmp_path / "out.pt").exists()
 
 
@@ -161,14 +161,14 @@ def test_wrong_paths_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     file.write_bytes(b"damaged")
     own = tmp_path / "own.pt"
     save_checkpoint(own, Checkpoint({"backbone.conv1.weight": torch.zeros(1)}, {}, {}))
-    for given, target, words in (
+    for source, target, words in (
         (tmp_path / "none.pth", "out.pt", f"{tmp_path}/none.pth: there is no such file"),
         (file, "in.pth", "is there already"),
         (file, "no/out.pt", f"{tmp_path}/no is no folder"),
         (file, "out.pt", "cannot be read as a weight file"),
         (own, "out.pt", "is a checkpoint of this suite already"),
     ):
-        assert main([str(given), "-o", str(tmp_path / target)]) == 2
+        assert main([str(source), "-o", str(tmp_path / target)]) == 2
         assert words in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit_:
         main([str(file), "-o", "out.pt", "--height", "8"])
@@ -222,9 +222,9 @@ def test_a_pickled_network_needs_trust_and_its_class_is_neither_needed_nor_run(
     file, out = tmp_path / "whole.pth", tmp_path / "out.pt"
     pickled(lambda network: network, file)
     assert main([str(file), "-o", str(out)]) == 2
-    told = capsys.readouterr().err
-    assert "was refused: reading it would call baseline_of_a_test.Baseline" in told
-    assert "--trust" in told
+    printed = capsys.readouterr().err
+    assert "was refused: reading it would call baseline_of_a_test.Baseline" in printed
+    assert "--trust" in printed
     assert not out.exists()
 
     assert main([str(file), "-o", str(out), "--trust"]) == 0

@@ -37,8 +37,8 @@ def table(file: Path, **options: object) -> ReidDataset:
 def test_a_split_is_read_as_it_was_written(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = people.parent / "split.csv"
     assert split([str(people), "-o", str(out), "--train", "0.5", "--val", "0.2", "--seed", "3"]) == 0
-    said = capsys.readouterr().out
-    assert f"paths relative to {people.parent}; seed 3" in said
+    printed = capsys.readouterr().out
+    assert f"paths relative to {people.parent}; seed 3" in printed
     dataset = table(out)
     everyone = len(list(people.iterdir()))
     found = [{crop.pid for crop in crops} for crops in (dataset.train, dataset.val, dataset.query)]
@@ -79,10 +79,10 @@ def test_trouble_is_told_and_is_json_too(people: Path, capsys: pytest.CaptureFix
     assert check([str(people)]) == 1
     assert "the same bytes under two identities" in capsys.readouterr().out
     assert check([str(people), "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["cameras_known"]
-    assert told["counts"]["train"]["cameras"] == 3
-    (finding,) = (finding for finding in told["findings"] if finding["kind"] == "two_people")
+    report = json.loads(capsys.readouterr().out)
+    assert report["cameras_known"]
+    assert report["counts"]["train"]["cameras"] == 3
+    (finding,) = (finding for finding in report["findings"] if finding["kind"] == "two_people")
     assert str(other / "copied_c1.png") in finding["cases"][0]
 
 
@@ -95,7 +95,7 @@ def test_people_trained_and_tested_on_are_a_finding(people: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["markt"], "Did you mean 'market'"),
         (["no/where"], "no folder no/where"),
@@ -106,14 +106,14 @@ def test_people_trained_and_tested_on_are_a_finding(people: Path, capsys: pytest
     ],
 )
 def test_what_is_asked_wrongly_is_said(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--train", "0.9", "--val", "0.1"], "--train 0.9 --val 0.1"),
         (["--query", "0"], "--query 0"),
@@ -122,10 +122,10 @@ def test_what_is_asked_wrongly_is_said(
     ],
 )
 def test_a_split_that_cannot_be_had_is_refused(
-    people: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    people: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert split([str(people), "-o", str(people.parent / "out.csv"), *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(people.parent.glob("out.*"))
 
 
@@ -141,12 +141,12 @@ def test_the_real_command_checks_a_dataset_by_its_name(
 
 def test_without_cameras_the_protocol_changes_unless_one_was_typed(people: Path) -> None:
     keys = {"name": "folders", "root": str(people), "cameras": "none"}
-    asked = EvalConfig()
-    assert read_domain(keys, keys, asked, silent).evaluation.protocol == "ignore_camera"
+    evaluation = EvalConfig()
+    assert read_domain(keys, keys, evaluation, silent).evaluation.protocol == "ignore_camera"
     with pytest.raises(EvaluationError, match=r"their own camera.*use eval\.protocol=ignore_camera"):
-        read_domain(keys, keys, asked, silent, ["eval.protocol=cross_camera"])
+        read_domain(keys, keys, evaluation, silent, ["eval.protocol=cross_camera"])
     with_cameras = {**keys, "cameras": "name"}
-    assert read_domain(with_cameras, keys, asked, silent).evaluation is asked
+    assert read_domain(with_cameras, keys, evaluation, silent).evaluation is evaluation
 
 
 def tags(home: Path) -> dict[str, str]:

@@ -99,8 +99,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_the_process_is_as_it_was(files: tuple[Path, Path], device: str) -> None:
     words = [sys.executable, "-c", LOOK, device, *map(str, files)]
-    told = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    before, after = json.loads(told.stdout)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = json.loads(done.stdout)
     assert before["denormals"]
     assert after == before

@@ -95,9 +95,9 @@ def test_runs_and_sweeps_of_a_moved_project_are_found(project: Callable[[], Path
     assert find_sweep(sweep, home / "multirun") == home / "multirun" / "sweep"
     # Of older code the file does not say where it lay; its cells do.
     file = home / "multirun" / "sweep" / "sweep.json"
-    told = json.loads(file.read_text())
-    del told["folder"]
-    file.write_text(json.dumps(told))
+    record = json.loads(file.read_text())
+    del record["folder"]
+    file.write_text(json.dumps(record))
     assert find_sweep(sweep, home / "multirun") == home / "multirun" / "sweep"
 
 
@@ -105,9 +105,9 @@ def test_runs_and_sweeps_of_a_moved_project_are_found(project: Callable[[], Path
 def test_one_damaged_status_hides_no_sweep(damaged: str, project: Callable[[], Path]) -> None:
     home = project()
     folder, root = home / "multirun" / "sweep", str(home / "data" / "market")
-    told = json.loads((folder / "sweep.json").read_text())
-    del told["folder"]
-    (folder / "sweep.json").write_text(json.dumps(told))
+    record = json.loads((folder / "sweep.json").read_text())
+    del record["folder"]
+    (folder / "sweep.json").write_text(json.dumps(record))
     (folder / "0").rename(folder / "1")
     (folder / "0").mkdir()
     (folder / "0" / "status.json").write_text(damaged)
@@ -240,15 +240,15 @@ def test_ctrl_c_while_a_command_imports_is_one_line(module: str, tmp_path: Path)
         text=True,
     )
     assert process.stderr is not None
-    told = []
+    lines = []
     for line in process.stderr:  # what is imported is told as soon as it is
-        told.append(line)
+        lines.append(line)
         if "torch" in line:
             process.send_signal(signal.SIGINT)
             break
     out, err = process.communicate(timeout=60)
-    said = [line for line in err.splitlines() if not line.startswith("import time:")]
-    assert (process.returncode, out, said) == (130, "", ["error: stopped by SIGINT"])
+    errors = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, out, errors) == (130, "", ["error: stopped by SIGINT"])
 
 
 def test_the_flag_of_a_sweep_is_told_its_place(run_command: Run, tmp_path: Path) -> None:
@@ -264,10 +264,10 @@ def test_a_store_that_is_only_away_is_not_taken_for_a_moved_one(tmp_path: Path) 
     with Tracker.start(default_store(project, f"sqlite:///{project / 'mlflow.db'}"), "e", project / "a", "n"):
         pass
     (share / "mnt").mkdir(parents=True)
-    asked = default_store(project, f"sqlite:///{share / 'mnt' / 'mlflow.db'}")
-    with Tracker.start(asked, "e", project / "outputs" / "run", "n"):
+    store = default_store(project, f"sqlite:///{share / 'mnt' / 'mlflow.db'}")
+    with Tracker.start(store, "e", project / "outputs" / "run", "n"):
         pass
-    assert store_of(project / "outputs" / "run") == asked
+    assert store_of(project / "outputs" / "run") == store
     (share / "mnt").rename(share / "elsewhere")
     (share / "mnt").mkdir()  # as the empty mount point
-    assert store_of(project / "outputs" / "run").uri == asked.uri
+    assert store_of(project / "outputs" / "run").uri == store.uri

@@ -113,8 +113,8 @@ def test_the_tables_of_runs(name: str) -> None:
         for i in range(2)
     ]
     ids = {str(run.run_id): str(run.run_id)[:8] for run in runs}
-    told = printed(run_table(families(runs), f"experiment {name}", ids))
-    assert told.count(name) == 3
+    text = printed(run_table(families(runs), f"experiment {name}", ids))
+    assert text.count(name) == 3
     terminal = Terminal(file=io.StringIO(), width=300)
     show_comparison(terminal, runs, comparison(runs))
     assert isinstance(terminal.file, io.StringIO)
@@ -149,9 +149,9 @@ def test_comparing_images(name: str, tmp_path: Path) -> None:
     terminal = Terminal(file=io.StringIO(), width=300)
     show(terminal, Model, found)  # type: ignore[arg-type]
     assert isinstance(terminal.file, io.StringIO)
-    told = terminal.file.getvalue()
-    assert all(image.name in told for image in images)
-    assert f"note on {name}" in told
+    text = terminal.file.getvalue()
+    assert all(image.name in text for image in images)
+    assert f"note on {name}" in text
     assert draw(found, images, tmp_path / "pairs.png").stat().st_size > 0
 
 
@@ -163,9 +163,9 @@ def test_checking_a_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
         Image.new("RGB", (4, 8), (40 * person, 100 * number, 0)).save(place)
     place.write_bytes(b"no picture")
     assert check([str(folder)]) == 1
-    told = capsys.readouterr().out.splitlines()
-    assert any(line.strip().endswith(f"in {folder}") for line in told)
-    assert any(str(place) in line for line in told)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.strip().endswith(f"in {folder}") for line in lines)
+    assert any(str(place) in line for line in lines)
 
 
 # ---- figures
@@ -253,8 +253,8 @@ def test_powers_of_ten_need_no_formula() -> None:
     far = np.geomspace(1e-5, 1, 50)
     figure = verification_roc(far, far, [], impostor_pairs=10**5)
     figure.draw_without_rendering()
-    told = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert "10⁻³" in told
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert "10⁻³" in labels
     figure = sweep_figure(pd.DataFrame({"lr": np.geomspace(1e-4, 1e-2, 30), "mAP": 0.5}), ["lr"], "mAP")
     figure.draw_without_rendering()
     assert "10⁻³" in [label.get_text() for label in figure.axes[0].get_xticklabels()]

@@ -30,7 +30,7 @@ def trained(run_command: Runner, tiny: list[str], home: Path) -> Path:
     return folder
 
 
-def told(folder: Path) -> dict[str, Any]:
+def status_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "status.json").read_text()))
 
 
@@ -42,7 +42,7 @@ def database(home: Path, query: str) -> list[tuple[Any, ...]]:
 def test_a_run_is_tracked_listed_and_judged_by_its_id(
     run_command: Runner, trained: Path, home: Path, tmp_path: Path
 ) -> None:
-    status = told(trained)
+    status = status_of(trained)
     assert database(home, "select run_uuid, status from runs") == [(status["run_id"], "FINISHED")]
     stored = home / "mlartifacts" / status["run_id"] / "artifacts"
     assert (stored / "checkpoints" / "model.pt").read_bytes() == (trained / "model.pt").read_bytes()
@@ -75,14 +75,14 @@ def test_the_resolved_config_of_a_run_repeats_it(run_command: Runner, trained: P
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert f"seed=0: finished already in {trained}" in swept.stdout
     (sweep,) = (home / "multirun").iterdir()
-    assert told(sweep / "0")["taken_from"] == str(trained)
-    assert told(sweep / "1")["config_hash"] != told(trained)["config_hash"]
+    assert status_of(sweep / "0")["taken_from"] == str(trained)
+    assert status_of(sweep / "1")["config_hash"] != status_of(trained)["config_hash"]
     configs: list[Any] = [OmegaConf.load(place / "config_resolved.yaml") for place in (trained, sweep / "1")]
     was, now = configs
     assert now.pop("seed") == 1
     assert was.pop("seed") == 0
     assert was == now
-    assert told(sweep / "1")["overrides"] == [*told(trained)["overrides"], "seed=1"]
+    assert status_of(sweep / "1")["overrides"] == [*status_of(trained)["overrides"], "seed=1"]
 
     # It ends with what reid.report prints, which lies where git does not look.
     place = home / "outputs" / "reports" / "reid" / "one_config"
@@ -107,7 +107,7 @@ def test_a_repeated_run_takes_single_values_and_is_resumed_in_its_folder(
     assert (config.seed, config.batch.size, config.resume) == (3, 12, None)
     ((command,),) = database(
         home,
-        f"select value from tags where key = 'reid.jobs.launch' and run_uuid = '{told(folder)['run_id']}'",
+        f"select value from tags where key = 'reid.command' and run_uuid = '{status_of(folder)['run_id']}'",
     )
     assert command.startswith(f"reid.train --config-path '{trained}' --config-name config_resolved seed=3")
 
@@ -115,7 +115,7 @@ def test_a_repeated_run_takes_single_values_and_is_resumed_in_its_folder(
     more = run_command("reid.train", *again, "epochs=2", f"resume='{folder}'", home=home)
     assert more.returncode == 0, more.stdout + more.stderr
     assert "resumed after epoch 1" in more.stdout
-    assert told(folder)["overrides"][-4:] == [
+    assert status_of(folder)["overrides"][-4:] == [
         "seed=3",
         "batch.identities=3",
         "epochs=2",

@@ -96,15 +96,15 @@ def test_extract_and_compare_name_a_fifo(
 ) -> None:
     fifo = drawn / "query" / "fifo.jpg"
     os.mkfifo(fifo)
-    said = f"{fifo}: a FIFO, where a picture's file was expected"
+    message = f"{fifo}: a FIFO, where a picture's file was expected"
     words = [str(drawn / "query"), "-o", str(tmp_path / "f.csv"), "--checkpoint", str(trained)]
     assert extract.main(words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert extract.main([*words, "--on-bad-image", "skip"]) == 0
     assert "1 images left out" in capsys.readouterr().out
     one = next((drawn / "query").glob("0*.jpg"))
     assert compare.main([str(one), str(fifo), "--checkpoint", str(trained)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_sees_paths_and_pil_images_alike(trained: Path, drawn: Path) -> None:
@@ -159,20 +159,20 @@ def test_training_says_what_was_done_to_its_pictures(drawn: Path, tiny: list[str
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("x" * 5000, "a path of 5,000 characters"),
         ("d/" * 2500 + "a", "a path of 5,001"),
         ("a\0b", "a path with a NUL"),
     ],
 )
-def test_a_path_that_no_file_has_is_refused_by_its_row(tmp_path: Path, path: str, said: str) -> None:
+def test_a_path_that_no_file_has_is_refused_by_its_row(tmp_path: Path, path: str, message: str) -> None:
     table = tmp_path / "crops.csv"
     Image.new("RGB", (16, 32)).save(tmp_path / "a.png")
     table.write_text(f"path,pid\na.png,1\n{path},2\n")
     with pytest.raises(DatasetError) as caught:
         load_dataset("table", tmp_path, file=str(table))
-    assert str(caught.value).startswith(f"{table} line 3: {said}")
+    assert str(caught.value).startswith(f"{table} line 3: {message}")
     assert len(str(caught.value)) < 400
 
 

@@ -112,9 +112,9 @@ def test_a_query_that_finds_itself_is_warned_of(
     )  # fmt: skip
     done = run_command("reid.evaluate", *typed, home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = " ".join((done.stdout + done.stderr).split())
-    assert "18 of 18 queries have their own picture, the same bytes, in the gallery" in told
-    assert "100.0" in told
+    printed = " ".join((done.stdout + done.stderr).split())
+    assert "18 of 18 queries have their own picture, the same bytes, in the gallery" in printed
+    assert "100.0" in printed
     done = run_command("reid.threshold", *typed, "target=eer", "replicates=10", "batches=2", home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "18 of 18 queries have their own picture" in " ".join((done.stdout + done.stderr).split())

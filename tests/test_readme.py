@@ -123,8 +123,8 @@ def test_any_other_command_parses(command: Shown, monkeypatch: pytest.MonkeyPatc
     class Parsed(Exception):
         pass
 
-    def parse_and_stop(parser: argparse.ArgumentParser, *given: object) -> None:
-        parse(parser, *given)
+    def parse_and_stop(parser: argparse.ArgumentParser, *arguments: object) -> None:
+        parse(parser, *arguments)
         raise Parsed
 
     parse: Callable[..., object] = argparse.ArgumentParser.parse_args
@@ -276,8 +276,8 @@ NO_KEYS = {"runs", "checkpoint", "distance.unit_euclidean", "group", "group.key"
 
 
 def test_every_choice_is_named() -> None:
-    told = TEXTS[CONF / "README.md"] + TEXTS[ROOT / "reid" / "data" / "README.md"]
-    named = set(re.findall(r"`([\w/]+)`", told))
+    texts = TEXTS[CONF / "README.md"] + TEXTS[ROOT / "reid" / "data" / "README.md"]
+    named = set(re.findall(r"`([\w/]+)`", texts))
     choices = {
         (file.parent.name, file.stem)
         for file in CONF.glob("*/*.yaml")

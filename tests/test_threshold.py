@@ -100,12 +100,12 @@ def measured(trained: Path, home: Path, tiny: list[str], run_command: Runner) ->
 
 
 def test_the_table_says_what_was_measured(measured: tuple[str, Path, Path]) -> None:
-    told = re.sub(r"\s+", " ", measured[0])
-    assert "feature after the neck, L2-normalised, euclidean distance, cross_camera protocol" in told
-    assert re.search(r"test split.*genuine and [\d,]+ impostor pairs of \d+ images of \d+ people", told)
-    assert "FAR 1e-2 (chosen)" in told
-    assert "same person: euclidean distance of at most" in told
-    assert "50 bootstrap replicates" in told
+    printed = re.sub(r"\s+", " ", measured[0])
+    assert "feature after the neck, L2-normalised, euclidean distance, cross_camera protocol" in printed
+    assert re.search(r"test split.*genuine and [\d,]+ impostor pairs of \d+ images of \d+ people", printed)
+    assert "FAR 1e-2 (chosen)" in printed
+    assert "same person: euclidean distance of at most" in printed
+    assert "50 bootstrap replicates" in printed
 
 
 def test_figures_numbers_and_the_checkpoint_agree(measured: tuple[str, Path, Path], trained: Path) -> None:
@@ -113,14 +113,14 @@ def test_figures_numbers_and_the_checkpoint_agree(measured: tuple[str, Path, Pat
     for name in ("hardest_pairs", "pair_distances", "roc"):
         with Image.open(folder / "figures" / f"{name}.png") as picture:
             assert picture.size[0] > 900
-    told = json.loads((folder / "threshold.json").read_text())
+    record = json.loads((folder / "threshold.json").read_text())
     stored = stored_threshold(load_checkpoint(written).meta)
     assert stored is not None
-    assert json.loads(json.dumps(asdict(stored))) == told["threshold"]
+    assert json.loads(json.dumps(asdict(stored))) == record["threshold"]
     assert stored.target == "far_1e-2"
     assert stored.far <= 0.01
     assert stored.tar_interval[0] <= stored.tar <= stored.tar_interval[1]
-    point = told["points"]["far_1e-2"]
+    point = record["points"]["far_1e-2"]
     assert (point["threshold"], point["far"], point["tar"]) == (stored.value, stored.far, stored.tar)
     status = json.loads((folder / "status.json").read_text())
     assert status["status"] == "FINISHED"
@@ -147,16 +147,16 @@ def test_the_threshold_is_that_of_all_pairs_of_the_test_people(
                 impostor.append(distance[i, j])
             elif a.pid > 0 and a.camid != b.camid:
                 genuine.append(distance[i, j])
-    told = json.loads((measured[1] / "threshold.json").read_text())
-    assert (told["genuine_pairs"], told["impostor_pairs"]) == (len(genuine), len(impostor))
-    point = told["points"]["far_1e-2"]
+    record = json.loads((measured[1] / "threshold.json").read_text())
+    assert (record["genuine_pairs"], record["impostor_pairs"]) == (len(genuine), len(impostor))
+    point = record["points"]["far_1e-2"]
     assert np.mean(np.array(impostor) <= point["threshold"]) == pytest.approx(point["far"], abs=1e-3)
     assert np.mean(np.array(genuine) <= point["threshold"]) == pytest.approx(point["tar"], abs=1e-2)
     assert np.mean(np.array(impostor) <= point["threshold"] + 3e-4) > 0.0098  # as large as the rate allows
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         ("target=far_1e-5", r"target=far_1e-5 is not allowed: expected one of far_1e-3"),
         ("output=model.bin", r"output=model.bin is not allowed: .* ends in \.pt"),
@@ -164,8 +164,8 @@ def test_the_threshold_is_that_of_all_pairs_of_the_test_people(
         ("replicates=0", r"replicates=0 is not allowed: expected a number 1 or more"),
     ],
 )
-def test_wrong_keys_are_refused(typed: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_keys_are_refused(typed: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         threshold_settings(composed("threshold", "checkpoint=x.pt", typed))
 
 
@@ -315,8 +315,8 @@ Capture = pytest.CaptureFixture[str]
 
 def compared(capsys: Capture, *arguments: str | Path) -> dict[str, Any]:
     assert compare.main([*map(str, arguments), "--json", "--device", "cpu"]) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return told
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
 
 
 def test_a_threshold_measured_in_bf16_is_not_applied_to_features_in_float32(
@@ -328,10 +328,10 @@ def test_a_threshold_measured_in_bf16_is_not_applied_to_features_in_float32(
         "batches=2", tiny[-1], "device=cpu", "precision=bf16", home=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = compared(capsys, *crops[:2], "--checkpoint", written)
-    assert told["threshold"] is None
-    assert told["precision"] == "float32"
-    assert "computed in bf16, not for" in told["note"]
+    answer = compared(capsys, *crops[:2], "--checkpoint", written)
+    assert answer["threshold"] is None
+    assert answer["precision"] == "float32"
+    assert "computed in bf16, not for" in answer["note"]
 
 
 def test_the_real_command_tells_and_draws(
@@ -355,26 +355,26 @@ def test_the_real_command_tells_and_draws(
 
 
 def test_distances_and_verdicts(with_threshold: Path, crops: list[Path], capsys: Capture) -> None:
-    told = compared(capsys, crops[0], crops[1], crops[0], "--checkpoint", with_threshold)
-    distances = np.array(told["distances"])
+    answer = compared(capsys, crops[0], crops[1], crops[0], "--checkpoint", with_threshold)
+    distances = np.array(answer["distances"])
     assert np.array_equal(distances, distances.T)
     assert distances.diagonal().tolist() == [0, 0, 0]
     features = load_model(with_threshold, "cpu").embed(crops[:2]).double()
     assert distances[0, 1] == pytest.approx(float((features[0] - features[1]).norm()))
-    assert told["pairs"][0] == {
+    assert answer["pairs"][0] == {
         "first": str(crops[0]), "second": str(crops[0]), "distance": distances[0, 2], "same": True,
     }  # fmt: skip
-    assert [pair["same"] for pair in told["pairs"]] == [pair["distance"] <= 0.9 for pair in told["pairs"]]
-    assert told["expected"] == {"far": STORED.far, "frr": 1 - STORED.tar}
+    assert [pair["same"] for pair in answer["pairs"]] == [pair["distance"] <= 0.9 for pair in answer["pairs"]]
+    assert answer["expected"] == {"far": STORED.far, "frr": 1 - STORED.tar}
 
 
 def test_without_a_threshold_there_are_distances_and_the_way_to_get_one(
     model: Path, crops: list[Path], capsys: Capture
 ) -> None:
-    told = compared(capsys, *crops[:2], "--checkpoint", model)
-    assert told["pairs"][0]["same"] is None
-    assert (told["threshold"], told["expected"]) == (None, None)
-    assert f"python -m reid.threshold checkpoint={model}" in told["note"]
+    answer = compared(capsys, *crops[:2], "--checkpoint", model)
+    assert answer["pairs"][0]["same"] is None
+    assert (answer["threshold"], answer["expected"]) == (None, None)
+    assert f"python -m reid.threshold checkpoint={model}" in answer["note"]
 
 
 @pytest.mark.parametrize(
@@ -383,9 +383,9 @@ def test_without_a_threshold_there_are_distances_and_the_way_to_get_one(
 def test_the_threshold_is_not_applied_in_another_space(
     other: list[str], with_threshold: Path, crops: list[Path], capsys: Capture
 ) -> None:
-    told = compared(capsys, *crops[:2], "--checkpoint", with_threshold, *other)
-    assert told["pairs"][0]["same"] is None
-    assert "the stored threshold 0.9000 holds for the euclidean distance" in told["note"]
+    answer = compared(capsys, *crops[:2], "--checkpoint", with_threshold, *other)
+    assert answer["pairs"][0]["same"] is None
+    assert "the stored threshold 0.9000 holds for the euclidean distance" in answer["note"]
 
 
 def test_what_cannot_be_compared_is_refused_in_words(
@@ -394,10 +394,10 @@ def test_what_cannot_be_compared_is_refused_in_words(
     (tmp_path / "broken.jpg").write_bytes(crops[0].read_bytes()[:300])
     typed = [str(crops[0]), str(tmp_path / "broken.jpg"), str(tmp_path / "none.jpg")]
     assert compare.main([*typed, "--checkpoint", str(model)]) == 2
-    told = capsys.readouterr().err
-    assert "2 images cannot be read" in told
-    assert "broken.jpg" in told
-    assert "none.jpg: No such file" in told
+    errors = capsys.readouterr().err
+    assert "2 images cannot be read" in errors
+    assert "broken.jpg" in errors
+    assert "none.jpg: No such file" in errors
     monkeypatch.setenv("REID_HOME", str(tmp_path / "empty"))
     assert compare.main([str(crop) for crop in crops[:2]]) == 2
     assert "no --checkpoint is given" in capsys.readouterr().err
@@ -431,18 +431,18 @@ def test_images_that_are_no_crops_of_a_person_are_said_so(
     size: tuple[int, int], problem: str | None, tmp_path: Path
 ) -> None:
     Image.new("RGB", size).save(tmp_path / "a.png")
-    told = shape_problem(tmp_path / "a.png", 256, 128)
-    assert (told is None) == (problem is None)
-    assert problem is None or problem in str(told)
+    found = shape_problem(tmp_path / "a.png", 256, 128)
+    assert (found is None) == (problem is None)
+    assert problem is None or problem in str(found)
 
 
 def test_a_warning_goes_with_the_answer(
     model: Path, tmp_path: Path, crops: list[Path], capsys: Capture
 ) -> None:
     Image.new("RGB", (300, 200)).save(tmp_path / "scene.png")
-    told = compared(capsys, crops[0], tmp_path / "scene.png", "--checkpoint", model)
-    assert len(told["warnings"]) == 1
-    assert "scene.png is 300 x 200 pixels" in told["warnings"][0]
+    answer = compared(capsys, crops[0], tmp_path / "scene.png", "--checkpoint", model)
+    assert len(answer["warnings"]) == 1
+    assert "scene.png is 300 x 200 pixels" in answer["warnings"][0]
 
 
 # ---- reid.extract
@@ -503,8 +503,8 @@ def test_linked_folders_are_followed_and_what_is_left_out_is_counted_by_its_endi
     (far / "photo.HEIC").write_bytes(b"")
     output = tmp_path / "features.npz"
     assert extract.main([str(folder), "-o", str(output), "--checkpoint", str(model)]) == 0
-    told = capsys.readouterr().out.strip()
-    assert told.endswith(". 4 left out: 1 .heic, 1 .txt, 1 hidden, 1 links that lead back")
+    printed = capsys.readouterr().out.strip()
+    assert printed.endswith(". 4 left out: 1 .heic, 1 .txt, 1 hidden, 1 links that lead back")
     assert read(output)[0][-1] == f"linked/{crops[3].name}"
     for image in (folder / "gate").glob("[!.]*.jpg"):
         image.unlink()
@@ -520,10 +520,10 @@ def test_unreadable_images_are_all_named_or_left_out(
     output = tmp_path / "features.npz"
     typed = [str(folder), "-o", str(output), "--checkpoint", str(model)]
     assert extract.main(typed) == 2
-    told = capsys.readouterr().err
-    assert "2 images cannot be read" in told
-    assert "bad1.jpg: no image of a kind that PIL knows" in told
-    assert "bad2.png" in told
+    errors = capsys.readouterr().err
+    assert "2 images cannot be read" in errors
+    assert "bad1.jpg: no image of a kind that PIL knows" in errors
+    assert "bad2.png" in errors
     assert not output.exists()
     assert extract.main([*typed, "--on-bad-image", "skip"]) == 0
     assert "2 images left out" in capsys.readouterr().out
@@ -553,10 +553,10 @@ def test_wrong_words_to_extract(tmp_path: Path, model: Path, capsys: Capture) ->
             extract.main([str(tmp_path), "-o", output])
         assert exit_.value.code == 2
     (tmp_path / "empty").mkdir()
-    for folder, told in ((tmp_path / "empty", "no image below"), (tmp_path / "none", "is no folder")):
+    for folder, message in ((tmp_path / "empty", "no image below"), (tmp_path / "none", "is no folder")):
         typed = [str(folder), "-o", str(tmp_path / "f.csv"), "--checkpoint", str(model)]
         assert extract.main(typed) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 #: What reid/commands/README.md shows; `model.pt` and `crops` stand for the user's own.

@@ -27,5 +27,5 @@ def test_a_vit_trains_with_layer_decay_and_its_checkpoint_is_judged_the_same(
         f"hydra.run.dir={tmp_path}/judged", home=tmp_path,
     )  # fmt: skip
     assert judged.returncode == 0, judged.stdout + judged.stderr
-    told = json.loads((tmp_path / "judged" / "scores.json").read_text())["scores"]
-    assert told == json.loads((tmp_path / "run" / "status.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "judged" / "scores.json").read_text())["scores"]
+    assert scores == json.loads((tmp_path / "run" / "status.json").read_text())["scores"]

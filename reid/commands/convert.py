@@ -46,16 +46,16 @@ def convert(
 
     Raises WeightsError, BackboneError: what is wrong with the file, or does not fit it.
     """
-    given, rest = backbone_tensors(tensors)
-    name = backbone or recognise(given)
+    of_network, rest = backbone_tensors(tensors)
+    name = backbone or recognise(of_network)
     options: dict[str, Any] = {}
     if stem_relu is not None or "stem_relu" in inspect.signature(backbone_function(name)).parameters:
         options["stem_relu"] = bool(stem_relu)
     if stn:
         options["stn"] = True
-        given |= {key: tensor for key, tensor in rest.items() if key.startswith(_TRANSFORMER)}
+        of_network |= {key: tensor for key, tensor in rest.items() if key.startswith(_TRANSFORMER)}
     network = build_backbone(name, last_stride=last_stride, **options)
-    report = compare(network.state_dict(), given, str(source), sha256)
+    report = compare(network.state_dict(), of_network, str(source), sha256)
     if report.missing or report.mismatched:
         raise WeightsError(f"the file is no {name}: {report.describe()}")
 
@@ -75,7 +75,9 @@ def convert(
         },
     }
     model = described_model(described)
-    kept = {f"backbone.{key}": tensor for key, tensor in given.items()} | neck | {_CLASSIFIER: classifier}
+    kept = (
+        {f"backbone.{key}": tensor for key, tensor in of_network.items()} | neck | {_CLASSIFIER: classifier}
+    )
     whole = compare(model.state_dict(), kept, str(source), sha256, part="model")
     if whole.fraction < 1:
         raise WeightsError(
@@ -96,18 +98,18 @@ def convert(
         "config_hash": "converted",
         "converted": {"file": source.name, "sha256": sha256},
     }
-    told = [
+    lines = [
         f"network: {name}, {'as given' if backbone else 'told by names and shapes'}; "
         f"{report.matched} of {report.total} tensors",
         f"neck: {'batch norm (bottleneck) kept' if neck else 'none in the file'}",
         "classifier: "
         + (f"{classes} identities kept" if _CLASSIFIER in rest else "none in the file, zeros stand in"),
-        _left_out([key for key in (*rest, *report.unexpected) if key not in kept and key not in given]),
+        _left_out([key for key in (*rest, *report.unexpected) if key not in kept and key not in of_network]),
         "assumed, since no such file says it: "
         + "".join(f"{key}={str(value).lower()}, " for key, value in options.items())
         + f"last stride {last_stride}, images of {image.height} x {image.width}",
     ]
-    return Checkpoint(model.state_dict(), meta, {}), told
+    return Checkpoint(model.state_dict(), meta, {}), lines
 
 
 def _left_out(names: list[str]) -> str:

@@ -43,11 +43,13 @@ def run(options: argparse.Namespace, sweeps: Sequence[Sweep]) -> int:
         return 1
     try:
         place = report.results_folder(first.experiment, name)
-        written = report.put(made, place, ",".join(sweep.run_id or str(sweep.folder) for sweep in sweeps))
+        written = report.write_report(
+            made, place, ",".join(sweep.run_id or str(sweep.folder) for sweep in sweeps)
+        )
     except OSError as error:
         print(f"reid.report: the report could not be written: {error}", file=sys.stderr)
         return 1
-    print(report.said(made, written, place))
+    print(report.terminal_text(made, written, place))
     # One report of several sweeps belongs to none of them.
     is_on_run = _put_on_run(first, written, made.description(first.run_id)) if len(sweeps) == 1 else True
     return 0 if is_on_run and all(run.status == "FINISHED" for run in made.runs) else 1

@@ -99,7 +99,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     title = f"{data_name(checkpoint.meta['dataset'])} -> {measured_on}"
     with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
         figures = threshold_report.draw(job.folder / "figures", counts, measured, sure, hardest, space, title)
-    told = {
+    record = {
         "checkpoint": settings.checkpoint,
         "config_hash": checkpoint.meta["config_hash"],
         "header": header,
@@ -107,7 +107,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
         "threshold": asdict(chosen),
         **threshold_report.as_json(measured, sure),
     }
-    (job.folder / "threshold.json").write_text(json.dumps(told, indent=2) + "\n")
+    (job.folder / "threshold.json").write_text(json.dumps(record, indent=2) + "\n")
     store_threshold(source, target, chosen)
 
     job.console.print(threshold_report.table(measured, sure, header))
@@ -176,14 +176,14 @@ def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[
     known = people & set(meta["pids"])
     if not known or spec["name"] != trained["name"]:
         return
-    told = f"{len(known)} of the {len(people)} people of {dataset.name} bear pids that were trained on"
+    overlap = f"{len(known)} of the {len(people)} people of {dataset.name} bear pids that were trained on"
     if all(spec.get(place) == trained.get(place) for place in ("root", "file")):
         raise ConfigError(
-            f"{told} (for example {min(known)}), in the same data: a threshold from them would promise too "
-            "much. Take people that it never saw: eval.split=test, or another dataset=…"
+            f"{overlap} (for example {min(known)}), in the same data: a threshold from them would promise "
+            "too much. Take people that it never saw: eval.split=test, or another dataset=…"
         )
     log.warning(
-        "%s. If these are the same people as in %s, the rates promise too much", told, trained.get("root")
+        "%s. If these are the same people as in %s, the rates promise too much", overlap, trained.get("root")
     )
 
 

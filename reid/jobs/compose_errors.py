@@ -59,12 +59,12 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         merged = re.match(r"Error merging override (.*)", text)
         place = merged[1] if merged else str(cause.full_key)
-        for said, expected in _EXPECTED.items():
-            if re.search(said, str(cause)):
+        for pattern, expected in _EXPECTED.items():
+            if re.search(pattern, str(cause)):
                 return f"{place} is not allowed: expected {expected}."
     if isinstance(error, ConfigCompositionException):
-        for said in _UNKNOWN:
-            if unknown := re.search(said, text):
+        for pattern in _UNKNOWN:
+            if unknown := re.search(pattern, text):
                 key, known = unknown[1], known_keys(command, overrides)
                 message = unknown_key(key, known, command)
                 open_group = key.partition(".")[0] in known and key.partition(".")[0] in OWN_KEYS

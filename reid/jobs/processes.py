@@ -39,8 +39,8 @@ def run_folder(typed: Sequence[str]) -> str:
     chosen = [word.partition("=")[2] for word in typed if word.lstrip("+").startswith(f"{_RUN_DIR}=")]
     default = str(for_hydra(home()) / "outputs" / "${now:%Y-%m-%d_%H-%M-%S-%f}")
     folder = chosen[-1].strip("'\"") if chosen else default
-    told = re.sub(r"\$\{now:([^}]*)\}", lambda now: datetime.now().strftime(now[1]), folder)
-    return told if "${" in told else str(Path(told).expanduser().absolute())
+    dated = re.sub(r"\$\{now:([^}]*)\}", lambda now: datetime.now().strftime(now[1]), folder)
+    return dated if "${" in dated else str(Path(dated).expanduser().absolute())
 
 
 def process_arguments(folder: str, processes: Processes) -> list[str]:

@@ -22,7 +22,7 @@ from reid.runs.deletion import delete
 from reid.runs.details import details, show_details
 from reid.runs.selection import (
     STATUSES,
-    Wanted,
+    RunFilter,
     died,
     families,
     find_run,
@@ -40,7 +40,7 @@ _TIMEOUT_S = "30"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """One call: where to answer, every run of the store, those that were named, and the options."""
 
     console: Console
@@ -75,20 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"reid.runs: {error}")
         return 2
     try:
-        return int(options.act(Asked(console, errors, store, runs, chosen, options)))
+        return int(options.act(Request(console, errors, store, runs, chosen, options)))
     except (TrackingError, OSError) as error:
         errors.print(f"reid.runs: {error}")
         return 1
 
 
-def _list(asked: Asked) -> int:
-    options, console, now = asked.options, asked.console, time.time()
-    wanted = _wanted(options)
+def _list(request: Request) -> int:
+    options, console, now = request.options, request.console, time.time()
+    run_filter = _run_filter(options)
     # A family is shown whole where any of it fits: what failed is seen beside what did not.
     found = [
         (head, kin)
-        for head, kin in families(asked.runs)
-        if any(wanted.fits(run, now) for run in [head, *kin])
+        for head, kin in families(request.runs)
+        if any(run_filter.fits(run, now) for run in [head, *kin])
     ]
     shown = found[: options.limit] if options.limit else found
     rows = [run_row(run) for head, kin in shown for run in [head, *kin]]
@@ -97,9 +97,9 @@ def _list(asked: Asked) -> int:
     elif options.csv:
         write_csv(rows, list(_CSV_COLUMNS))
     elif not shown:
-        console.print(f"no such runs in {asked.store.public_uri}", soft_wrap=True)
+        console.print(f"no such runs in {request.store.public_uri}", soft_wrap=True)
     else:
-        ids, gone = short_ids(asked.runs), died(run for head, kin in shown for run in [head, *kin])
+        ids, gone = short_ids(request.runs), died(run for head, kin in shown for run in [head, *kin])
         for name in dict.fromkeys(head.experiment for head, _ in shown):
             of_it = [family for family in shown if family[0].experiment == name]
             console.print(run_table(of_it, f"experiment {name}", ids, gone))
@@ -112,45 +112,45 @@ def _list(asked: Asked) -> int:
     return 0
 
 
-def _show(asked: Asked) -> int:
-    told = details(asked.store, asked.chosen[0], asked.runs)
-    if asked.options.json:
-        print(json.dumps(told, indent=2))
+def _show(request: Request) -> int:
+    facts = details(request.store, request.chosen[0], request.runs)
+    if request.options.json:
+        print(json.dumps(facts, indent=2))
     else:
-        show_details(asked.console, told)
+        show_details(request.console, facts)
     return 0
 
 
-def _compare(asked: Asked) -> int:
-    if len({run.run_id for run in asked.chosen}) < 2:
-        asked.errors.print("reid.runs compare: give two runs or more")
+def _compare(request: Request) -> int:
+    if len({run.run_id for run in request.chosen}) < 2:
+        request.errors.print("reid.runs compare: give two runs or more")
         return 2
-    found = {**comparison(asked.chosen), "warnings": incomparable(asked.chosen)}
-    if asked.options.json:
+    found = {**comparison(request.chosen), "warnings": incomparable(request.chosen)}
+    if request.options.json:
         print(json.dumps(found, indent=2))
         return 0
-    show_comparison(asked.console, asked.chosen, found)
+    show_comparison(request.console, request.chosen, found)
     for warning in found["warnings"]:
-        asked.errors.print(f"warning: {warning}: not a comparison of the settings alone")
+        request.errors.print(f"warning: {warning}: not a comparison of the settings alone")
     return 0
 
 
-def _delete(asked: Asked) -> int:
-    options, wanted, now = asked.options, _wanted(asked.options), time.time()
-    if not asked.chosen and not wanted:
-        asked.errors.print(
+def _delete(request: Request) -> int:
+    options, run_filter, now = request.options, _run_filter(request.options), time.time()
+    if not request.chosen and not run_filter:
+        request.errors.print(
             "reid.runs delete: name runs, or say which by --experiment, --status or --older-than"
         )
         return 2
-    doomed = [run for run in asked.chosen or asked.runs if wanted.fits(run, now)]
+    doomed = [run for run in request.chosen or request.runs if run_filter.fits(run, now)]
     if not doomed:
-        asked.console.print("no run fits: nothing to delete")
+        request.console.print("no run fits: nothing to delete")
         return 0
     return delete(
-        asked.console,
-        asked.errors,
-        asked.store,
-        asked.runs,
+        request.console,
+        request.errors,
+        request.store,
+        request.runs,
         doomed,
         yes=options.yes,
         folders=options.folders,
@@ -158,8 +158,8 @@ def _delete(asked: Asked) -> int:
     )
 
 
-def _wanted(options: argparse.Namespace) -> Wanted:
-    return Wanted(options.experiment, options.status, options.older_than)
+def _run_filter(options: argparse.Namespace) -> RunFilter:
+    return RunFilter(options.experiment, options.status, options.older_than)
 
 
 _CSV_COLUMNS = run_row(RunRecord(None, "", ""))

@@ -50,7 +50,7 @@ def details(store: Store, run: RunRecord, runs: Sequence[RunRecord]) -> dict[str
             if key.startswith(prefix)
         },
         "code": code_version(run),
-        "command": run.tags.get("reid.jobs.launch"),
+        "command": run.tags.get("reid.command"),
         "machine": f"{run.tags.get('reid.host', '?')}, {run.tags.get('reid.cpu', '?')}, "
         f"GPU {run.tags.get('reid.gpu', '?')}",
         "folder": str(folder) if folder else None,
@@ -60,45 +60,45 @@ def details(store: Store, run: RunRecord, runs: Sequence[RunRecord]) -> dict[str
     }
 
 
-def show_details(console: Console, told: dict[str, Any]) -> None:
+def show_details(console: Console, facts: dict[str, Any]) -> None:
     """The same for people; what is not known is left out."""
 
     def line(name: str, value: object) -> None:
         if value not in (None, "", []):
             console.print(f"{name:<12}{value}", soft_wrap=True)
 
-    line("run", told["run_id"])
-    line("name", told["name"])
-    line("experiment", told["experiment"])
-    line("kind", told["kind"] + (f", child of {told['parent']}" if told["parent"] else ""))
-    took = f", took {told['took']}" if told["took"] else ""
-    line("status", told["status"])
-    line("started", f"{told['started']} ({told['age']} ago{took})")
-    line("error", told["error"])
-    line("typed", told["typed"])
-    if told["differs"]:
-        console.print(f"differs from {told['differs_from']}:")
-        for key, value in told["differs"].items():
+    line("run", facts["run_id"])
+    line("name", facts["name"])
+    line("experiment", facts["experiment"])
+    line("kind", facts["kind"] + (f", child of {facts['parent']}" if facts["parent"] else ""))
+    took = f", took {facts['took']}" if facts["took"] else ""
+    line("status", facts["status"])
+    line("started", f"{facts['started']} ({facts['age']} ago{took})")
+    line("error", facts["error"])
+    line("typed", facts["typed"])
+    if facts["differs"]:
+        console.print(f"differs from {facts['differs_from']}:")
+        for key, value in facts["differs"].items():
             console.print(f"    {key} = {value}", soft_wrap=True)
-    if told["metrics"]:
-        console.print(f"last values (its own split is {told['split']}):")
-        for name, value in told["metrics"].items():
+    if facts["metrics"]:
+        console.print(f"last values (its own split is {facts['split']}):")
+        for name, value in facts["metrics"].items():
             console.print(f"    {name:<32}{percent(value) if is_share(name) else f'{value:.5g}'}")
-    line("data", told["data"])
-    for label, value in told["data_fingerprint"].items():
+    line("data", facts["data"])
+    for label, value in facts["data_fingerprint"].items():
         line("", f"fingerprint of {label}: {value}")
-    line("code", told["code"])
-    line("command", told["command"])
-    line("machine", told["machine"])
-    line("folder", told["folder"] or "none on this machine")
-    line("checkpoint", told["checkpoint"])
-    if told["artifacts"]:
+    line("code", facts["code"])
+    line("command", facts["command"])
+    line("machine", facts["machine"])
+    line("folder", facts["folder"] or "none on this machine")
+    line("checkpoint", facts["checkpoint"])
+    if facts["artifacts"]:
         console.print("artifacts:")
-        for path in told["artifacts"]:
+        for path in facts["artifacts"]:
             console.print(f"    {path}", soft_wrap=True)
-    if told["children"]:
-        console.print(f"{len(told['children'])} children:")
-        for child in told["children"]:
+    if facts["children"]:
+        console.print(f"{len(facts['children'])} children:")
+        for child in facts["children"]:
             score = "" if child["mAP"] is None else f"  mAP {percent(child['mAP'])} on {child['split']}"
             console.print(f"    {child['run_id']}  {child['status']:<9} {child['name']}{score}")
 

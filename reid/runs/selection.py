@@ -31,7 +31,7 @@ class RunScore:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunFilter:
     """The filters that were typed; None lets everything through. older_than: seconds."""
 
     experiment: str | None = None
@@ -163,10 +163,10 @@ def incomparable(runs: Sequence[RunRecord]) -> list[str]:
     if len(splits) > 1:
         warnings.append(f"scored on different splits ({', '.join(sorted(splits))})")
     tags = {key for run in runs for key in run.tags if key.startswith(_FINGERPRINT)}
-    told = [{key: run.tags[key] for key in tags if key in run.tags} for run in runs]
-    if any(len({facts[key] for facts in told if key in facts}) > 1 for key in tags):
+    of_runs = [{key: run.tags[key] for key in tags if key in run.tags} for run in runs]
+    if any(len({facts[key] for facts in of_runs if key in facts}) > 1 for key in tags):
         warnings.append("the data differ (fingerprints of the images)")
-    elif any(set(facts) != tags for facts in told):
+    elif any(set(facts) != tags for facts in of_runs):
         warnings.append("not all say on which data they were judged, so these may differ")
     if len({code_version(run) for run in runs}) > 1:
         warnings.append(f"made by different code ({', '.join(sorted({code_version(run) for run in runs}))})")

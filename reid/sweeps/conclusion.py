@@ -44,7 +44,7 @@ def conclude(settings: Sequence[Setting], split: str) -> str:
 
 def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> list[str]:
     """What a reader has to know to trust the table, in Markdown; [] where there is nothing."""
-    told = []
+    lines = []
     lost = [run for run in runs if run.status != "FINISHED"]
     if lost:
         named = "; ".join(
@@ -52,12 +52,12 @@ def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> 
             for run in lost[:NAMED]
         )
         more = f"; and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-        told.append(
+        lines.append(
             f"**{len(runs) - len(lost)} of {len(runs)} cells finished: this table is not complete.** "
             f"Missing: {named}{more}. The same command goes on with them."
         )
     if split == "test" and len(settings) > 1:
-        told.append(
+        lines.append(
             "Scores are those on test: whoever picks the best setting by them selects on test, and its score "
             "is then too good. Choose on held-out people of the training set (eval.split=val), and judge the "
             "winner once on test."
@@ -68,27 +68,27 @@ def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> 
         single = (
             "One seed a setting" if alone else f"One seed in {finished.count(1)} of {len(finished)} settings"
         )
-        told.append(f"{single}: no spread of the seeds (±) is known. seed=0,1,2 runs three.")
+        lines.append(f"{single}: no spread of the seeds (±) is known. seed=0,1,2 runs three.")
     if len({run.data for run in runs if run.data}) > 1:
-        told.append(
+        lines.append(
             "The runs do not share their data (their fingerprints differ, see cells.csv): scores are not "
             "compared query by query."
         )
     commits = {run.commit for run in runs if run.commit}
     if len(commits) > 1:
-        told.append(f"The runs were made by {len(commits)} versions of the code, see cells.csv.")
+        lines.append(f"The runs were made by {len(commits)} versions of the code, see cells.csv.")
     unlike = sorted({name for setting in settings for name in varying(setting)})
     if unlike:
-        told.append(
+        lines.append(
             f"Runs of one row differ in more than their seed, so that their mean means little: "
             f"{', '.join(unlike[:NAMED])}{' …' if len(unlike) > NAMED else ''}."
         )
     if sum(bool(setting.done) for setting in settings) > 2:
-        told.append(
+        lines.append(
             "Each interval in the table holds for itself: of twenty settings that are as good as the one "
             "they are compared with, one looks better or worse."
         )
-    return told
+    return lines
 
 
 def _sources(lead: Difference) -> str:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 LOCK = ".job.lock"
 HOLDER = ".job.pid"
 
-#: Seconds for which jobs that were told to stop may go on: with the step, or the save, that they are in.
+#: Seconds for which jobs that are stopped may go on: with the step, or the save, that they are in.
 STOP_WITHIN_S = 60.0
 
 
@@ -57,13 +57,13 @@ def occupied(folder: Path) -> bool:
 
 def stop_jobs(folders: Iterable[Path]) -> None:
     """Have the other processes that are at the jobs of these folders stop, and wait until they have."""
-    told = [folder for folder in folders if occupied(folder) and _tell(folder)]
+    signalled = [folder for folder in folders if occupied(folder) and _terminate(folder)]
     end = time.monotonic() + STOP_WITHIN_S
-    while any(map(occupied, told)) and time.monotonic() < end:
+    while any(map(occupied, signalled)) and time.monotonic() < end:
         time.sleep(0.1)
 
 
-def _tell(folder: Path) -> bool:
+def _terminate(folder: Path) -> bool:
     """Send SIGTERM to the process at the job of this folder; False where none is, or it is this one."""
     try:
         holder = int((folder / HOLDER).read_text())

@@ -107,9 +107,9 @@ def without_twins(runs: Iterable[SweptRun]) -> list[SweptRun]:
         key = (*run.values.items(), run.seed, run.config_hash)
         if key not in cells or cells[key].status != "FINISHED":
             cells[key] = run
-    told = {(*run.values.items(), run.seed) for run in cells.values() if run.config_hash}
+    hashed = {(*run.values.items(), run.seed) for run in cells.values() if run.config_hash}
     # A cell that ended before it knew its hash, and was done later.
-    return [run for run in cells.values() if run.config_hash or (*run.values.items(), run.seed) not in told]
+    return [run for run in cells.values() if run.config_hash or (*run.values.items(), run.seed) not in hashed]
 
 
 def settings_of(runs: Sequence[SweptRun], split: str, paired: bool = True) -> list[Setting]:

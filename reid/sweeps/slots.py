@@ -48,7 +48,7 @@ def slot(names: Sequence[str], folder: Path | None = None) -> Iterator[int]:
     """
     folder = folder or slots_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    told = False
+    reported = False
     while True:
         for number, name in enumerate(names):
             lock = FileLock(folder / f"{name}.lock", timeout=0)
@@ -61,9 +61,9 @@ def slot(names: Sequence[str], folder: Path | None = None) -> Iterator[int]:
             finally:
                 lock.release()
             return
-        if not told:
+        if not reported:
             log.info("all %d places are taken: waiting for one of %s", len(names), ", ".join(names))
-            told = True
+            reported = True
         time.sleep(_POLL_S)
 
 
@@ -71,7 +71,7 @@ def jobs_at_once(launcher: str, n_jobs: int, cells: int, places: int) -> int:
     """How many jobs of a sweep run at the same time on this machine.
 
     launcher: the name of Hydra's launcher, such as `basic`, `joblib`, `submitit_local`, `submitit_slurm`.
-    n_jobs: what joblib was told (-1: one a core).  cells: jobs of the sweep.  places: GPUs, or cores without.
+    n_jobs: what joblib is set to (-1: one a core).  cells: jobs of the sweep.  places: GPUs, else cores.
     """
     if launcher == "joblib":
         return max(1, min(cells, places if n_jobs < 0 else n_jobs))

@@ -164,10 +164,10 @@ def write(
         report = build(runs_of_jobs(folder, jobs, keys), keys, split, f"{experiment}: {name}")
         parent.tags({NAME_TAG: name})
         parent.description(report.description(parent.run_id))
-        written = put(report, folder, parent.run_id or folder.name)
+        written = write_report(report, folder, parent.run_id or folder.name)
         for path in written:
             parent.artifact(path)
-        summary = said(report, written, publish(folder, experiment, name))
+        summary = terminal_text(report, written, publish(folder, experiment, name))
         best = report.settings[0].mean(report.score)
         if not math.isnan(best):
             parent.metrics({f"best/{report.score}": best}, 0)
@@ -179,12 +179,12 @@ def write(
     return summary
 
 
-def said(report: Report, written: Sequence[Path], place: Path) -> str:
+def terminal_text(report: Report, written: Sequence[Path], place: Path) -> str:
     """A report as the terminal shows it, and where it lies."""
     return f"{report.markdown()}\nwritten: {', '.join(path.name for path in written)} in {place}"
 
 
-def put(report: Report, folder: Path, again: str) -> list[Path]:
+def write_report(report: Report, folder: Path, again: str) -> list[Path]:
     """Write the files of a report to `folder` and return them; a figure that cannot be drawn is warned of."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / REPORT, folder / CELLS]

@@ -43,7 +43,7 @@ def environment(source_root: Path | None) -> Provenance:
         **code,
         **{f"reid.version.{name}": _version(name) for name in _LIBRARIES},
         "reid.version.python": platform.python_version(),
-        "reid.jobs.launch": command,
+        "reid.command": command,
         "reid.host": socket.gethostname(),
         "reid.os": platform.platform(terse=True),
         "reid.cpu": _cpu_model(),

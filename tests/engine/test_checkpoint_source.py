@@ -51,9 +51,14 @@ def test_a_run_that_starts_from_another_begins_with_its_features(
     first = json.loads((tmp_path / "day" / "status.json").read_text())
     night = [word for word in tiny if word != "dataset=synthetic"] + ["dataset=synthetic_night"]
     # imagenet would need the network: it is not asked for.
-    asked = ["epochs=1", f"init_from={first['run_id']}", "backbone.weights=imagenet", "eval.at_start=true"]
-    told = command("train", *night, *asked, f"hydra.run.dir={tmp_path}/night")
-    assert "104 of 104 model tensors loaded (100.0%); 1 dropped: classifier.weight" in told
+    overrides = [
+        "epochs=1",
+        f"init_from={first['run_id']}",
+        "backbone.weights=imagenet",
+        "eval.at_start=true",
+    ]
+    printed = command("train", *night, *overrides, f"hydra.run.dir={tmp_path}/night")
+    assert "104 of 104 model tensors loaded (100.0%); 1 dropped: classifier.weight" in printed
 
     data = next(word for word in tiny if word.startswith("data.root="))
     command(

@@ -56,8 +56,8 @@ def test_of_an_epoch(scores: Scores) -> None:
 def test_of_a_table_that_fits_eighty_columns(scores: Scores) -> None:
     shown = Terminal(file=io.StringIO(), width=80)
     shown.print(score_table({"last epoch": scores}, "how"))
-    told = lines(shown)
-    assert told[2].split("┃")[2:-1] == [
+    rows = lines(shown)
+    assert rows[2].split("┃")[2:-1] == [
         " mAP % ",
         " rank-1 % ",
         " rank-5 % ",
@@ -65,7 +65,7 @@ def test_of_a_table_that_fits_eighty_columns(scores: Scores) -> None:
         " mINP % ",
         " queries ",
     ]
-    assert told[4].split("│")[1:-1] == [
+    assert rows[4].split("│")[1:-1] == [
         " last epoch ", "  75.0 ", "     50.0 ", "    100.0 ", "     100.0 ", "   75.0 ", "       2 ",
     ]  # fmt: skip
     # While the tracker gets fractions.
@@ -101,10 +101,10 @@ def test_of_tracked_runs() -> None:
     other = replace(run, run_id="2" * 32, metrics={**metrics, "val/mAP": 0.5, "train/accuracy": 0.5})
     shown = terminal()
     show_comparison(shown, [run, other], comparison([run, other]))
-    told = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in lines(shown) if "│" in line}
-    assert told["val/mAP (%)"] == "50.0 (+4.3)"
-    assert told["train/accuracy (%)"] == "50.0 (+25.0)"
-    assert told["train/loss"] == "1.5 (+0)"
+    rows = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in lines(shown) if "│" in line}
+    assert rows["val/mAP (%)"] == "50.0 (+4.3)"
+    assert rows["train/accuracy (%)"] == "50.0 (+25.0)"
+    assert rows["train/loss"] == "1.5 (+0)"
 
 
 def test_of_one_run_in_full() -> None:
@@ -113,7 +113,7 @@ def test_of_one_run_in_full() -> None:
         "checkpoint artifacts"
     )
     child = {"run_id": "2", "status": "FINISHED", "name": "x", "mAP": 0.5, "split": "val"}
-    told = {
+    facts = {
         **dict.fromkeys(unknown.split()),
         "kind": "sweep",
         "status": "FINISHED",
@@ -123,7 +123,7 @@ def test_of_one_run_in_full() -> None:
         "children": [child],
     }
     shown = terminal()
-    show_details(shown, told)
+    show_details(shown, facts)
     shares = {line.split()[0]: line.split()[1:] for line in lines(shown) if line.startswith("    ")}
     assert shares["val/mAP"] == ["45.7", "%"]
     assert shares["train/coverage"] == ["50.0", "%"]

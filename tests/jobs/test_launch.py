@@ -142,9 +142,9 @@ def test_a_wrong_command_line_is_refused(
     with pytest.raises(SystemExit) as exit_:
         launch(command, NO_WORK)
     assert exit_.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert_readable(told.err, fragments)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert_readable(printed.err, fragments)
     assert list(home.iterdir()) == []
 
 
@@ -194,11 +194,11 @@ def test_help_lists_the_groups_and_their_choices(
     with pytest.raises(SystemExit) as exit_:
         launch("train", NO_WORK)
     assert exit_.value.code == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for group in ("backbone", "dataset", "experiment", "head", "loss", "optimizer", "schedule", "tricks"):
         choices = sorted(file.stem for file in (ROOT / "conf" / group).glob("*.yaml"))
-        assert f"{group}: {', '.join(choices)}" in told
-    assert "alpha: 2.0" in told
+        assert f"{group}: {', '.join(choices)}" in printed
+    assert "alpha: 2.0" in printed
     assert list(home.iterdir()) == []
 
 

@@ -141,12 +141,12 @@ def test_list_without_a_store_creates_none(tmp_path: Path, capsys: pytest.Captur
 
 def test_show_tells_what_differs_and_where_all_is(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs.main(["show", study.children[1], "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["differs"] == {"loss.alpha": "2.0"}
-    assert told["folder"] == str(study.home / "multirun" / "s" / "1")
-    assert told["artifacts"] == ["checkpoints/model.pt"]
-    assert told["data_fingerprint"] == {"all": "aa"}
-    assert (told["parent"], told["metrics"]["val/mAP"]) == (study.parent, 0.52)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["differs"] == {"loss.alpha": "2.0"}
+    assert shown["folder"] == str(study.home / "multirun" / "s" / "1")
+    assert shown["artifacts"] == ["checkpoints/model.pt"]
+    assert shown["data_fingerprint"] == {"all": "aa"}
+    assert (shown["parent"], shown["metrics"]["val/mAP"]) == (study.parent, 0.52)
     assert runs.main(["show", study.parent]) == 0
     shown = capsys.readouterr().out
     assert "2 children:" in shown

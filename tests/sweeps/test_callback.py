@@ -75,11 +75,11 @@ def test_the_newest_run_of_the_config_is_resumed_unless_it_finished(tmp_path: Pa
 
 
 def test_a_cell_is_finished_where_config_data_and_code_are_the_same(tmp_path: Path) -> None:
-    def run(name: str, **told: str) -> Path:
+    def run(name: str, **fields: str) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         status = RunStatus("FINISHED", config_hash="a", data_root="/d", code="c", run_dir=str(folder))
-        for key, value in told.items():
+        for key, value in fields.items():
             setattr(status, key, value)
         status.write(folder)
         return folder
@@ -101,9 +101,12 @@ def test_a_cell_is_finished_where_config_data_and_code_are_the_same(tmp_path: Pa
 def test_a_job_that_was_not_begun_is_in_the_list_with_what_makes_it(tmp_path: Path) -> None:
     SweepFile("reid", "c", [["a", "/d"], ["b", "/d"]], [["seed=0"], ["seed=1"]]).write(tmp_path)
     job(tmp_path, 0, "FINISHED", 0.5)
-    told = job_statuses(tmp_path)
-    assert [(status.status, status.error) for status in told] == [("FINISHED", ""), ("FAILED", "not begun")]
-    assert told[1].overrides == ["seed=1"]
+    statuses = job_statuses(tmp_path)
+    assert [(status.status, status.error) for status in statuses] == [
+        ("FINISHED", ""),
+        ("FAILED", "not begun"),
+    ]
+    assert statuses[1].overrides == ["seed=1"]
 
 
 def test_of_a_key_that_comes_twice_the_last_counts() -> None:
@@ -112,10 +115,10 @@ def test_of_a_key_that_comes_twice_the_last_counts() -> None:
 
 def test_the_id_that_a_run_got_after_its_end_is_that_of_its_journal(tmp_path: Path) -> None:
     RunStatus("FINISHED", run_dir=str(tmp_path)).write(tmp_path)
-    told = read_status(tmp_path)
-    assert told is not None
-    assert told.run_id is None
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.run_id is None
     Journal(tmp_path).save_sent(Sent("sqlite:////x.db", "1234", 5))
-    told = read_status(tmp_path)
-    assert told is not None
-    assert told.run_id == "1234"
+    status = read_status(tmp_path)
+    assert status is not None
+    assert status.run_id == "1234"

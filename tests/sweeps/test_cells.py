@@ -66,18 +66,18 @@ def test_twins_are_refused_unless_nothing_is_taken() -> None:
 
 def test_a_sweep_goes_on_in_its_folder(tmp_path: Path) -> None:
     words = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.4"]
-    begun = folder_of(sweep_arguments(plan("train", words), words))
-    assert begun.parent == tmp_path / "multirun"
-    told = read_sweep(begun)
-    assert told is not None
-    assert told.code == code()
-    assert [overrides[-1] for overrides in told.overrides] == ["loss.alpha=1.0", "loss.alpha=1.4"]
-    assert folder_of(sweep_arguments(plan("train", words), words)) == begun
+    folder = folder_of(sweep_arguments(plan("train", words), words))
+    assert folder.parent == tmp_path / "multirun"
+    sweep = read_sweep(folder)
+    assert sweep is not None
+    assert sweep.code == code()
+    assert [overrides[-1] for overrides in sweep.overrides] == ["loss.alpha=1.0", "loss.alpha=1.4"]
+    assert folder_of(sweep_arguments(plan("train", words), words)) == folder
 
     other = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.5"]
-    assert folder_of(sweep_arguments(plan("train", other), other)) != begun
+    assert folder_of(sweep_arguments(plan("train", other), other)) != folder
     anew = [*words, "sweep.take=none"]
-    assert folder_of(sweep_arguments(plan("train", anew), anew)) != begun
+    assert folder_of(sweep_arguments(plan("train", anew), anew)) != folder
 
 
 def test_code_that_changed_begins_a_new_sweep_unless_any_code_will_do(tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_submitit_on_this_machine_ends_no_job_for_its_length() -> None:
 def test_slurm_takes_its_own_keys_and_nothing_is_added_to_them() -> None:
     keys = ["partition=gpu", "gpus_per_node=1", "cpus_per_task=8", "mem_gb=32", "timeout_min=720"]
     keys += ["max_num_timeout=3", "array_parallelism=4", "account=lab", "qos=low"]
-    given = [f"hydra.launcher.{key}" for key in keys]
-    words = ["-m", "dataset=synthetic", "seed=0,1", "hydra/launcher=submitit_slurm", *given]
+    options = [f"hydra.launcher.{key}" for key in keys]
+    words = ["-m", "dataset=synthetic", "seed=0,1", "hydra/launcher=submitit_slurm", *options]
     found = plan("train", words)
     assert (found.launcher, len(found.cells)) == ("submitit_slurm", 2)
     assert [word.partition("=")[0] for word in sweep_arguments(found, words)] == [SWEEP_DIR]

@@ -62,8 +62,8 @@ def test_a_launcher_that_runs_its_jobs_itself_is_not_watched() -> None:
         "import threading; from reid.sweeps.orphan import at_work\n"
         "with at_work(): print([thread.name for thread in threading.enumerate()])"
     )
-    told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "['MainThread']"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['MainThread']"
 
 
 def _ended(worker: psutil.Process) -> bool:

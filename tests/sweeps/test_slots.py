@@ -28,15 +28,15 @@ def test_a_slot_is_held_by_one_process_and_free_again_when_that_is_killed(tmp_pa
         for _ in range(2)
     ]
     try:
-        told = []
+        numbers = []
         for holder in holders:
             assert holder.stdout is not None
-            told.append(int(holder.stdout.readline()))
-        assert sorted(told) == [0, 1]
+            numbers.append(int(holder.stdout.readline()))
+        assert sorted(numbers) == [0, 1]
         os.kill(holders[0].pid, signal.SIGKILL)
         holders[0].wait()
         with slot(["a", "b"], tmp_path) as number:
-            assert number == told[0]
+            assert number == numbers[0]
     finally:
         for holder in holders:
             holder.kill()

@@ -46,22 +46,24 @@ def queries(place: Path, score: float, seed: int, split: str = "val") -> float:
 
 
 def run(
-    folder: Path, score: float | None, seed: int = 0, told: bool = True, split: str = "val", **values: str
+    folder: Path, score: float | None, seed: int = 0, by_query: bool = True, split: str = "val", **values: str
 ) -> SweptRun:
     """A run of a sweep; `score` None: it failed; `told`: it has its scores by query."""
     place = folder / f"{len(list(folder.iterdir()))}"
     place.mkdir()
     scores, path = {}, None
     if score is not None:
-        measured = queries(place, score, int(1000 * score) + seed, split) if told else score
+        measured = queries(place, score, int(1000 * score) + seed, split) if by_query else score
         scores = {f"{split}/mAP": measured, f"{split}/rank-1": 0.8}
-        path = place / "queries.csv" if told else None
+        path = place / "queries.csv" if by_query else None
     keys = {key.replace("__", "."): value for key, value in values.items()}
     status, error = ("FINISHED", "") if scores else ("FAILED", "RuntimeError: no luck")
     return SweptRun(keys, str(seed), status, scores, error, queries=path)
 
 
-def told(runs: list[SweptRun], keys: list[str] | None = None, split: str = "val", **options: str) -> Report:
+def report_of(
+    runs: list[SweptRun], keys: list[str] | None = None, split: str = "val", **options: str
+) -> Report:
     return build(runs, keys or ["loss.alpha", "seed"], split, "study: sweep", **options)
 
 
@@ -73,11 +75,11 @@ def test_the_table_has_mean_and_spread_of_each_setting_best_first(tmp_path: Path
         "2.0": [None],
     }
     runs = [
-        run(tmp_path, score, seed, told=False, loss__alpha=alpha)
+        run(tmp_path, score, seed, by_query=False, loss__alpha=alpha)
         for alpha, by_seed in scores.items()
         for seed, score in enumerate(by_seed)
     ]
-    made = told(runs)
+    made = report_of(runs)
     lines = made.markdown().splitlines()
     less = "mAP less that of loss.alpha=1.2, points [95 %]"
     assert lines[2] == f"| loss.alpha | mAP on val (%) | rank-1 (%) | seeds | {less} |"
@@ -98,7 +100,7 @@ def test_a_lead_that_exceeds_the_noise(tmp_path: Path) -> None:
         for alpha, score in (("1.0", 0.5), ("1.2", 0.6))
         for seed in range(3)
     ]
-    sentence = told(runs).sentence
+    sentence = report_of(runs).sentence
     assert sentence.startswith("Best: loss.alpha=1.2 with mAP 6")
     assert "points over loss.alpha=1.0 [" in sentence
     assert sentence.endswith("exceeds the noise (95 % interval, people resampled and seeds compared).")
@@ -111,13 +113,13 @@ def test_a_lead_that_does_not(tmp_path: Path) -> None:
         for alpha, score in (("1.0", 0.50), ("1.2", 0.51))
         for seed in range(3)
     ]
-    sentence = told(runs).sentence
+    sentence = report_of(runs).sentence
     assert "does not exceed the noise (95 % interval, people resampled and seeds compared)" in sentence
 
 
 def test_one_seed_says_that_the_seeds_are_unknown(tmp_path: Path) -> None:
     runs = [run(tmp_path, 0.5, loss__alpha="1.0"), run(tmp_path, 0.6, loss__alpha="1.2")]
-    made = told(runs, ["loss.alpha"])
+    made = report_of(runs, ["loss.alpha"])
     assert (
         "exceeds the noise (95 % interval, people resampled; one of the two has a single seed"
         in made.sentence
@@ -129,33 +131,33 @@ def test_one_seed_says_that_the_seeds_are_unknown(tmp_path: Path) -> None:
     assert figure is not None
     assert "no spread" in figure.get_supxlabel()
     runs.append(run(tmp_path, 0.61, 1, loss__alpha="1.2"))
-    mixed = told(runs, ["loss.alpha", "seed"])
+    mixed = report_of(runs, ["loss.alpha", "seed"])
     assert no_spread.replace("One seed a setting", "One seed in 1 of 2 settings") in mixed.notes
     figure = mixed.figure()
     assert figure is not None
     assert figure.get_supxlabel() == ""
     runs.append(run(tmp_path, 0.52, 1, loss__alpha="1.0"))
-    assert not any("spread" in note for note in told(runs, ["loss.alpha", "seed"]).notes)
+    assert not any("spread" in note for note in report_of(runs, ["loss.alpha", "seed"]).notes)
 
 
 def test_without_scores_by_query_the_seeds_remain_or_nothing(tmp_path: Path) -> None:
     runs = [
-        run(tmp_path, 0.5 + 0.1 * n + seed / 500, seed, told=False, loss__alpha=str(n))
+        run(tmp_path, 0.5 + 0.1 * n + seed / 500, seed, by_query=False, loss__alpha=str(n))
         for n in range(2)
         for seed in range(2)
     ]
-    assert "over the seeds alone" in told(runs).sentence
+    assert "over the seeds alone" in report_of(runs).sentence
     (tmp_path / "broken").mkdir()
     unreadable = [dataclasses.replace(one, queries=tmp_path / "broken") for one in runs]
-    assert "over the seeds alone" in told(unreadable).sentence
+    assert "over the seeds alone" in report_of(unreadable).sentence
     single = [one for one in runs if one.seed == "0"]
-    assert "cannot be told" in told(single).sentence
+    assert "cannot be told" in report_of(single).sentence
 
 
 def test_other_data_are_said_and_not_paired(tmp_path: Path) -> None:
     runs = [run(tmp_path, 0.5 + n / 10, loss__alpha=str(n)) for n in range(2)]
     runs = [dataclasses.replace(one, data=f"data{n}") for n, one in enumerate(runs)]
-    made = told(runs)
+    made = report_of(runs)
     assert "cannot be told" in made.sentence
     assert any("do not share their data" in note for note in made.notes)
 
@@ -168,21 +170,23 @@ def test_runs_of_one_row_that_are_not_alike_are_told(tmp_path: Path) -> None:
         )
         for seed in range(2)
     ]
-    assert any("differ in more than their seed" in note and "epochs." in note for note in told(runs).notes)
+    assert any(
+        "differ in more than their seed" in note and "epochs." in note for note in report_of(runs).notes
+    )
 
 
 def test_a_cell_that_was_done_twice_counts_once(tmp_path: Path) -> None:
     failed, done, again = run(tmp_path, None), run(tmp_path, 0.5), run(tmp_path, 0.6)
     cells = [dataclasses.replace(one, values={}, config_hash="h") for one in (failed, done, again)]
-    untold = dataclasses.replace(failed, values={})
-    assert told([untold, *cells]).runs == [cells[1]]
+    unhashed = dataclasses.replace(failed, values={})
+    assert report_of([unhashed, *cells]).runs == [cells[1]]
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_choosing_by_test_is_said(split: str, tmp_path: Path) -> None:
     runs = [run(tmp_path, 0.5 + n / 10, split=split, loss__alpha=str(n)) for n in range(2)]
-    assert ("selects on test" in told(runs, split=split).markdown()) == (split == "test")
-    assert "selects on test" not in told(runs[:1], split=split).markdown()
+    assert ("selects on test" in report_of(runs, split=split).markdown()) == (split == "test")
+    assert "selects on test" not in report_of(runs[:1], split=split).markdown()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_the_seed_is_no_axis_of_the_figure(values: list[dict[str, str]], title: 
         for n, each in enumerate(values)
         for seed in range(2)
     ]
-    figure = told(runs, [*values[0], "seed"]).figure()
+    figure = report_of(runs, [*values[0], "seed"]).figure()
     assert figure is not None
     assert figure.axes[0].get_title(loc="left") == title
     words = {figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()}
@@ -215,7 +219,7 @@ def test_tricks_are_differences_from_the_published_recipe(tmp_path: Path) -> Non
         for trick, score in scores.items()
         for seed in range(2)
     ]
-    made = told(runs, ["tricks", "seed"])
+    made = report_of(runs, ["tricks", "seed"])
     assert made.reference is not None
     assert made.reference.name == f"tricks={default_choice('tricks')}" == "tricks=bag_of_tricks"
     assert "mAP less that of tricks=bag_of_tricks, points [95 %]" in made.markdown()
@@ -227,15 +231,15 @@ def test_tricks_are_differences_from_the_published_recipe(tmp_path: Path) -> Non
     words = [text.get_text() for text in axes.texts]
     assert words[1].startswith("mAP 55.")
     assert words[3] == "unfinished"
-    other = told(runs, ["tricks", "seed"], reference="none")
+    other = report_of(runs, ["tricks", "seed"], reference="none")
     assert other.reference is not None
     assert other.reference.name == "tricks=none"
     with pytest.raises(ValueError, match="no finished setting 'no_bnneck'"):
-        told(runs, ["tricks", "seed"], reference="no_bnneck")
+        report_of(runs, ["tricks", "seed"], reference="no_bnneck")
 
 
 def test_no_finished_cell_is_a_report_too(tmp_path: Path) -> None:
-    made = told([run(tmp_path, None, loss__alpha="1.0"), run(tmp_path, None, loss__alpha="1.2")])
+    made = report_of([run(tmp_path, None, loss__alpha="1.0"), run(tmp_path, None, loss__alpha="1.2")])
     assert made.sentence.startswith("No cell finished")
     assert "0 of 2 cells finished" in made.markdown()
     assert made.figure() is None

@@ -68,7 +68,7 @@ def test_command_names_the_module_and_hides_the_home(
     program = str(repository / "reid" / "train.py")
     monkeypatch.setattr("sys.argv", [program, "data.root=/home/ann/market", "a=b c"])
     tags = environment(repository).tags
-    assert tags["reid.jobs.launch"] == "reid.train data.root=~/market 'a=b c'"
+    assert tags["reid.command"] == "reid.train data.root=~/market 'a=b c'"
     assert tags["mlflow.source.name"] == "reid.train"
 
 
