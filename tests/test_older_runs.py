@@ -14,9 +14,10 @@ import pytest
 
 from reid.config.schema import register
 from reid.engine.checkpoint import load_checkpoint
+from reid.home import source_root
 from reid.sweeps.cells import plan
 from reid.sweeps.sweep_folder import sweep_arguments
-from reid.tracking import Store, fetch_checkpoint, read_record
+from reid.tracking import Store, environment, fetch_checkpoint, read_record
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,12 @@ def test_model_is_read_to_the_last_bit(home: Path) -> None:
     checkpoint = load_checkpoint(home / EXPECTED["finished"]["folder"] / "model.pt")
     total = sum(tensor.double().abs().sum().item() for tensor in checkpoint.model.values())
     assert total == pytest.approx(EXPECTED["finished"]["sum_of_weights"], rel=1e-12)
+
+
+def test_the_tracker_gets_the_machine_and_the_command_by_the_names_of_then(home: Path) -> None:
+    with sqlite3.connect(home / "mlflow.db") as database:
+        names = {name for (name,) in database.execute("SELECT DISTINCT key FROM tags")}
+    assert environment(source_root()).tags.keys() <= names
 
 
 def test_journal_tells_the_run(home: Path) -> None:

@@ -25,7 +25,7 @@ from reid.tracking import Store, TrackingError, default_store, sqlite_uri
 SCORE = "val/mAP"
 #: The databases that both MLflow and Optuna speak to.
 SHARED = ("sqlite", "postgresql", "mysql")
-CONFIG = "reid.config.schema"
+CONFIG = "reid.config"
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _run_trial(search: Search, trial: optuna.Trial, job: Job) -> None:
     try:
         config, settings, overrides = search.trial_config(values)
         child = child_job(search, job, str(trial.number), name, config, overrides)
-        child.tags = {"reid.study": search.name, "reid.config.trial": trial.number}
+        child.tags = {"reid.study": search.name, "reid.trial": trial.number}
         settings.resume = str(child.folder) if (child.folder / LAST).exists() else None
 
         def report(epoch: int, scores: dict[str, float]) -> None:
