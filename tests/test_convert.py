@@ -83,7 +83,7 @@ def test_every_form_becomes_a_checkpoint_with_the_same_features(
     assert load_weights(build_backbone("resnet18"), str(out)).fraction == 1
 
 
-def test_what_the_file_does_not_say_may_be_said(source: ReidModel, tmp_path: Path) -> None:
+def test_what_the_file_does_not_say_is_an_option(source: ReidModel, tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in published(source).items() if "classifier" not in name}
     torch.save(state, tmp_path / "in.pth")
     words = [

@@ -63,7 +63,7 @@ def test_a_split_is_read_as_it_was_written(people: Path, capsys: pytest.CaptureF
     assert "nothing wrong was found" in capsys.readouterr().out
 
 
-def test_a_set_without_queries_is_told_what_it_is_good_for(
+def test_the_check_says_what_a_set_without_queries_is_good_for(
     people: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = people.parent / "train.csv"
@@ -73,7 +73,7 @@ def test_a_set_without_queries_is_told_what_it_is_good_for(
     assert "no query: fit to train on as a part of dataset=joint" in capsys.readouterr().out
 
 
-def test_trouble_is_told_and_is_json_too(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_are_printed_and_are_json_too(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = sorted(people.iterdir())[:2]
     shutil.copy(next(one.iterdir()), other / "copied_c1.png")
     assert check([str(people)]) == 1
@@ -105,7 +105,7 @@ def test_people_trained_and_tested_on_are_a_finding(people: Path, capsys: pytest
         (["synthetic", "--option", "preset"], "expected KEY=VALUE"),
     ],
 )
-def test_what_is_asked_wrongly_is_said(
+def test_wrong_options_are_refused_in_words(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(arguments) == 2

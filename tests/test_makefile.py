@@ -22,7 +22,7 @@ exec {sys.executable} "$@"
 """
 
 
-def test_a_venv_without_pip_is_told_and_made_whole_later(tmp_path: Path) -> None:
+def test_a_venv_without_pip_is_named_and_completed_later(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
     interpreter = tmp_path / "python"

@@ -117,7 +117,7 @@ def test_one_damaged_status_hides_no_sweep(damaged: str, project: Callable[[], P
     assert find_sweep(SweepFile("reid", "c", [["c", root], ["d", root]]), home / "multirun") == folder
 
 
-def test_data_that_were_moved_are_told_by_their_content(project: Callable[[], Path]) -> None:
+def test_data_that_were_moved_are_recognised_by_their_content(project: Callable[[], Path]) -> None:
     home = project()
     roots, fresh = [home / "outputs", home / "multirun"], home / "outputs" / "new"
     assert find_unfinished("a", "/elsewhere/market", fresh, roots) is None

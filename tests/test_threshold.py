@@ -427,7 +427,7 @@ def test_the_newest_model_is_taken_where_none_is_named(
         ((10, 20), "too small"),
     ],
 )
-def test_images_that_are_no_crops_of_a_person_are_said_so(
+def test_images_that_are_no_crops_of_a_person_are_warned_of(
     size: tuple[int, int], problem: str | None, tmp_path: Path
 ) -> None:
     Image.new("RGB", size).save(tmp_path / "a.png")

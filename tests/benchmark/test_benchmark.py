@@ -123,7 +123,7 @@ def test_a_table_of_nothing_has_dashes(tmp_path: Path) -> None:
     assert all(f"| `{name}` {4 * DASH}| not run |" in table for name in NAMES)
 
 
-def test_a_damaged_result_is_told_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / f"{NAMES[0]}.json").write_text('{"cases": []')
     with pytest.raises(SystemExit) as ended:
         main(["table", "--results", str(tmp_path)])

@@ -57,7 +57,7 @@ def test_everything_but_the_classifier_is_taken_into_any_number_of_identities(tm
     }
 
 
-def test_without_one_the_backbones_own_weights_are_told() -> None:
+def test_without_one_the_backbones_own_weights_are_named() -> None:
     message, facts = begin(build_model(settings_of(*NET), 5), None)
     assert message.startswith("weights: random weights")
     assert facts == {
@@ -65,7 +65,7 @@ def test_without_one_the_backbones_own_weights_are_told() -> None:
     }  # fmt: skip
 
 
-def test_how_much_of_a_weight_file_fitted_is_told_and_tracked(tmp_path: Path) -> None:
+def test_how_much_of_a_weight_file_fitted_is_printed_and_tracked(tmp_path: Path) -> None:
     state = build_backbone("resnet18").state_dict()
     del state["layer4.1.bn2.weight"], state["layer4.1.bn2.bias"]
     torch.save(state, tmp_path / "net.pth")

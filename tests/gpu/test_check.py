@@ -124,7 +124,7 @@ def test_without_a_gpu_nothing_is_written(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("words", [["no_such_check"], ["--device", "cpu"], ["--device", "tpu", "values"]])
-def test_what_is_asked_wrongly_is_refused(words: list[str]) -> None:
+def test_wrong_options_are_refused(words: list[str]) -> None:
     if torch.cuda.is_available() or "tpu" not in words:
         with pytest.raises(SystemExit, match="2"):
             main(words)

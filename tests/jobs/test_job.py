@@ -48,7 +48,7 @@ def test_a_killed_cell_goes_on_in_its_folder(sweep: Path) -> None:
     assert (scores, job.resuming, job.folder) == (None, True, sweep / "0")
 
 
-def test_a_cell_that_was_begun_on_other_data_starts_anew_beside_it(
+def test_a_cell_with_a_run_on_other_data_starts_anew_beside_it(
     sweep: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     left(sweep / "0", "RUNNING", "those")

@@ -49,7 +49,7 @@ def is_of(state: State, other: State) -> bool:
         ("student", "teacher"),
     ],
 )
-def test_it_is_told_which_was_taken_and_the_key_chooses(
+def test_the_part_that_was_taken_is_named_and_the_key_chooses(
     one: str, other: str, trained: State, average: State, tmp_path: Path
 ) -> None:
     file = tmp_path / "both.pth"
@@ -63,7 +63,7 @@ def test_it_is_told_which_was_taken_and_the_key_chooses(
     assert "takes that" not in report
 
 
-def test_an_average_alone_is_taken_and_told(average: State, tmp_path: Path) -> None:
+def test_an_average_alone_is_taken_and_named(average: State, tmp_path: Path) -> None:
     torch.save({"model": {"state_dict_ema": average}}, tmp_path / "ema.pth")
     state, report = loaded(tmp_path / "ema.pth")
     assert is_of(state, average)

@@ -114,7 +114,7 @@ def test_none_leaves_the_network_as_it_is(net: Backbone) -> None:
     assert "random weights" in report.describe()
 
 
-def test_a_partial_file_is_told_in_words(stored: State, net: Backbone, tmp_path: Path) -> None:
+def test_a_partial_file_is_described_in_words(stored: State, net: Backbone, tmp_path: Path) -> None:
     state = dict(stored)
     del state["features.0.0.weight"]
     state["features.0.1.weight"] = torch.zeros(5)
@@ -199,7 +199,7 @@ def test_a_whole_pickled_network_is_refused(net: Backbone, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_damaged_files_are_told(suffix: str, net: Backbone, tmp_path: Path) -> None:
+def test_damaged_files_are_named(suffix: str, net: Backbone, tmp_path: Path) -> None:
     path = tmp_path / f"damaged{suffix}"
     for content in (b"", b"<html>404</html>", b"PK\x03\x04" + bytes(100)):
         path.write_bytes(content)
@@ -207,7 +207,7 @@ def test_damaged_files_are_told(suffix: str, net: Backbone, tmp_path: Path) -> N
             load_weights(net, str(path))
 
 
-def test_files_without_named_tensors_are_told(net: Backbone, tmp_path: Path) -> None:
+def test_files_without_named_tensors_are_refused(net: Backbone, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="holds a list; expected a dict"):
         load_weights(net, save([torch.zeros(2)], tmp_path / "list.pth"))
     with pytest.raises(WeightsError, match=r"no named tensor .*epoch"):

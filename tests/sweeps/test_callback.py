@@ -98,7 +98,7 @@ def test_a_cell_is_finished_where_config_data_and_code_are_the_same(tmp_path: Pa
     assert found({"newer"}) == set()
 
 
-def test_a_job_that_was_not_begun_is_in_the_list_with_what_makes_it(tmp_path: Path) -> None:
+def test_a_job_that_did_not_start_is_in_the_list_with_what_makes_it(tmp_path: Path) -> None:
     SweepFile("reid", "c", [["a", "/d"], ["b", "/d"]], [["seed=0"], ["seed=1"]]).write(tmp_path)
     job(tmp_path, 0, "FINISHED", 0.5)
     statuses = job_statuses(tmp_path)

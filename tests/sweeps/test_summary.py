@@ -154,7 +154,7 @@ def test_without_scores_by_query_the_seeds_remain_or_nothing(tmp_path: Path) -> 
     assert "cannot be told" in report_of(single).sentence
 
 
-def test_other_data_are_said_and_not_paired(tmp_path: Path) -> None:
+def test_other_data_are_noted_and_not_paired(tmp_path: Path) -> None:
     runs = [run(tmp_path, 0.5 + n / 10, loss__alpha=str(n)) for n in range(2)]
     runs = [dataclasses.replace(one, data=f"data{n}") for n, one in enumerate(runs)]
     made = report_of(runs)
@@ -162,7 +162,7 @@ def test_other_data_are_said_and_not_paired(tmp_path: Path) -> None:
     assert any("do not share their data" in note for note in made.notes)
 
 
-def test_runs_of_one_row_that_are_not_alike_are_told(tmp_path: Path) -> None:
+def test_runs_of_one_row_that_are_not_alike_are_noted(tmp_path: Path) -> None:
     runs = [
         dataclasses.replace(
             run(tmp_path, 0.5, seed, loss__alpha="1.0"),
@@ -183,7 +183,7 @@ def test_a_cell_that_was_done_twice_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_choosing_by_test_is_said(split: str, tmp_path: Path) -> None:
+def test_choosing_by_test_is_noted(split: str, tmp_path: Path) -> None:
     runs = [run(tmp_path, 0.5 + n / 10, split=split, loss__alpha=str(n)) for n in range(2)]
     assert ("selects on test" in report_of(runs, split=split).markdown()) == (split == "test")
     assert "selects on test" not in report_of(runs[:1], split=split).markdown()

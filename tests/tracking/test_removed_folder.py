@@ -39,7 +39,7 @@ def headless(folder: Path) -> None:
     (folder / JOURNAL).write_text("".join(lines[2:]))
 
 
-def test_a_journal_without_its_beginning_is_begun_anew_and_its_run_is_closed(
+def test_a_journal_without_its_beginning_starts_anew_and_its_run_is_closed(
     store: Store, tmp_path: Path
 ) -> None:
     lost = Tracker.start(store, "e", tmp_path / "run", "n")

@@ -45,7 +45,7 @@ def post(server: Server, path: str, question: dict[str, Any]) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
-def test_an_experiment_deleted_at_a_server_is_told(
+def test_an_experiment_deleted_at_a_server_is_named(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     experiment = server.store.prepare("given up")
