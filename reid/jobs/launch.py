@@ -25,6 +25,7 @@ from reid.config.schema import config_folder, register
 from reid.engine.stop import Stopped, StopSignals
 from reid.errors import RunError, UsageError
 from reid.jobs.compose_errors import explain, known_keys
+from reid.jobs.plain_warnings import show_plainly
 from reid.jobs.processes import check_launch, process_arguments, run_folder
 from reid.jobs.resolved import Primary, primary_config
 from reid.sweeps.cells import Plan, plan, refuse_missing
@@ -59,6 +60,7 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
     """
     register()
     logging.captureWarnings(True)
+    show_plainly()
     for inherited in (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER):
         os.environ.pop(inherited, None)
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -72,6 +74,7 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
 
     def app(config: DictConfig) -> None:
         register()  # the worker of a launcher is a process of its own
+        show_plainly()
         from reid.engine.distributed import ALONE
         from reid.engine.runtime import set_up_process
         from reid.jobs.frame import run_job
