@@ -1,5 +1,6 @@
-"""What only the parts of a run can tell of its config: the signatures of its loss, its optimizer and its
-backbone, and a trial of the loss.  All that is wrong otherwise was refused before torch is imported.
+"""What only the parts of a run can tell of its config: the signatures of its loss, its optimizer, its head
+and its backbone, and a trial of the loss and the head.  All that is wrong otherwise was refused before torch
+is imported.
 """
 
 from typing import Any
@@ -8,17 +9,20 @@ import torch
 
 from reid.config.checks import ConfigError, check_options, check_types, construct, trusted_target
 from reid.config.schema import OWN_KEYS, SUPPLIED, TrainConfig
-from reid.models import backbone_function, build_backbone, head_class
+from reid.models import backbone_function, build_backbone, build_head, head_class
 
 #: What the library's losses multiply or divide similarities by; ours say themselves what they take.
 _SCALES = ("temperature", "scale", "gamma")
 
+#: Of the map that a head is tried on: those of the smaller backbones.
+_CHANNELS = 512
+
 
 def check_built(settings: TrainConfig) -> None:
-    """Compare the open groups of typed settings with what they go to, and call the loss once.
+    """Compare the open groups of typed settings with what they go to; call the loss and build the head once.
 
     Raises:
-        ConfigError, BackboneError: naming the key, its value and what is allowed.
+        ConfigError, BackboneError, HeadError: naming the key, its value and what is allowed.
     """
     for group in ("loss", "optimizer"):
         values = getattr(settings, group)
@@ -32,6 +36,7 @@ def check_built(settings: TrainConfig) -> None:
     check_options(
         "head", settings.head, OWN_KEYS["head"], head_class(str(settings.head["_target_"])), SUPPLIED["head"]
     )
+    build_head(settings.head, _CHANNELS, 2)
     if settings.sync_bn and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
             f"sync_bn=true with device={settings.device} is not possible here: torch's SyncBatchNorm is for "

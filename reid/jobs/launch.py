@@ -61,6 +61,7 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
     register()
     show_plainly()
     logging.captureWarnings(True)
+    show_plainly()
     for inherited in (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER):
         os.environ.pop(inherited, None)
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -16,7 +16,7 @@ from reid.config.schema import config_folder
 from reid.data import DatasetError
 from reid.engine.optimizers import build_optimizer
 from reid.engine.schedule import learning_rate
-from reid.models import BackboneError
+from reid.models import BackboneError, HeadError
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -171,6 +171,13 @@ def test_names_that_are_not_there() -> None:
         settings_of("dataset.name=null")
     with pytest.raises(BackboneError, match=r"backbone.name=resnet51 is no backbone.*resnet50"):
         settings_of("backbone.name=resnet51")
+
+
+@pytest.mark.parametrize("option", ["gem head.p=-1", "parts head.stripes=0", "parts head.reduction=0"])
+def test_what_a_head_refuses_is_refused_before_any_work(option: str) -> None:
+    words = f"head={option}".split()
+    with pytest.raises(HeadError, match=f"^{words[-1]} is not allowed: expected"):
+        settings_of(*words)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from composing import NO_WORK
 from conftest import Runner
 from hydra.core.global_hydra import GlobalHydra
 
+from reid.config import settings
 from reid.config.schema import register
 from reid.jobs.compose_errors import explain
 from reid.jobs.launch import launch
@@ -200,6 +202,14 @@ def test_help_lists_the_groups_and_their_choices(
         assert f"{group}: {', '.join(choices)}" in printed
     assert "alpha: 2.0" in printed
     assert list(home.iterdir()) == []
+
+
+def test_what_a_config_warns_of_is_a_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
+    monkeypatch.setattr(sys, "argv", ["reid-train", "sed=3"])
+    with pytest.raises(SystemExit):
+        launch("train", NO_WORK)
+    assert warnings.formatwarning("too long", UserWarning, settings.__file__, 79) == "too long\n"
 
 
 def test_explain_passes_on_what_it_does_not_know() -> None:
