@@ -6,10 +6,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from reid.config.checks import ConfigError
-from reid.sweeps.cells import Plan, expand, plan
+from reid.config.schema import config_folder, register
+from reid.sweeps.cells import Plan, _Compositions, expand, plan
 from reid.sweeps.sweep_file import SweepFile, read_sweep
 from reid.sweeps.sweep_folder import SWEEP_DIR, sweep_arguments
 from reid.tracking.journal import Journal
@@ -172,3 +175,29 @@ def test_what_is_no_multirun_or_trains_nothing_gets_no_folder() -> None:
     assert sweep_arguments(Plan(multirun=False), []) == []
     assert plan("train", ["--cfg", "job"]) == Plan(multirun=False)
     assert sweep_arguments(Plan(multirun=True), ["-m"]) == []
+
+
+GROUPS = ("backbone", "dataset", "experiment", "head", "loss", "optimizer", "schedule", "tricks")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.alpha=1.4", "seed=3"],
+        ["loss=triplet", "loss.margin=0.2", "+loss.squared=true"],
+        ["experiment=quickstart", "head=parts", "head.stripes=2", "optimizer=sgd", "~loss.neck_feature"],
+        ["dataset=folders", "dataset.root=/x y", "backbone.weights=null", "schedule=cosine"],
+        ["tricks=none", "+loss={extra: 1}", "eval.datasets=[market,duke]", "++backbone.ema=true"],
+    ],
+)
+def test_a_cell_that_shares_files_with_others_is_composed_as_by_hydra(overrides: list[str]) -> None:
+    """In whatever order they come: the files that another cell has read are as good as new."""
+    register()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        compositions = _Compositions("train")
+        files = [word for word in overrides if word.lstrip("+~").partition("=")[0] in GROUPS]
+        compositions.job([*files, "seed=99", "epochs=7"])
+        shared = compositions.job(overrides)
+        alone = compose("train", overrides=overrides)
+    assert OmegaConf.to_container(shared) == OmegaConf.to_container(alone)
+    assert OmegaConf.get_type(shared) is OmegaConf.get_type(alone)
