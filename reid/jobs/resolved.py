@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from reid.config.checks import ConfigError
+from reid.config.identity import FOLLOWS
 from reid.config.schema import config_folder
 from reid.config.search_path import further_choices
 from reid.engine.rundir import read_status
@@ -30,7 +31,10 @@ DERIVED: dict[str, Any] = {
     "batch.size": "${reid.product:${batch.identities},${batch.instances}}",
     "data.store": "${data.root}/.store",
     "backbone.image_size": ["${image.height}", "${image.width}"],
+    **{key: f"${{{owner}}}" for key, owner in FOLLOWS.items()},
 }
+#: Groups that came later: the config of an older run has none of them, and its default choice is what it did.
+LATER_GROUPS = ("head",)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ def primary_config(command: str, typed: Sequence[str]) -> Primary:
     stored = f"{command}_resolved"
     of_command = OmegaConf.load(config_folder() / f"{command}.yaml")
     schema = next(entry for entry in of_command.defaults if isinstance(entry, str) and "schema" in entry)
+    for entry in of_command.defaults:
+        for group in LATER_GROUPS:
+            if isinstance(entry, DictConfig) and group in entry and group not in config:
+                config[group] = OmegaConf.load(config_folder() / group / f"{entry[group]}.yaml")
     config |= {"defaults": [schema, "_self_"], "hydra": OmegaConf.to_container(of_command.hydra)}
     ConfigStore.instance().store(name=stored, node=config)
     return Primary(stored, rest, overrides)
