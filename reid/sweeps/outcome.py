@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from reid.config.identity import FOLLOWS, later_defaults
 from reid.engine.rundir import RunStatus
 from reid.judging.queries import QUERIES
 from reid.retrieval import Measured
@@ -129,9 +130,13 @@ def settings_of(runs: Sequence[SweptRun], split: str, paired: bool = True) -> li
 
 
 def varying(setting: Setting) -> list[str]:
-    """The parameters, without the seed, in which the runs of one setting differ: then it is not one."""
-    known = [run.params for run in setting.runs if run.params]
-    names = sorted(set().union(*known)) if known else []
+    """The parameters, without the seed, in which the runs of one setting differ: then it is not one.
+
+    A run of older code lacks later keys, which it has at their defaults.
+    """
+    defaults = {key: str(value) for key, value in later_defaults().items()}
+    known = [{**defaults, **run.params} for run in setting.runs if run.params]
+    names = sorted(set().union(*known) - FOLLOWS.keys()) if known else []
     return [
         name
         for name in names

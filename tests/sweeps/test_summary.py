@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 from reid import report as command
+from reid.config.identity import flat
 from reid.engine.rundir import RunStatus
 from reid.sweeps import summary as report
+from reid.sweeps.cells import plan
 from reid.sweeps.outcome import SweptRun, runs_of_jobs
 from reid.sweeps.summary import Report, build, default_choice, results_folder
 from reid.sweeps.sweep_file import job_statuses
@@ -48,7 +50,7 @@ def queries(place: Path, score: float, seed: int, split: str = "val") -> float:
 def run(
     folder: Path, score: float | None, seed: int = 0, by_query: bool = True, split: str = "val", **values: str
 ) -> SweptRun:
-    """A run of a sweep; `score` None: it failed; `told`: it has its scores by query."""
+    """A run of a sweep; `score` None: it failed; `by_query`: it has its scores by query."""
     place = folder / f"{len(list(folder.iterdir()))}"
     place.mkdir()
     scores, path = {}, None
@@ -173,6 +175,18 @@ def test_runs_of_one_row_that_are_not_alike_are_noted(tmp_path: Path) -> None:
     assert any(
         "differ in more than their seed" in note and "epochs." in note for note in report_of(runs).notes
     )
+
+
+def test_a_run_of_older_code_is_alike_where_later_keys_are_at_their_defaults(tmp_path: Path) -> None:
+    older, now = (run(tmp_path, 0.5, seed, loss__alpha="1.0") for seed in range(2))
+    settings = flat(plan("train", ["dataset=synthetic"]).settings[0])
+    params = {key: str(value) for key, value in settings.items()}
+    later = ("head.", "schedule._target_", "schedule.per", "schedule.floor")
+    of_older = {key: value for key, value in params.items() if not key.startswith(later)}
+    runs = [dataclasses.replace(older, params=of_older), dataclasses.replace(now, params=params)]
+    assert not any("differ in more" in note for note in report_of(runs).notes)
+    runs[1] = dataclasses.replace(now, params={**params, "schedule._target_": "reid.engine.schedule.cosine"})
+    assert any("differ in more" in note and "schedule._target_." in note for note in report_of(runs).notes)
 
 
 def test_a_cell_that_was_done_twice_counts_once(tmp_path: Path) -> None:
