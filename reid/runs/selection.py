@@ -182,10 +182,16 @@ def code_version(run: RunRecord) -> str:
 
 
 def differing(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    """The params that are not the same in all of these runs, by name; "-" where a run has none."""
-    keys = sorted({key for run in runs for key in run.params})
-    values = {key: [run.params.get(key, "-") for run in runs] for key in keys}
-    return {key: row for key, row in values.items() if len(set(row)) > 1}
+    """The params that are not the same in all of these runs, by name; "-" where a run has none.
+
+    What a run of older code lacks is the same as the default, and what follows another key is that key.
+    """
+    from reid.config.identity import FOLLOWS, later_defaults  # with Hydra, which the other subcommands spare
+
+    keys = sorted({key for run in runs for key in run.params} - FOLLOWS.keys())
+    without = {key: str(value) for key, value in later_defaults().items()}
+    apart = [key for key in keys if len({run.params.get(key, without.get(key, "-")) for run in runs}) > 1]
+    return {key: [run.params.get(key, "-") for run in runs] for key in apart}
 
 
 def _line(run: RunRecord) -> str:

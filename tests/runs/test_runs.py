@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reid.runs import __main__ as runs
-from reid.runs.selection import find_run, seconds
+from reid.runs.selection import differing, find_run, seconds
 from reid.tracking import RunRecord, Store, Tracker, TrackingError, all_runs, default_store, open_parent
 
 FACTS = {"reid.score_split": "val", "reid.data.fingerprint": "aa", "reid.git.sha": "c0ffee" + 34 * "0"}
@@ -250,3 +250,15 @@ def test_ages() -> None:
     assert [seconds(text) for text in ("90m", "12h", "30d", "2w")] == [5400, 43200, 2592000, 1209600]
     with pytest.raises(ValueError, match="expected a number and m, h, d or w"):
         seconds("month")
+
+
+def test_later_keys_at_their_defaults_tell_no_run_of_older_code_apart() -> None:
+    older = RunRecord("a", "a", "FINISHED", {"epochs": "3", "tricks.bnneck": "True"})
+    later = {"schedule.per": "epoch", "head._target_": "reid.models.heads.BNNeck", "head.neck": "True"}
+    now = RunRecord("b", "b", "FINISHED", {**older.params, **later})
+    assert differing([older, now]) == {}
+    cosine = RunRecord("c", "c", "FINISHED", {**now.params, "schedule.per": "iteration", "epochs": "4"})
+    assert differing([older, now, cosine]) == {
+        "epochs": ["3", "3", "4"],
+        "schedule.per": ["-", "epoch", "iteration"],
+    }
