@@ -15,6 +15,7 @@ from reid.config.schema import OWN_KEYS, dataset_choices, register
 from reid.config.search_path import further_choices
 from reid.config.settings import train_settings
 from reid.data import DatasetError, dataset_reader
+from reid.jobs.compose_errors import known_keys
 from reid.jobs.launch import launch
 from reid.jobs.resolved import primary_config
 from reid.models import BackboneError, build_backbone
@@ -68,6 +69,7 @@ def test_its_choices_compose_and_are_built_once_it_is(package: Path, monkeypatch
     assert dataset_reader("mypackage.crops").__module__ == "mypackage.crops"
     assert trusted_target("optimizer", "mypackage.losses.Mine").__name__ == "Mine"
     assert {"own", "market"} <= set(dataset_choices())
+    assert {"loss.margin", "backbone.width"} <= set(known_keys("train", CHOSEN))
     with pytest.raises(ConfigError, match=r"no key loss.margn. Did you mean 'loss.margin'"):
         train_settings(composed("train", *CHOSEN, "+loss.margn=1"))
     # A sweep over them is planned, and told from others, as any.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -80,11 +81,10 @@ def _choices(missing: str, beside: Sequence[str]) -> tuple[str, str, list[str]]:
     Hydra counts folders inside a group (experiment/paper) as groups, and tells what lies `beside` the file.
     """
     group, _, choice = missing.partition("/")
-    folders = [place / group for place in (config_folder(), *further_choices, *trusted_choices())]
     options = {
-        file.relative_to(folder).with_suffix("").as_posix()
-        for folder in folders
-        for file in folder.rglob("*.yaml")
+        file.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in _folders()
+        for file in (folder / group).rglob("*.yaml")
     }
     if choice and options:
         return group, choice, sorted(options)
@@ -92,16 +92,21 @@ def _choices(missing: str, beside: Sequence[str]) -> tuple[str, str, list[str]]:
     return group, choice, sorted(option for option in beside if not option.endswith("schema"))
 
 
+def _folders() -> list[Path]:
+    """Where the choices lie: those of the suite, and those that the user adds."""
+    return [config_folder(), *further_choices, *trusted_choices()]
+
+
 def known_keys(command: str, overrides: Sequence[str] = ()) -> list[str]:
     """The dotted keys of the command's config, with the group choices that were typed where they exist."""
-    folder = config_folder()
     choices = [
         word
         for word in overrides
-        if (match := re.fullmatch(r"(\w+)=(\w+)", word)) and (folder / match[1] / f"{match[2]}.yaml").exists()
+        if (match := re.fullmatch(r"(\w+)=(\w+)", word))
+        and any((folder / match[1] / f"{match[2]}.yaml").exists() for folder in _folders())
     ]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder), version_base="1.3"):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
         try:
             config = compose(command, overrides=choices)
         except HydraException:  # the wrong key stands in the file of a choice

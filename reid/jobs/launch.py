@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -59,8 +60,6 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
     Exit codes: 0 done, 1 something failed, 2 asked wrongly, 130 / 143 stopped by Ctrl-C / SIGTERM.
     """
     register()
-    show_plainly()
-    logging.captureWarnings(True)
     show_plainly()
     for inherited in (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER):
         os.environ.pop(inherited, None)
@@ -127,6 +126,7 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
                 sys.argv += _look_ahead(planned)
         if processes is not None:
             sys.argv += process_arguments(processes.broadcast(run_folder(sys.argv[1:])), processes)
+        logging.captureWarnings(True)  # not before: without Hydra's handlers they would be lost
         main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary.name)
         # A process that waits for the others in C would not come to a handler.
         with contextlib.nullcontext() if processes is not None else StopSignals(first=_stop_workers):
@@ -180,7 +180,9 @@ def _look_ahead(planned: Plan) -> list[str]:
     from reid.jobs.ahead import check_ahead
     from reid.sweeps.sweep_folder import sweep_arguments
 
-    check_ahead(planned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the job itself will warn of is not said twice
+        check_ahead(planned)
     return sweep_arguments(planned, sys.argv[1:])
 
 

@@ -1,9 +1,9 @@
 """What the code of this package computes, by a number: runs of one number and one config have the same bits.
 
 A tree is known by a hash of what its code means, taken over the rooms that compute: the statements at the top
-of their files as syntax trees, in no order.  Comments, docstrings, annotations, imports from `reid`, texts of
-errors, and the file and place in which a function stands do not count.  `DECLARED` says which number a tree
-computes.
+of their files as syntax trees, in no order.  Comments, docstrings, annotations, texts of errors, imports from
+`reid` that change no name, and the file and place in which a function stands do not count.  `DECLARED` says
+which number a tree computes.
 
 Whoever changes such code declares the new tree in the end: with the same number, where the same config and
 seed give the same bits on a CPU as before; else with the next one, and `DIFFERS` says which configs that
@@ -50,11 +50,15 @@ def _differs_from_1(config: Mapping[str, Any]) -> bool:
 #: For each number, whether it computes a config otherwise than the number before it.
 DIFFERS: dict[int, Callable[[Mapping[str, Any]], bool]] = {2: _differs_from_1}
 
-#: What of `reid/` the numbers depend on: folders and files.
-COMPUTES = (
-    "config/", "data/", "models/", "losses/", "retrieval/", "engine/", "judging/", "distance.py", "people.py",
-    "train.py", "commands/train.py",
+#: What of `reid/` no number depends on: folders and files.  Whatever else lies there counts, such as a module
+#: that a user adds.
+NO_NUMBERS = (
+    "commands/", "figures/", "jobs/", "runs/", "sweeps/", "tracking/", "__init__.py", "compare.py",
+    "convert.py", "errors.py", "evaluate.py", "extract.py", "home.py", "inference.py", "lazy.py", "limits.py",
+    "locks.py", "report.py", "sync.py", "terminal.py", "threshold.py", "trust.py", "ui.py", "words.py",
 )  # fmt: skip
+#: Of these folders, what does.
+_NUMBERS_NONETHELESS = ("commands/train.py",)
 _LEFT_OUT = {"annotation", "returns", "type_params", "type_comment", "ctx", "kind"}
 
 
@@ -90,9 +94,19 @@ def tree_hash(package: Path) -> str:
     """16 hex digits over what the code of `package`, a folder such as reid/, means for the numbers."""
     statements: list[str] = []
     for path in package.rglob("*.py"):
-        if path.relative_to(package).as_posix().startswith(COMPUTES):
-            statements += filter(None, map(_meaning, ast.parse(path.read_bytes()).body))
+        place = path.relative_to(package).as_posix()
+        counts = place in _NUMBERS_NONETHELESS or not place.startswith(NO_NUMBERS)
+        if counts and path.is_file():  # an editor's lock is a link to nowhere
+            statements += _statements(path.read_bytes())
     return hashlib.sha256("\n".join(sorted(statements)).encode()).hexdigest()[:16]
+
+
+def _statements(content: bytes) -> list[str]:
+    """What the statements at the top of a file mean; of one that is no Python, such as half an edit, all."""
+    try:
+        return list(filter(None, map(_meaning, ast.parse(content).body)))
+    except (SyntaxError, ValueError):
+        return [repr(content)]
 
 
 def _meaning(node: Any) -> str:
@@ -102,7 +116,8 @@ def _meaning(node: Any) -> str:
     if not isinstance(node, ast.AST):
         return repr(node)
     if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "reid":
-        return ""
+        renamed = [one for one in node.names if one.asname not in (None, one.name)]
+        return _meaning(renamed) if renamed else ""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
         return ""
     if isinstance(node, ast.Raise):

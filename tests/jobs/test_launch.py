@@ -12,6 +12,7 @@ from conftest import Runner
 from hydra.core.global_hydra import GlobalHydra
 
 from reid.config import settings
+from reid.config.checks import ConfigError
 from reid.config.schema import register
 from reid.jobs.compose_errors import explain
 from reid.jobs.launch import launch
@@ -210,6 +211,18 @@ def test_what_a_config_warns_of_is_a_sentence(home: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit):
         launch("train", NO_WORK)
     assert warnings.formatwarning("too long", UserWarning, settings.__file__, 79) == "too long\n"
+
+
+def test_what_is_warned_of_before_the_first_job_is_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin_anew(*_: object) -> list[str]:
+        warnings.warn("it begins anew", stacklevel=1)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("reid.sweeps.sweep_folder.sweep_arguments", begin_anew)
+    words = ["-m", "dataset=synthetic", "dataset.preset=tiny", "batch.identities=4", "seed=0,1"]
+    monkeypatch.setattr(sys, "argv", ["reid-train", *words])
+    with pytest.warns(UserWarning, match="anew"), pytest.raises(SystemExit):
+        launch("train", NO_WORK)
 
 
 def test_explain_passes_on_what_it_does_not_know() -> None:

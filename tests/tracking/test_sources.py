@@ -8,9 +8,6 @@ from reid.tracking import sources
 
 ROOT = Path(sources.__file__).parents[1]
 
-#: What computes no number of a run.
-NO_NUMBERS = {"commands", "figures", "jobs", "runs", "sweeps", "tracking"}
-
 LOSS = '''"""A loss."""
 
 from reid.distance import euclidean
@@ -29,7 +26,7 @@ class Loss(nn.Module):
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sources, "COMPUTES", ("losses/", "distance.py"))
+    monkeypatch.setattr(sources, "NO_NUMBERS", ("figures/", "home.py"))
     (tmp_path / "losses").mkdir()
     (tmp_path / "losses" / "mine.py").write_text(LOSS)
     (tmp_path / "distance.py").write_text("def euclidean(a):\n    return a\n")
@@ -49,6 +46,8 @@ OTHER = {
     "an operation": (".mean()", ".sum()"),
     "a library": ("from torch import nn", "from mine import nn"),
     "a condition": ("!=", "<"),
+    "another function by the same name": ("import euclidean", "import cosine as euclidean"),
+    "half a line": (".mean()", ".mean("),
 }
 
 
@@ -96,6 +95,17 @@ def test_this_tree_is_declared() -> None:
     )
 
 
-def test_every_room_is_known_to_compute_or_not() -> None:
-    rooms = {place.name for place in ROOT.iterdir() if place.is_dir() and any(place.rglob("*.py"))}
-    assert rooms <= {name.rstrip("/") for name in sources.COMPUTES} | NO_NUMBERS
+def test_what_computes_nothing_does_not_count_and_a_new_module_does(tree: Path) -> None:
+    before = sources.tree_hash(tree)
+    (tree / "figures").mkdir()
+    for place in ("figures/curves.py", "home.py"):
+        (tree / place).write_text("COLOUR = 1\n")
+    (tree / "losses" / ".#mine.py").symlink_to("ann@desk.4711")  # Emacs's, where a file is being edited
+    assert sources.tree_hash(tree) == before
+    (tree / "mine.py").write_text("WEIGHT = 2\n")
+    assert sources.tree_hash(tree) != before
+
+
+def test_what_is_said_to_compute_nothing_is_there() -> None:
+    for place in (*sources.NO_NUMBERS, *sources._NUMBERS_NONETHELESS):
+        assert (ROOT / place).exists(), place
