@@ -5,16 +5,15 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from PIL import Image
 
 from reid import sync
-from reid.data import check, split
 from reid.data.crops import Crop
 from reid.data.image_store import open_store
 from reid.data.pedestrians.drawing import ensure_drawn
+from reid.jobs import data_commands
 from reid.locks import FileLock, NoLocksError, Timeout
 from reid.runs import __main__ as runs
 from reid.sweeps.job_lock import LOCK, alone, occupied
@@ -110,17 +109,17 @@ def test_a_store_without_locks_keeps_the_run_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("module", "words", "code"),
+    ("main", "words", "code"),
     [
-        (sync, [], 1),
-        (check, ["synthetic", "--option", "preset=tiny"], 2),
-        (split, ["synthetic", "--option", "preset=tiny", "-o", "split.csv"], 2),
-        (runs, ["list"], 1),
+        (sync.main, [], 1),
+        (data_commands.check, ["synthetic", "--option", "preset=tiny"], 2),
+        (data_commands.split, ["synthetic", "--option", "preset=tiny", "-o", "split.csv"], 2),
+        (runs.main, ["list"], 1),
     ],
     ids=["sync", "check", "split", "runs"],
 )
 def test_a_command_says_so_and_ends(
-    module: ModuleType,
+    main: Callable[..., int],
     words: list[str],
     code: int,
     tmp_path: Path,
@@ -132,7 +131,7 @@ def test_a_command_says_so_and_ends(
     Tracker.start(Store("sqlite:////dev/full", tmp_path), "study", tmp_path / "outputs" / "a", "one").finish()
     (tmp_path / "mlflow.db").touch()
     without_locks(monkeypatch, errno.ENOLCK)
-    assert module.main(words) == code
+    assert main(words) == code
     printed = capsys.readouterr()
     assert f"the file system gives no locks for {tmp_path}/" in printed.out + printed.err
 

@@ -62,7 +62,7 @@ def test_of_a_network_of_timm_decays_what_timm_lets_decay(vit: ReidModel, layer_
         assert found[f"backbone.{name}"] == wanted[parameter], name
     for name in ("cls_token", "pos_embed", "norm.weight", "blocks.0.attn.qkv.bias"):
         assert found[f"backbone.{name}"] == 0
-    assert (found["bottleneck.weight"], found["classifier.weight"]) == (0, 0.05)
+    assert (found["head.bottleneck.weight"], found["head.classifier.weight"]) == (0, 0.05)
 
 
 def test_tokens_that_timm_lists_by_a_pattern_do_not_decay() -> None:
@@ -70,7 +70,7 @@ def test_tokens_that_timm_lists_by_a_pattern_do_not_decay() -> None:
     backbone: Any = as_backbone(net, "own", 2, library="timm")
     backbone.no_weight_decay = lambda: {"pos_embed.*"}
     assert undecayed(ReidModel(backbone, num_classes=2)) == {
-        "backbone.pos_embed.weight", "bottleneck.weight", "bottleneck.bias"
+        "backbone.pos_embed.weight", "head.bottleneck.weight", "head.bottleneck.bias"
     }  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_each_layer_below_the_head_learns_slower_by_the_same_factor(vit: ReidMod
     optimizer = build_optimizer(vit, {**OPTIONS, "layer_decay": 0.5})
     share = factors(vit, optimizer)
     assert share.keys() == {name for name, p in vit.named_parameters() if p.requires_grad}
-    assert share["classifier.weight"] == share["bottleneck.weight"] == 1.0
+    assert share["head.classifier.weight"] == share["head.bottleneck.weight"] == 1.0
     assert share["backbone.norm.weight"] == share["backbone.blocks.11.mlp.fc2.weight"] == 0.5
     assert share["backbone.blocks.11.mlp.fc2.bias"] == 2 * 0.5
     for block in range(12):
