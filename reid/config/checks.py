@@ -140,6 +140,13 @@ def parameter_names(target: Callable[..., Any]) -> set[str]:
     return names - {"self"}
 
 
+def required_names(function: Callable[..., Any]) -> set[str]:
+    """What a function has to be given."""
+    parameters = inspect.signature(function).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty]
+    return {p.name for p in needed if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
 def check_present(group: str, values: dict[str, Any], keys: Iterable[str]) -> None:
     """Refuse an open group that lacks one of `keys`.
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +14,7 @@ from reid.config.checks import ConfigError, unknown_key
 from reid.config.identity import flat
 from reid.config.schema import Dimension, TrainConfig, TuneConfig
 from reid.config.settings import train_settings
+from reid.errors import UsageError
 
 #: What may not be searched: it says how trials are judged, where they lie, or how long they are.
 FIXED = ("eval.", "dataset.", "data.", "tracking.", "sweep.", "study.", "epochs", "seed", "device", "resume",
@@ -56,18 +57,47 @@ def tune_settings(
     keys = [dimension.key for dimension in space.values()]
     if len(set(keys)) < len(keys):
         raise ConfigError(f"study.space names a key twice: {', '.join(keys)}")
-    for name, dimension in space.items():
-        for value in dimension.choices or (dimension.low, dimension.high):
-            changed = copy.deepcopy(config)
-            whole = dimension.choices is None and is_whole(dimension, base[dimension.key])
-            OmegaConf.update(changed, dimension.key, int(value or 0) if whole else value)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # a trial warns of itself
-                    check(changed)
-            except ConfigError as error:
-                raise ConfigError(f"study.space.{name}: {error}") from error
+    for name, key, value in _ends(settings):
+        changed = copy.deepcopy(config)
+        OmegaConf.update(changed, key, value)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a trial warns of itself
+                check(changed)
+        except ConfigError as error:
+            raise ConfigError(f"study.space.{name}: {error}") from error
     return settings
+
+
+def check_ends(settings: TuneConfig, check: Callable[[TrainConfig], object]) -> None:
+    """Call `check` with the typed settings of both ends of every range, and of every choice.
+
+    Raises:
+        ConfigError: what it raises, with the name of the dimension.
+    """
+    for name, key, value in _ends(settings):
+        changed: Any = copy.deepcopy(settings)
+        *groups, last = key.split(".")
+        node = changed
+        for group in groups:
+            node = node[group] if isinstance(node, dict) else getattr(node, group)
+        if isinstance(node, dict):
+            node[last] = value
+        else:
+            setattr(node, last, value)
+        try:
+            check(changed)
+        except UsageError as error:
+            raise ConfigError(f"study.space.{name}: {error}") from error
+
+
+def _ends(settings: TuneConfig) -> Iterator[tuple[str, str, Any]]:
+    """Name, key and value of both ends of every range, and of every choice."""
+    base = flat(training(settings))
+    for name, dimension in settings.study.space.items():
+        for value in dimension.choices or (dimension.low, dimension.high):
+            whole = dimension.choices is None and is_whole(dimension, base[dimension.key])
+            yield name, dimension.key, int(value or 0) if whole else value
 
 
 def training(settings: TuneConfig) -> TrainConfig:

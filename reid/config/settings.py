@@ -21,6 +21,7 @@ from reid.config.checks import (
     nearest,
     parameter_names,
     refuse_untrusted,
+    required_names,
     trusted_target,
 )
 from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
@@ -229,7 +230,14 @@ def _check_across(settings: TrainConfig) -> None:
 def _check_schedule(settings: TrainConfig) -> None:
     """Refuse a schedule that is wrong, and warn of one that reaches beyond the end of the run."""
     schedule, epochs, warmup = settings.schedule, settings.epochs, settings.tricks.warmup
-    used = parameter_names(trusted_target("schedule", schedule._target_))
+    function = trusted_target("schedule", schedule._target_)
+    used = parameter_names(function)
+    known = {"elapsed", "epochs", "base_lr", *vars(schedule)} - {"_target_", "per"}
+    if unknown := sorted(required_names(function) - known):
+        raise ConfigError(
+            f"schedule._target_={schedule._target_} is no schedule: it takes {', '.join(unknown)}, and is "
+            f"given {', '.join(sorted(known))} alone"
+        )
     for name, default in vars(ScheduleConfig()).items():
         value = getattr(schedule, name)
         if name not in (*used, "_target_", "per", "warmup_epochs") and value != default:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from reid.config.checks import ConfigError
-from reid.config.schema import TrainConfig
+from reid.config.schema import TrainConfig, TuneConfig
+from reid.config.search_space import check_ends
 from reid.config.trial import check_built
 from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.engine.prepare import split_for
@@ -22,6 +23,8 @@ def check_ahead(plan: Plan) -> None:
     trained = [settings for settings in plan.settings if isinstance(settings, TrainConfig)]
     for settings in trained:
         check_built(settings)
+        if isinstance(settings, TuneConfig):
+            check_ends(settings, check_built)
     if plan.multirun and plan.launcher in HERE:
         refuse_without_data(trained)
 

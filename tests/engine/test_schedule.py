@@ -138,3 +138,8 @@ def test_a_schedule_from_elsewhere_is_refused() -> None:
         ConfigError, match=r"schedule\._target_=math\.sin is refused: .*reid\.engine\.schedule"
     ):
         settings_of("schedule._target_=math.sin")
+
+
+def test_a_function_that_takes_something_else_is_no_schedule() -> None:
+    with pytest.raises(ConfigError, match="is no schedule: it takes epoch, and is given base_lr"):
+        settings_of("schedule._target_=reid.engine.schedule.learning_rate")

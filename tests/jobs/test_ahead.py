@@ -65,3 +65,19 @@ def test_data_are_not_looked_for_where_the_jobs_run_elsewhere_or_draw_them(
     assert expand("train", ["seed=0,1"])
     assert listed == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("study.space.alpha.low=-5", "study.space.alpha: loss.alpha is -5.0"),
+        (
+            "study.space.alpha.key=head.p study.space.alpha.low=-1 head=gem",
+            "study.space.alpha: head.p=-1.0 is not allowed",
+        ),
+    ],
+)
+def test_both_ends_of_what_a_study_searches_are_tried_before_it_begins(words: str, message: str) -> None:
+    planned = plan("tune", ["study=alpha_margin", "dataset=synthetic", *words.split()])
+    with pytest.raises(ConfigError, match=message):
+        check_ahead(planned)
