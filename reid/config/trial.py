@@ -29,14 +29,16 @@ def check_built(settings: TrainConfig) -> None:
         if values["_target_"] is not None:
             target = trusted_target(group, values["_target_"])
             check_options(group, values, OWN_KEYS[group], target, SUPPLIED[group])
-    _try_loss(settings.loss)
+    with torch.random.fork_rng(devices=[]):  # what is drawn for a trial is no draw of the run
+        _try_loss(settings.loss)
     name, library = str(settings.backbone["name"]), str(settings.backbone.get("library", "reid"))
     check_types("backbone", settings.backbone, backbone_function(name, library))
     check_types("backbone", settings.backbone, build_backbone)
     check_options(
         "head", settings.head, OWN_KEYS["head"], head_class(str(settings.head["_target_"])), SUPPLIED["head"]
     )
-    build_head(settings.head, _CHANNELS, 2)
+    with torch.random.fork_rng(devices=[]):
+        build_head(settings.head, _CHANNELS, 2)
     if settings.sync_bn and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
             f"sync_bn=true with device={settings.device} is not possible here: torch's SyncBatchNorm is for "

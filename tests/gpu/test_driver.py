@@ -103,7 +103,7 @@ def test_using_a_model(
     found = pretended(run_command, home, *words[command])
     assert found.reached is not None, f"{found.ended} in {found.frames[-1:]}"
     assert found.reached.endswith(" on cuda:0")
-    assert found.frames[-2] == "reid/inference.py:load_model"
+    assert "reid/inference.py:load_model" in found.frames
 
 
 def test_the_probe_of_the_table(run_command: Runner, home: Path, tiny_data: Path) -> None:
