@@ -39,7 +39,7 @@ lint: $(READY)
 # One process a core, each with one thread of PyTorch's; the tests of a file share what they have made.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-check: lint  ## while you work: ruff, mypy, the tests under a second each (90 seconds on two cores)
+check: lint  ## while you work: ruff, mypy, the tests without the mark slow (90 seconds on two cores)
 	$(PYTEST) -m 'not slow'
 
 test: lint  ## before you hand over: ruff, mypy, every test (8 minutes on two cores)

@@ -51,6 +51,7 @@ FORMS: dict[str, Callable[[State], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_becomes_a_checkpoint_with_the_same_features(
     form: str, source: ReidModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -83,6 +84,7 @@ def test_every_form_becomes_a_checkpoint_with_the_same_features(
     assert load_weights(build_backbone("resnet18"), str(out)).fraction == 1
 
 
+@pytest.mark.slow
 def test_what_the_file_does_not_say_is_an_option(source: ReidModel, tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in published(source).items() if "classifier" not in name}
     torch.save(state, tmp_path / "in.pth")
@@ -108,6 +110,7 @@ def test_what_the_file_does_not_say_is_an_option(source: ReidModel, tmp_path: Pa
     assert torch.equal(features(model), features(expected))
 
 
+@pytest.mark.slow
 def test_a_spatial_transformer_that_was_used_is_kept(source: ReidModel, tmp_path: Path) -> None:
     with_one = build_backbone("resnet18", stn=True)
     spatial = {
@@ -129,6 +132,7 @@ def without(*names: str) -> Callable[[State], State]:
     return lambda state: {key: tensor for key, tensor in state.items() if key not in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words", "expected"),
     [
@@ -245,6 +249,7 @@ def test_a_network_in_the_format_of_the_published_days_is_read(
     assert not (tmp_path / "theirs" / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_classifier_that_is_one_number_is_refused_in_words(
     source: ReidModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def table(file: Path, **options: object) -> ReidDataset:
     return load_dataset("table", file.parent, file=str(file), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_split_is_read_as_it_was_written(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = people.parent / "split.csv"
     assert split([str(people), "-o", str(out), "--train", "0.5", "--val", "0.2", "--seed", "3"]) == 0
@@ -73,6 +74,7 @@ def test_the_check_says_what_a_set_without_queries_is_good_for(
     assert "no query: fit to train on as a part of dataset=joint" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_findings_are_printed_and_are_json_too(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = sorted(people.iterdir())[:2]
     shutil.copy(next(one.iterdir()), other / "copied_c1.png")

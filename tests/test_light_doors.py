@@ -98,6 +98,7 @@ def test_every_command_is_walked_through() -> None:
     assert scripts() | {"experiments.tune.__main__:main"} == set(REFUSED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", REFUSED)
 def test_a_door_refuses_before_anything_heavy_is_imported(door: str, tmp_path: Path) -> None:
     files = tmp_path / "files"

@@ -175,6 +175,7 @@ def test_artifacts_lie_below_the_project_as_it_lies_now(tmp_path: Path) -> None:
     assert all(place.startswith((new / "mlartifacts").as_uri()) for place in places)
 
 
+@pytest.mark.slow
 def test_what_was_meant_to_lie_elsewhere_stays_there(tmp_path: Path) -> None:
     home = tmp_path / "home"
     store = default_store(home, f"sqlite:///{home / 'mlflow.db'}")

@@ -82,6 +82,7 @@ def printed(*things: object) -> str:
 # ---- the terminal
 
 
+@pytest.mark.slow
 def test_only_the_terminal_of_the_suite_makes_consoles_and_tables() -> None:
     """So that the marks are switched off in one place."""
     for file in sorted([*(ROOT / "reid").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]):
@@ -134,6 +135,7 @@ def test_a_bar_under_way(name: str, terminal: bool) -> None:
     assert name in console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_comparing_images(name: str, tmp_path: Path) -> None:
     images = [tmp_path / f"{i}{name.replace('/', '-')}.png" for i in range(2)]
     for image in images:

@@ -91,6 +91,7 @@ def test_a_listing_with_a_fifo_keeps_it_for_the_store_to_name(tmp_path: Path, ki
     assert {crop.path for crop in dataset.train + dataset.query + dataset.gallery} == set(paths)
 
 
+@pytest.mark.slow
 def test_extract_and_compare_name_a_fifo(
     trained: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_extract_and_compare_name_a_fifo(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_sees_paths_and_pil_images_alike(trained: Path, drawn: Path) -> None:
     model = load_model(trained, "cpu")
     paths = sorted((drawn / "query").glob("*.jpg"))[:4]
@@ -126,6 +128,7 @@ def test_a_model_sees_paths_and_pil_images_alike(trained: Path, drawn: Path) -> 
         model.embed([paths[0], Image.new("F", (16, 32))])
 
 
+@pytest.mark.slow
 def test_check_counts_what_was_done_and_finds_nothing_wrong_in_it(
     drawn: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

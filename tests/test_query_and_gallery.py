@@ -88,6 +88,7 @@ def test_training_on_it_is_refused(judged: Path, own_home: None) -> None:
         read_dataset(settings, silent)
 
 
+@pytest.mark.slow
 def test_the_check_says_what_it_is_good_for(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check([str(judged)]) == 0
     assert "nobody to train on: fit to be judged on" in capsys.readouterr().out

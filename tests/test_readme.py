@@ -108,6 +108,7 @@ def jobs(words: list[str]) -> Iterator[list[str]]:
 # ---- commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", of_hydra(), ids=str)
 def test_a_command_of_hydra_composes(command: Shown) -> None:
     primary, check = SETTINGS[command.module]
@@ -252,6 +253,7 @@ def keys() -> set[str]:
     return known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_keys_and_choices_are_there(readme: Path, keys: set[str]) -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}

@@ -160,6 +160,7 @@ def finish(tmp_path: Path, one: Planned, **changes: str) -> None:
     replace(status, **changes).write(folder)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_more_seeds_take_the_cells_that_are_finished(recipe_words: list[str], tmp_path: Path) -> None:
     finish(tmp_path, plan([*recipe_words, "seed=0"])[0])
     assert [one.finished for one in plan([*recipe_words, "seed=0,1,2"])] == [True, False, False]
@@ -167,6 +168,7 @@ def test_more_seeds_take_the_cells_that_are_finished(recipe_words: list[str], tm
     assert [one.finished for one in again] == [False] * 3
 
 
+@pytest.mark.slow
 def test_a_cell_of_other_code_has_to_run_again(recipe_words: list[str], tmp_path: Path) -> None:
     finish(tmp_path, plan([*recipe_words, "seed=0"])[0], code="another")
     assert [one.finished for one in plan([*recipe_words, "seed=0"])] == [False]
@@ -181,6 +183,7 @@ def test_the_words_of_the_sweep() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_all_that_is_missing_is_one_list(
     recipe_words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +200,7 @@ def test_all_that_is_missing_is_one_list(
     assert needs.check(done, CPU, silent).missing == []
 
 
+@pytest.mark.slow
 def test_the_estimate_counts_epochs_and_evaluations(recipe_words: list[str]) -> None:
     planned = plan([*recipe_words, "seed=0,1,2"])
     settings, root = planned[0].settings, planned[0].cell.data_root
@@ -222,6 +226,7 @@ def test_wrong_arguments_are_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code"), [(["--dry-run"], 0), ([], 1)])
 def test_what_is_missing_is_the_answer_of_a_dry_run_and_a_failure_of_the_run(
     own_home: None,

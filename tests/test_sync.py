@@ -25,6 +25,7 @@ def unsent_run(folder: Path, experiment: str) -> None:
         run.metrics({"loss": 1.0}, step=1)
 
 
+@pytest.mark.slow
 def test_unsent_runs_are_listed_then_sent_to_another_store(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

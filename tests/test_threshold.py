@@ -247,6 +247,7 @@ def test_a_person_of_one_image_has_no_hardest_positive() -> None:
 # ---- the threshold in the checkpoint
 
 
+@pytest.mark.slow
 def test_a_threshold_survives_the_file_and_keeps_the_state_of_the_training(model: Path) -> None:
     whole = load_checkpoint(model)
     save_checkpoint(model, replace(whole, training={"optimizer": {"step": torch.tensor(3)}}))
@@ -602,6 +603,7 @@ def test_ten_lines_of_python_do_the_same_as_the_real_command(
     np.testing.assert_allclose(features, our_features, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_features_are_those_that_the_evaluation_judges(trained: Path, crops: list[Path]) -> None:
     model = load_model(trained, "cpu")
     features = model.embed(crops, batch=7)

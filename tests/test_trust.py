@@ -57,6 +57,7 @@ def test_nothing_of_it_is_named_before_it_is_trusted(package: Path) -> None:
     assert "mypackage" not in sys.modules
 
 
+@pytest.mark.slow
 def test_its_choices_compose_and_are_built_once_it_is(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REID_TRUST", "another_one , mypackage")
     with pytest.raises(ConfigError, match="REID_TRUST=another_one: it is not installed"):
@@ -78,6 +79,7 @@ def test_its_choices_compose_and_are_built_once_it_is(package: Path, monkeypatch
     assert len({cell.config_hash for cell in cells}) == 2
 
 
+@pytest.mark.slow
 def test_its_code_is_part_of_the_code_that_made_a_run(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished cells of a sweep are taken where they were made by the same code."""
     without = code.__wrapped__()
@@ -145,6 +147,7 @@ def test_choices_in_any_folder(package: Path, monkeypatch: pytest.MonkeyPatch) -
         primary_config("train", ["--config-dir", "/nowhere"])
 
 
+@pytest.mark.slow
 def test_no_override_says_whom_to_trust(
     package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

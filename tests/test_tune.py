@@ -57,6 +57,7 @@ def test_every_study_composes_and_its_trials_are_those_of_train(study: str) -> N
     assert len(settings.study.space) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_home")
 @pytest.mark.parametrize(
     ("override", "message"),
@@ -110,6 +111,7 @@ def test_optuna_and_mlflow_share_a_database_and_neither_notices(tmp_path: Path) 
 # ---- trials
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_home")
 def test_a_study_taken_up_again_draws_what_it_would_have_drawn(tmp_path: Path) -> None:
     def drawn(starts: list[int]) -> list[dict[str, Any]]:

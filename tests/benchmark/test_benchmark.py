@@ -226,6 +226,7 @@ def test_every_command_has_its_mistakes() -> None:
     assert find_commands(ROOT).keys() == MISTAKES.keys()
 
 
+@pytest.mark.slow
 def test_seconds_of_the_cpu_are_those_of_one_start_of_python(place: Place) -> None:
     busy = "import os\nwhile os.times().user < 0.3: sum(range(10_000))"
     assert place.cpu_seconds(Call(["-c", "pass"])) < 0.2

@@ -345,6 +345,7 @@ def test_flat_names_every_leaf_once(recipe: DictConfig) -> None:
     assert not [key for key, value in leaves.items() if "${" in str(value)]
 
 
+@pytest.mark.slow
 def test_where_data_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert settings_of().dataset["root"] == f"{tmp_path}/data/market1501"
     monkeypatch.setenv("REID_DATA", "/mnt/crops")

@@ -33,6 +33,7 @@ def test_values_of_a_choice_reach_what_depends_on_them() -> None:
     assert typed["root"] == "/data/synthetic/night_tiny_0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "people"),
     [
@@ -53,10 +54,12 @@ def test_who_is_held_out_of_a_set_that_will_be_drawn_leaves_somebody() -> None:
         settings_of("dataset=synthetic", "eval.split=val", "eval.val_identities=180")
 
 
+@pytest.mark.slow
 def test_of_a_set_on_disk_nothing_is_known_ahead() -> None:
     assert settings_of("dataset=joint", "dataset.parts=[synthetic,market]", "batch.identities=181")
 
 
+@pytest.mark.slow
 def test_parts_of_a_joint_dataset_are_completed() -> None:
     parts = settings_of("dataset=joint", "dataset.parts=[market,{name:table,file:crops.csv}]").dataset[
         "parts"
@@ -67,6 +70,7 @@ def test_parts_of_a_joint_dataset_are_completed() -> None:
     assert parts[1]["root"] == str(Path.cwd())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -93,6 +97,7 @@ def test_wrong_datasets_are_refused_by_key(overrides: list[str], message: str) -
         settings_of(*overrides)
 
 
+@pytest.mark.slow
 def test_the_hash_tells_tables_and_parts_apart_but_not_where_they_lie() -> None:
     recipe = composed("train", "dataset=table", "dataset.file=crops.csv")
     plain = config_hash(changed(recipe, "seed", 0))

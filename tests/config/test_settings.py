@@ -248,6 +248,7 @@ def warnings_of(*overrides: str) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
+@pytest.mark.slow
 def test_a_schedule_that_the_run_never_reaches_is_warned_of_once() -> None:
     warm_up, milestones = warnings_of("epochs=6")
     assert "schedule.warmup_epochs=10" in warm_up
@@ -287,6 +288,7 @@ def test_milestones_below_1_are_fractions_of_the_run() -> None:
         assert learning_rate(epoch, 1.0, published, 0.1, 10, 0.01, "linear") == wanted
 
 
+@pytest.mark.slow
 def test_statistics_that_are_of_no_image_are_warned_of() -> None:
     (message,) = warnings_of("freeze_bn=true", "backbone.weights=none")
     assert "keep the statistics that they begin with, 0 and 1" in message
@@ -337,6 +339,7 @@ def test_what_the_optimizer_refuses_is_a_config_error() -> None:
 # ---- evaluate
 
 
+@pytest.mark.slow
 def test_evaluate_takes_its_dataset_from_the_checkpoint_unless_one_is_named() -> None:
     assert judged("checkpoint=a.pt").dataset is None
     named = judged("checkpoint=a.pt", "dataset=duke").dataset
@@ -350,6 +353,7 @@ def test_evaluate_judges_as_training_does() -> None:
     assert {key: train[key] for key in shared} == {key: evaluate[key] for key in shared}
 
 
+@pytest.mark.slow
 def test_datasets_are_choices_with_changes() -> None:
     entries = "[market,{name:synthetic_night,preset:tiny},{name:folder,root:/crops,label:site_a}]"
     datasets = judged("checkpoint=a.pt", f"eval.datasets={entries}", "data.root=/d").eval.datasets
@@ -434,6 +438,7 @@ def test_types_are_compared_with_annotations() -> None:
             check_types("g", {key: value}, takes)
 
 
+@pytest.mark.slow
 def test_batch_norm_over_several_gpus_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert settings_of("sync_bn=true").sync_bn

@@ -263,6 +263,7 @@ def test_sizes_and_corners_are_distributed_as_published(height: int, width: int)
     assert (ours[:, 2] > ours[:, 3]).double().mean() > 0.6
 
 
+@pytest.mark.slow
 def test_corners_are_uniform_over_all_places_that_fit() -> None:
     """In 12 x 12 pixels, boxes 9 high fit at 4 places: the first and the last as often as those between."""
     top, left, h, w = boxes(60_000, 12, 12).T

@@ -244,6 +244,7 @@ def test_nobody_is_held_out_of_the_people_to_train_on(tmp_path: Path) -> None:
     assert {crop.pid for crop in dataset.query} <= {1, 2}
 
 
+@pytest.mark.slow
 def test_a_split_is_read_as_its_last_line_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A person 0, one whose name is a null word, and distractors: each is itself after the round."""
     file = write(tmp_path, "csv", {"pid": [*twice("0", "NA", "ann", "bob"), "999"]})

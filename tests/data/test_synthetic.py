@@ -94,6 +94,7 @@ def test_small_is_as_large_as_the_quickstart_needs() -> None:
     assert size.cameras == 4
 
 
+@pytest.mark.slow
 def test_it_reads_as_market_does(tiny: ReidDataset) -> None:
     assert tiny.name == "synthetic"
     assert sorted(path.name for path in tiny.root.iterdir()) == sorted((*FOLDERS, LABEL))
@@ -167,6 +168,7 @@ def test_a_drawing_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_what_a_killed_drawing_left_is_swept_away(tmp_path: Path) -> None:
     dead = tmp_path / ".tiny.drawing-killed" / "query"
     dead.mkdir(parents=True)

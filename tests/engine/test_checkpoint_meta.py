@@ -245,6 +245,7 @@ def test_one_flipped_bit_is_refused_wherever_it_lies(model: Path, tmp_path: Path
             load_checkpoint(path)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_end_of_the_file_is_refused_or_changes_nothing(
     model: Path, whole: Checkpoint, tmp_path: Path
 ) -> None:
@@ -315,6 +316,7 @@ def test_weights_that_are_no_numbers_are_refused(whole: Checkpoint, tmp_path: Pa
     assert read_checkpoint(tmp_path / "model.pt").meta == json.loads(json.dumps(whole.meta))
 
 
+@pytest.mark.slow
 def test_weight_files_hold_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = build_backbone("resnet18").state_dict()
     state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")

@@ -85,6 +85,7 @@ def test_a_run_ends_at_no_epoch_that_it_has_left_behind(tmp_path: Path) -> None:
         session.resume(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_overfits_one_batch(loss: str, tmp_path: Path) -> None:
     session, objective = open_session(settings_for(loss), tmp_path)

@@ -88,6 +88,7 @@ def plain(model: ReidModel, steps: Iterator[Batch], group: int = 1, clip: float 
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "group", "clip"), [({}, 1, None), ({"accumulate": 2}, 2, None), ({"clip_norm": 0.5}, 1, 0.5)]
 )
@@ -102,6 +103,7 @@ def test_equals_the_training_written_out(
         assert torch.equal(mine, theirs), name
 
 
+@pytest.mark.slow
 def test_tells_what_is_tracked_each_epoch(model: ReidModel) -> None:
     means = run(model, batches(2)).means()
     expected = {"loss", "id_loss", "metric_loss", "accuracy", "hardest_positive", "hardest_negative"}
@@ -110,12 +112,14 @@ def test_tells_what_is_tracked_each_epoch(model: ReidModel) -> None:
     assert 0 <= means["data_wait"] <= 1
 
 
+@pytest.mark.slow
 def test_the_frozen_bias_of_the_neck_does_not_move(model: ReidModel) -> None:
     run(model, batches(2))
     assert isinstance(model.head.bottleneck, nn.BatchNorm1d)
     assert torch.equal(model.head.bottleneck.bias, torch.zeros(512))
 
 
+@pytest.mark.slow
 def test_a_number_that_is_none_stops_before_the_optimizer_moves(model: ReidModel) -> None:
     clean = copy.deepcopy(model)
     run(clean, batches(1))
@@ -137,6 +141,7 @@ def test_overfits_one_batch(model: ReidModel) -> None:
     assert last["loss"] < 0.5 * first["loss"]
 
 
+@pytest.mark.slow
 def test_bf16_autocast_trains_with_float32_losses(model: ReidModel) -> None:
     """Compared at the first step: what it leads to is another training, and more so on another CPU."""
     means = run(copy.deepcopy(model), batches(1), Compute(CPU, "bf16")).means()
@@ -162,6 +167,7 @@ def test_totals_survive_a_checkpoint() -> None:
     assert back.images == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 2])
 def test_the_recorded_norm_is_what_the_optimizer_moves_by(model: ReidModel, group: int) -> None:
     other = copy.deepcopy(model)

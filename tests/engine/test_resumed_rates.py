@@ -52,6 +52,7 @@ def test_epochs_mean_the_same_in_a_run_of_any_length(tmp_path: Path) -> None:
     session_of(tmp_path, 8, "schedule.milestones=[2]").resume(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per", ["epoch", "iteration"])
 def test_a_cosine_may_change_its_length_in_the_warm_up_alone(per: str, tmp_path: Path) -> None:
     schedule = "schedule=cosine", f"schedule.per={per}"

@@ -79,6 +79,7 @@ def test_the_config_without_an_override_has_the_published_rates() -> None:
         assert epoch_rates(settings, epoch, 3) == 3 * [learning_rate(epoch, **RECIPE)]
 
 
+@pytest.mark.slow
 def test_cosine_by_hand() -> None:
     # Half of the way up, then cos of 0, 60 and 120 degrees: shares 1, 3/4, 1/4 of what lies above the floor.
     warm = ("schedule=cosine", "schedule.per=epoch", "tricks.warmup=2", "schedule.warmup_factor=0")

@@ -35,6 +35,7 @@ def saved(path: Path, settings: TrainConfig, identities: int, **meta: Any) -> Re
     return model
 
 
+@pytest.mark.slow
 def test_everything_but_the_classifier_is_taken_into_any_number_of_identities(tmp_path: Path) -> None:
     settings = settings_of(*NET)
     source = saved(tmp_path / "model.pt", settings, 7, run_id="0" * 32)
@@ -65,6 +66,7 @@ def test_without_one_the_backbones_own_weights_are_named() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_how_much_of_a_weight_file_fitted_is_printed_and_tracked(tmp_path: Path) -> None:
     state = build_backbone("resnet18").state_dict()
     del state["layer4.1.bn2.weight"], state["layer4.1.bn2.bias"]
@@ -81,6 +83,7 @@ def test_how_much_of_a_weight_file_fitted_is_printed_and_tracked(tmp_path: Path)
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("there", "here"), [("bag_of_tricks", "no_bnneck"), ("no_bnneck", "bag_of_tricks")])
 def test_a_neck_that_only_one_side_has_is_reported(there: str, here: str, tmp_path: Path) -> None:
     saved(tmp_path / "model.pt", settings_of(*NET, f"tricks={there}"), 7)
@@ -90,12 +93,14 @@ def test_a_neck_that_only_one_side_has_is_reported(there: str, here: str, tmp_pa
     assert f"4 {kind}: bottleneck.weight, bottleneck.bias" in message
 
 
+@pytest.mark.slow
 def test_another_backbone_is_refused_in_words(tmp_path: Path) -> None:
     saved(tmp_path / "model.pt", settings_of(*NET), 7)
     with pytest.raises(CheckpointError, match=r"holds a resnet18, .* a resnet34\. Choose backbone=resnet18"):
         open_start(tmp_path / "model.pt", settings_of("backbone=resnet34"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_tensors_differ_changes_nothing(tmp_path: Path) -> None:
     settings = settings_of(*NET)
     saved(tmp_path / "model.pt", settings, 7)
@@ -112,6 +117,7 @@ def test_a_checkpoint_whose_tensors_differ_changes_nothing(tmp_path: Path) -> No
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_changes_the_features_without_a_tensor_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,6 +37,7 @@ def test_cmc_shows_percent_over_rank_and_scores_in_the_legend() -> None:
     assert "CMC" in axes.get_title(loc="left")
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_formula_is_drawn_as_it_is(history: pd.DataFrame, tmp_path: Path) -> None:
     name = "a $x_{$ b"
     assert save(cmc_curves({name: [0.5, 1.0]}), tmp_path / "cmc.png").exists()

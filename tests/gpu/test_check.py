@@ -43,6 +43,7 @@ def sleeps(context: Context) -> Mapping[str, float | str]:
     return {}
 
 
+@pytest.mark.slow
 def test_each_check_has_its_limit_and_none_stops_the_others(tmp_path: Path) -> None:
     checks = [
         Named("sleeps", 0.5, sleeps), Named("ends", 30, ends_with_2), Named("refuses", 30, refuses),
@@ -58,6 +59,7 @@ def test_each_check_has_its_limit_and_none_stops_the_others(tmp_path: Path) -> N
     assert (passed.outcome, passed.numbers) == ("passed", {"lines": 21.0})
 
 
+@pytest.mark.slow
 def test_what_the_budget_does_not_reach_is_not_run(tmp_path: Path) -> None:
     checks = [Named("sleeps", 90, sleeps), Named("passes", 90, passes)]
     # What is started within the budget, and cut off by it, is no failure.
@@ -87,6 +89,7 @@ def test_a_trial_on_the_cpu_writes_its_report(tmp_path: Path, capsys: pytest.Cap
     assert "failed: cuda_tests" in capsys.readouterr().out or torch.cuda.is_available()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rerank", "evaluate", "euclidean"])
 def test_values_that_are_not_the_cpus_are_found(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

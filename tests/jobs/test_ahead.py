@@ -50,6 +50,7 @@ def test_a_sweep_that_no_cell_of_can_train_is_refused(tiny_data: Path, listed: l
         ahead(["-m", "dataset=folder", "dataset.root=/nowhere/a,/nowhere/b", "seed=0,1"])
 
 
+@pytest.mark.slow
 def test_a_sweep_of_which_a_cell_can_train_goes_ahead(tiny_data: Path, listed: list[str]) -> None:
     root = f"{tiny_data}/synthetic/day_tiny_0"
     words = ["-m", "dataset=folder", f"dataset.root=/nowhere,{root}", "seed=0,1"]
@@ -57,6 +58,7 @@ def test_a_sweep_of_which_a_cell_can_train_goes_ahead(tiny_data: Path, listed: l
     assert listed == ["/nowhere", root]
 
 
+@pytest.mark.slow
 def test_data_are_not_looked_for_where_the_jobs_run_elsewhere_or_draw_them(
     tmp_path: Path, listed: list[str]
 ) -> None:

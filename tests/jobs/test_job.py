@@ -42,6 +42,7 @@ def started_again(sweep: Path, data: str) -> tuple[Job, dict[str, float] | None]
     return job, job.taken(data) if job.found_a_run else None
 
 
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_in_its_folder(sweep: Path) -> None:
     left(sweep / "0", "RUNNING", "these")
     job, scores = started_again(sweep, "these")

@@ -158,6 +158,7 @@ def test_the_developer_gets_the_traceback_when_asked(home: Path, monkeypatch: py
         launch("train", NO_WORK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",
     [

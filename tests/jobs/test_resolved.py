@@ -36,6 +36,7 @@ def config_hash(words: list[str], file: Path) -> str:
     return cell.config_hash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [[], ["tricks.bnneck=false"], ["loss.neck_feature=after", "eval.neck_feature=before"]]
 )

@@ -72,6 +72,7 @@ def golden() -> dict:
     return json.loads((GOLDEN / "backbones.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_agrees_with_the_published_code(name: str, golden: dict) -> None:
     net = build_backbone(name).eval()
@@ -94,6 +95,7 @@ def test_the_names_are_the_functions_of_the_file() -> None:
     assert backbone_names() == tuple(CHANNELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CHANNELS if name not in (*LARGE, "resnet101_ibn_a")])
 def test_map_shape_and_last_stride(name: str) -> None:
     with torch.device("meta"):  # shapes without arithmetic
@@ -145,6 +147,7 @@ def test_agrees_with_torchvision_where_no_golden_number_is(
         torch.testing.assert_close(net(images).mean(dim=(2, 3)), reference(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if "101" in name else pytest.param(name, marks=pytest.mark.slow) for name in LARGE]
 )
@@ -180,6 +183,7 @@ def drawn(name: str, tensor: torch.Tensor, generator: torch.Generator) -> torch.
     return values.mul_(0.2).add_(0.9 if name.endswith(("weight", "running_var")) else -0.1)
 
 
+@pytest.mark.slow
 def test_resnet101_ibn_a_is_resnet50_ibn_a_with_more_blocks_in_layer3(golden: dict) -> None:
     names = golden["resnet50_ibn_a_state"]
     block = {key: shape for key, shape in names.items() if key.startswith("layer3.1.")}

@@ -282,6 +282,7 @@ def whole(head: str) -> ReidModel:
     return ReidModel(backbone, CLASSES, head=build_head(options, CHANNELS, CLASSES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_a_compiled_head_is_one_graph_with_the_same_output(head: str) -> None:
     model, images = whole(head), torch.randn(IMAGES, 3, 8, 4)

@@ -32,6 +32,7 @@ def test_every_backbone_is_looked_at() -> None:
     assert set(PUBLISHED) < set(backbone_names())
 
 
+@pytest.mark.slow
 def test_a_few_tensors_more_do_not_matter_and_one_less_does() -> None:
     tensors = state("resnet34")
     assert recognise({**tensors, "extra.weight": torch.zeros(1)}, names=PUBLISHED) == "resnet34"

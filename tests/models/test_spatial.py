@@ -91,6 +91,7 @@ def test_a_shift_by_half_an_image_moves_its_right_half_to_the_left_and_leaves_bl
     assert moved[..., 25:].abs().max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 32), (128, 64)])
 def test_gradients_reach_every_tensor_of_it(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
@@ -126,6 +127,7 @@ def save(content: object, path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_weight_files_are_compared_without_it(tmp_path: Path) -> None:
     plain, straightened = pair()
     whole = load_weights(straightened, save(plain.state_dict(), tmp_path / "plain.pth"))
@@ -138,6 +140,7 @@ def test_weight_files_are_compared_without_it(tmp_path: Path) -> None:
     assert set(report.dropped) == set(PUBLISHED_SHAPES)
 
 
+@pytest.mark.slow
 def test_a_trained_one_comes_back_with_the_weights_of_its_model(tmp_path: Path) -> None:
     _, trained = pair()
     with torch.no_grad():
@@ -149,6 +152,7 @@ def test_a_trained_one_comes_back_with_the_weights_of_its_model(tmp_path: Path) 
     assert torch.equal(net.get_parameter("fc_loc.2.bias"), SHIFT)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_rebuilt_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REID_HOME", str(tmp_path))
     settings = settings_of("backbone=resnet18", "backbone.weights=none", "backbone.stn=true")

@@ -51,6 +51,7 @@ def noise(size: tuple[int, int], count: int = 2) -> Tensor:
 # ---- the six
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TESTED)
 def test_a_map_comes_out_and_every_parameter_learns(name: str) -> None:
     size, channels, grid, opener = TESTED[name]
@@ -67,6 +68,7 @@ def test_a_map_comes_out_and_every_parameter_learns(name: str) -> None:
     assert [key for key, learns in learning.items() if not learns] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TESTED)
 def test_a_checkpoint_rebuilds_it(name: str) -> None:
     size = TESTED[name][0]
@@ -76,6 +78,7 @@ def test_a_checkpoint_rebuilds_it(name: str) -> None:
         assert torch.equal(rebuilt(noise(size)), built(name)(noise(size)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CNNS)
 def test_last_stride_one_samples_the_same_map_more_densely(name: str) -> None:
     size, _, grid, opener = TESTED[name]
@@ -237,6 +240,7 @@ def test_position_embeddings_of_a_file_are_resized(tmp_path: Path) -> None:
     assert "1 resized to the input: pos_embed" in report.describe()
 
 
+@pytest.mark.slow
 def test_windows_of_a_file_are_resized_and_stages_stay_what_they_are(tmp_path: Path) -> None:
     """Swin's files tell an older numbering of the stages by a head, which a backbone of ours has not."""
     published = timm.create_model(SWIN).state_dict()
@@ -249,6 +253,7 @@ def test_windows_of_a_file_are_resized_and_stages_stay_what_they_are(tmp_path: P
         assert torch.equal(net.state_dict()[key], other[key])
 
 
+@pytest.mark.slow
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(build_backbone("resnet18").state_dict(), tmp_path / "resnet18.pt")
     with pytest.raises(WeightsError, match=rf"does not fit backbone\.name={TINY_VIT}: 0 of"):

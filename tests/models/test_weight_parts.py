@@ -40,6 +40,7 @@ def is_of(state: State, other: State) -> bool:
     return torch.equal(state["layer4.1.conv2.weight"], other["layer4.1.conv2.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -70,6 +71,7 @@ def test_an_average_alone_is_taken_and_named(average: State, tmp_path: Path) -> 
     assert "taken: state_dict_ema" in report
 
 
+@pytest.mark.slow
 def test_a_file_of_one_state_dict_has_no_average_to_choose(trained: State, tmp_path: Path) -> None:
     torch.save({"state_dict": trained}, tmp_path / "one.pth")
     assert "taken" not in loaded(tmp_path / "one.pth")[1]
@@ -97,6 +99,7 @@ def test_names_that_wrappers_give_are_read(form: str, trained: State, tmp_path: 
     assert is_of(loaded(tmp_path / "wrapped.pth")[0], trained)
 
 
+@pytest.mark.slow
 def test_convert_says_which_it_took_and_ema_chooses(
     trained: State, average: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +122,7 @@ def test_convert_says_which_it_took_and_ema_chooses(
     assert "holds no moving average" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_process_of_a_pickled_file_tells_it_too(
     trained: State, average: State, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -207,6 +207,7 @@ def test_damaged_files_are_named(suffix: str, net: Backbone, tmp_path: Path) -> 
             load_weights(net, str(path))
 
 
+@pytest.mark.slow
 def test_files_without_named_tensors_are_refused(net: Backbone, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="holds a list; expected a dict"):
         load_weights(net, save([torch.zeros(2)], tmp_path / "list.pth"))

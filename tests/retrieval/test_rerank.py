@@ -226,6 +226,7 @@ def test_market_takes_less_than_a_gibibyte_and_a_half() -> None:
     assert 3_368 * 15_913 * 4 < rerank_bytes(3_368, 15_913, 512) < 1.5 * 2**30
 
 
+@pytest.mark.slow
 def test_what_it_says_covers_what_it_takes() -> None:
     images = people(seed=2, pids=500, each=12, dimensions=64, dtype=torch.float32)
     query, gallery = images[:1000], images[1000:]

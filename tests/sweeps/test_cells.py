@@ -41,6 +41,7 @@ def test_a_grid_is_its_cells_in_the_order_of_hydras_jobs() -> None:
     assert len({cell.data_root for cell in cells}) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_file_brings_its_values_and_what_is_typed_wins() -> None:
     cells = expand("train", ["sweep=alpha", "dataset=synthetic"])
     alphas = [word for cell in cells for word in cell.overrides if word.startswith("loss.alpha=")]
@@ -51,11 +52,13 @@ def test_a_sweep_file_brings_its_values_and_what_is_typed_wins() -> None:
         plan("train", ["sweep=alpha"])
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_tricks_of_an_experiment_has_a_cell_each() -> None:
     cells = expand("train", ["experiment=quickstart", "sweep=tricks"])
     assert len({cell.config_hash for cell in cells}) == len(cells) == 12
 
 
+@pytest.mark.slow
 def test_twins_are_refused_unless_nothing_is_taken() -> None:
     with pytest.raises(
         ConfigError, match=r"same experiment, though device=cpu, device=cuda differ.*take=none"
@@ -67,6 +70,7 @@ def test_twins_are_refused_unless_nothing_is_taken() -> None:
 # ---- the folder of a sweep
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_in_its_folder(tmp_path: Path) -> None:
     words = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.4"]
     folder = folder_of(sweep_arguments(plan("train", words), words))
@@ -83,6 +87,7 @@ def test_a_sweep_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert folder_of(sweep_arguments(plan("train", anew), anew)) != folder
 
 
+@pytest.mark.slow
 def test_code_that_changed_begins_a_new_sweep_unless_any_code_will_do(tmp_path: Path) -> None:
     words = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.4"]
     cells = plan("train", words).cells
@@ -115,6 +120,7 @@ def test_a_sweep_goes_on_by_newer_code_where_that_computes_the_same(
             shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_typed_may_not_hold_another_sweep_nor_one_under_way(tmp_path: Path) -> None:
     folder = tmp_path / "mine, and only mine"
     words = ["-m", "dataset=synthetic", "loss.alpha=1.0,1.4", f"{SWEEP_DIR}='{folder}'"]
@@ -131,6 +137,7 @@ def test_a_folder_that_was_typed_may_not_hold_another_sweep_nor_one_under_way(tm
         journal.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "key"),
     [("joblib", "hydra.launcher.n_jobs"), ("submitit_local", "hydra.sweeper.max_batch_size")],
@@ -144,6 +151,7 @@ def test_a_launcher_that_runs_jobs_side_by_side_is_told_how_many_fit(launcher: s
     assert not any(word.startswith(key) for word in sweep_arguments(plan("train", typed), typed))
 
 
+@pytest.mark.slow
 def test_submitit_on_this_machine_ends_no_job_for_its_length() -> None:
     words = ["-m", "dataset=synthetic", "seed=0,1", "hydra/launcher=submitit_local"]
     added = sweep_arguments(plan("train", words), words)
@@ -152,6 +160,7 @@ def test_submitit_on_this_machine_ends_no_job_for_its_length() -> None:
     assert not any("timeout_min" in word for word in sweep_arguments(plan("train", typed), typed))
 
 
+@pytest.mark.slow
 def test_slurm_takes_its_own_keys_and_nothing_is_added_to_them() -> None:
     keys = ["partition=gpu", "gpus_per_node=1", "cpus_per_task=8", "mem_gb=32", "timeout_min=720"]
     keys += ["max_num_timeout=3", "array_parallelism=4", "account=lab", "qos=low"]
@@ -164,6 +173,7 @@ def test_slurm_takes_its_own_keys_and_nothing_is_added_to_them() -> None:
         plan("train", [*words, "hydra.launcher.partitions=gpu"])
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_as_often_as_a_failed_job_is_tried_again() -> None:
     words = ["-m", "dataset=synthetic", "seed=0,1"]
     assert plan("train", words).retry == 1

@@ -343,6 +343,7 @@ def test_the_results_hold_every_run(ended: Ended) -> None:
     assert b"people resampled" in ended.files["report.md"]
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_fails_nothing(ended: Ended) -> None:
     assert f"python -m reid.report runs={ended.folder}" in ended.warned
 

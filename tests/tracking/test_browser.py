@@ -87,6 +87,7 @@ def test_a_figures_address_is_quoted() -> None:
     assert drawn == f"![t](get-artifact?path=figures%2Fa%20b%26c.png&run_uuid={'f' * 32})"
 
 
+@pytest.mark.slow
 def test_the_experiment_says_how_to_read_it_unless_somebody_wrote_there(study: Study) -> None:
     def noted() -> Any:
         experiment = study.store.client.get_experiment_by_name("tune_alpha")

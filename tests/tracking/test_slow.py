@@ -70,6 +70,7 @@ def test_a_dead_database_server_is_found_out_within_a_second(scheme: str, tmp_pa
     assert str(error).startswith(f"no database answers at 127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_what_a_slow_store_costs_is_bounded_and_the_rest_is_in_the_journal(
     slow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

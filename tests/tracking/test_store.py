@@ -103,6 +103,7 @@ def test_password_never_shows() -> None:
     assert Store("http://host:5000").public_uri == "http://host:5000"
 
 
+@pytest.mark.slow
 def test_artifacts_lie_beside_the_database(store: Store) -> None:
     assert store.artifact_root is not None
     experiment = store.client.get_experiment(store.prepare("second"))

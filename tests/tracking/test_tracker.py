@@ -60,6 +60,7 @@ def test_everything_logged_comes_back(store: Store, tmp_path: Path) -> None:
     assert local.params == record.params
 
 
+@pytest.mark.slow
 def test_limits_of_mlflow_are_kept(store: Store, tmp_path: Path) -> None:
     params: dict[str, object] = {f"p{index}": index for index in range(250)} | {"long": "x" * 7000}
     with Tracker.start(store, "e", tmp_path / "run", "n", params=params) as run:

@@ -85,6 +85,7 @@ def test_a_store_that_nobody_has_written_is_not_made_by_reading(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_journal_of_a_run_that_an_older_version_could_not_send_is_sent(
     tmp_path: Path, template_db: Path
 ) -> None:
