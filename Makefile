@@ -47,7 +47,7 @@ test: lint  ## before you hand over: ruff, mypy, every test (8 minutes on two co
 
 # What compares with golden numbers, or with plain code, as an old CPU computes it.
 NUMERIC := losses retrieval test_distance.py engine/test_loop.py engine/test_optimizers.py judging/test_judge.py \
-	data/test_augment.py data/test_erasing.py data/test_batches.py models/test_model.py models/test_layout.py
+	data/test_augment.py data/test_batches.py models/test_model.py models/test_layout.py
 
 test-cpu: $(READY)  ## the numeric tests without the vector units of this CPU, by two threads
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto \

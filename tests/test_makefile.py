@@ -50,3 +50,9 @@ def test_a_venv_without_pip_is_named_and_completed_later(tmp_path: Path) -> None
     whole.chmod(0o755)
     assert install().returncode == 0
     assert (tmp_path / ".venv" / ".ready").exists()
+
+
+def test_the_numeric_tests_that_another_cpu_runs_are_there() -> None:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    numeric = next(line for line in text.splitlines() if line.startswith("NUMERIC :="))
+    assert [name for name in numeric.split()[2:] if not (ROOT / "tests" / name).exists()] == []
