@@ -42,7 +42,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 check: lint  ## while you work: ruff, mypy, the tests without the mark slow (90 seconds on two cores)
 	$(PYTEST) -m 'not slow'
 
-test: lint  ## before you hand over: ruff, mypy, every test (8 minutes on two cores)
+test: lint  ## before you hand over: ruff, mypy, every test (9 minutes on two cores)
 	$(PYTEST) --durations=10
 
 # What compares with golden numbers, or with plain code, as an old CPU computes it.
