@@ -36,7 +36,8 @@ TINY = (
 )
 
 
-#: Seconds. A test that takes longer carries the mark `slow`, and `make check` leaves it to `make test`.
+#: Seconds. A test that takes longer without the mark `slow` is named at the end: it wants the mark, so that
+#: `make check` leaves it to `make test`. The mark itself begins at a quarter of a second.
 QUICK = 1.0
 #: Fixtures that start processes: a test that uses one is slow without a mark of its own.
 STARTERS = {"start_command", "run_command", "server"}
