@@ -14,17 +14,17 @@ ROWS = [
     {"tracking", "figures", "config"},
     {"engine"},
     {"judging"},
-    {"sweeps", "inference"},
-    {"jobs", "runs"},
+    {"sweeps", "gallery", "export"},
+    {"inference", "jobs", "runs"},
     {"commands"},
+    {"api"},
 ]
 #: Files of the hall that any room may import.  They know each other, but no room.
 BASE = {"distance", "errors", "home", "lazy", "limits", "locks", "people", "terminal", "trust", "words"}
 #: The commands: above every room, and each without the others.
 DOORS = {
-    "compare", "convert", "evaluate", "extract",
-    "report",
-    "runs/__main__", "sync", "threshold", "train", "ui",
+    "browse", "compare", "convert", "evaluate", "export/__main__", "extract", "index", "profile",
+    "report", "runs/__main__", "search", "sync", "threshold", "train", "ui",
 }  # fmt: skip
 #: Commands of the data that lie in their room: what they import to be run, in `if __name__ == "__main__":`.
 COMMANDS_OF_DATA = {"data/check", "data/split", "data/stores"}

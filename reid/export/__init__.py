@@ -1,0 +1,1 @@
+"""A trained model as a file for another program: one file a target."""

@@ -1,0 +1,1 @@
+"""The index behind `reid.search`, and the page behind `reid.browse`."""
