@@ -55,8 +55,8 @@ DIFFERS: dict[int, Callable[[Mapping[str, Any]], bool]] = {2: _differs_from_1}
 NO_NUMBERS = (
     "commands/", "export/", "figures/", "gallery/", "jobs/", "runs/", "sweeps/", "tracking/", "__init__.py",
     "compare.py", "convert.py", "errors.py", "evaluate.py", "extract.py", "home.py", "inference.py",
-    "judging/activation.py", "judging/review.py", "lazy.py", "limits.py", "locks.py", "report.py", "sync.py", "terminal.py", "threshold.py", "trust.py",
-    "ui.py", "words.py",
+    "judging/activation.py", "judging/review.py", "lazy.py", "limits.py", "locks.py", "report.py", "sync.py",
+    "terminal.py", "threshold.py", "trust.py", "ui.py", "words.py",
 )  # fmt: skip
 #: Of these folders, what does.
 _NUMBERS_NONETHELESS = ("commands/train.py",)
