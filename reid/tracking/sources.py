@@ -54,9 +54,9 @@ DIFFERS: dict[int, Callable[[Mapping[str, Any]], bool]] = {2: _differs_from_1}
 #: that a user adds.
 NO_NUMBERS = (
     "commands/", "export/", "figures/", "gallery/", "jobs/", "runs/", "sweeps/", "tracking/", "__init__.py",
-    "compare.py", "convert.py", "errors.py", "evaluate.py", "extract.py", "home.py", "inference.py",
-    "lazy.py", "limits.py", "locks.py", "report.py", "sync.py", "terminal.py", "threshold.py", "trust.py",
-    "ui.py", "words.py",
+    "compare.py", "convert.py", "engine/model_hash.py", "errors.py", "evaluate.py", "extract.py", "home.py",
+    "inference.py", "lazy.py", "limits.py", "locks.py", "report.py", "sync.py", "terminal.py",
+    "threshold.py", "trust.py", "ui.py", "words.py",
 )  # fmt: skip
 #: Of these folders, what does.
 _NUMBERS_NONETHELESS = ("commands/train.py",)
