@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reid.config.schema import EvalConfig, ImageConfig
+from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
 from reid.engine.describe import preprocessing
 from reid.models import BNNECK, WeightsError, backbone_function, build_backbone, described_model
@@ -157,6 +158,7 @@ def run(options: argparse.Namespace, source: Path, target: Path) -> int:
         options.stn,
     )
     save_checkpoint(target, checkpoint)
+    card_path(target).write_text(model_card(checkpoint.meta), encoding="utf-8")
     print("\n".join([*held.notes("--ema"), *report]))
     print(f"written: {target}. It does not know its data, so name them where it is judged:")
     print(f"  python -m reid.evaluate checkpoint={target} dataset=market")

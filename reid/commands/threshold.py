@@ -18,6 +18,7 @@ from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
 from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.division import validation_split
+from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.compute import Compute
@@ -41,6 +42,7 @@ from reid.retrieval import (
     verify_counts,
 )
 from reid.tracking import TrackingError, attach, default_store, under_way
+from reid.tracking.journal import replace_text
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,8 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
         **threshold_report.as_json(measured, sure),
     }
     (job.folder / "threshold.json").write_text(json.dumps(record, indent=2) + "\n")
-    store_threshold(source, target, chosen)
+    card = card_path(target)
+    replace_text(card, model_card(store_threshold(source, target, chosen)))
 
     job.console.print(threshold_report.table(measured, sure, header))
     for line in (

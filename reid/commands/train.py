@@ -17,6 +17,7 @@ from reid.config.settings import train_settings
 from reid.data import ReidDataset
 from reid.data.augment import Augmentation
 from reid.data.batches import BatchRecipe, TrainingBatches, resident_bytes
+from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
 from reid.engine.compute import Compute
@@ -35,6 +36,7 @@ from reid.engine.prepare import (
     JudgedData,
     TrainingData,
     data_fingerprint,
+    fingerprint,
     open_judged_data,
     open_training_data,
     read_dataset,
@@ -49,6 +51,8 @@ from reid.jobs.console import epoch_line, say_where, score_line, score_table
 from reid.jobs.job import Job
 from reid.judging.judge import Judgement, check_memory, describe, judge, judged_rows, judged_values
 from reid.judging.queries import QUERIES, query_csv
+from reid.judging.stored_scores import KEY as SCORES
+from reid.judging.stored_scores import stored_scores
 from reid.models import ReidModel
 from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import JOURNAL, Tracker
@@ -306,7 +310,11 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
     if (job.folder / "history.csv").exists():
         tracker.artifact(job.folder / "history.csv")
     tracker.text(query_csv({settings.eval.split: last}), QUERIES)
+    data = fingerprint(run.judged.fingerprint)
+    session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], True, data)
     trained = session.finish()
+    card = model_card(session.meta)
+    tracker.text(card, card_path(trained).name)
     if settings.tracking.checkpoint:
         tracker.artifact(trained, "checkpoints")
     with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
@@ -316,9 +324,8 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
     for path, shows_people in drawn:
         if settings.tracking.images or not shows_people:
             tracker.artifact(path, "figures")
-    scores = judged_values(settings.eval.split, last)
-    tracker.description(run_figures.summary(job.name, settings, scores))
-    return scores
+    tracker.description(card)
+    return judged_values(settings.eval.split, last)
 
 
 def trackable(values: Mapping[str, float]) -> dict[str, float]:

@@ -96,10 +96,28 @@ def _epoch_row(value: object) -> bool:
     return named and _is_whole(value.get("epoch"))  # type: ignore[attr-defined]
 
 
+def _score_row(value: object) -> bool:
+    """A row of `reid.judging.stored_scores`."""
+    if not isinstance(value, dict):
+        return False
+    tests = {
+        "dataset": _text.test, "split": _text.test, "protocol": _text.test, "data_fingerprint": _text.test,
+        "own": _flag.test, "reranked": _flag.test,
+        "queries": _count.test, "people": _count.test, "gallery": _count.test,
+        "values": _of(_rate.test), "intervals": _of(_interval),
+    }  # fmt: skip
+    return all(test(value.get(key)) for key, test in tests.items())
+
+
+def _of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(test, value.values()))
+
+
 _text = Entry(lambda value: isinstance(value, str) and value != "", "a text")
 _flag = Entry(lambda value: isinstance(value, bool), "true or false")
 _mapping = Entry(lambda value: isinstance(value, dict), "a mapping")
 _pixels = _whole(SMALLEST, LARGEST)
+_count = _whole(0)
 _rate = _number(0, 1)
 
 
@@ -172,6 +190,7 @@ TABLE: dict[str, Entry] = {
     "progress.judged": _flag.optional,
     "progress.history": _list(_epoch_row, "mappings from names to numbers, one with its epoch").optional,
     "converted": _mapping.optional,
+    "scores": _list(_score_row, "rows of scores from 0 to 1, each with its data").optional,
     "threshold": _mapping.or_null,
     "threshold.value": _number().optional,
     "threshold.target": _text.optional,

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from reid.config.schema import TrainConfig
 from reid.data import ReidDataset
 from reid.data.image_store import ImageStore
 from reid.data.pictures import open_picture
@@ -26,7 +25,6 @@ from reid.figures import (
 )
 from reid.judging.judge import Judgement
 from reid.people import is_person
-from reid.words import as_markdown
 
 #: Rows and columns of a picture of ranked lists.
 QUERIES, HITS = 6, 8
@@ -157,14 +155,3 @@ def _picture(store: ImageStore, index: int) -> np.ndarray:
 
 def _pixels(store: ImageStore, index: int) -> np.ndarray:
     return np.asarray(store.pixels[store.rows[index]])
-
-
-def summary(name: str, settings: TrainConfig, scores: dict[str, float]) -> str:
-    """The description that the tracker shows on top of a run (Markdown)."""
-    shown = " | ".join(
-        f"{100 * scores[f'{settings.eval.split}/{key}']:.1f}" for key in ("mAP", "rank-1", "mINP")
-    )
-    return (
-        f"**{as_markdown(name)}**: last of {settings.epochs} epochs, on the {settings.eval.split} split.\n\n"
-        f"| mAP (%) | rank-1 (%) | mINP (%) |\n|---|---|---|\n| {shown} |"
-    )

@@ -144,10 +144,11 @@ def stored_threshold(meta: dict[str, Any]) -> StoredThreshold | None:
         ) from error
 
 
-def store_threshold(source: Path, target: Path, threshold: StoredThreshold) -> None:
+def store_threshold(source: Path, target: Path, threshold: StoredThreshold) -> dict[str, Any]:
     """Write the checkpoint `source`, with this threshold in it, to `target`, which may be the same file.
 
-    The file is written whole or not at all. It is read anew, so that nothing else in it is lost.
+    Returns the new `meta`. The file is written whole or not at all. It is read anew, so that nothing else in
+    it is lost.
 
     Raises:
         CheckpointError: `source` cannot be read.
@@ -156,3 +157,4 @@ def store_threshold(source: Path, target: Path, threshold: StoredThreshold) -> N
     checkpoint = load_checkpoint(source)
     meta = {**checkpoint.meta, KEY: asdict(threshold)}
     save_checkpoint(target, Checkpoint(checkpoint.model, meta, checkpoint.training))
+    return meta

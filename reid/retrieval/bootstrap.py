@@ -8,6 +8,7 @@ once, by people and threshold; a replicate is then a product with its weights an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -102,6 +103,35 @@ def bootstrap(
     return _intervals(
         verification, counts.thresholds.cpu().double().numpy(), genuine, impostor, identities, groups
     )
+
+
+def mean_intervals(
+    values: Mapping[str, Floats],
+    pids: npt.NDArray[np.int64],
+    replicates: int = 1000,
+    seed: int = 0,
+    max_groups: int = 4 * MAX_GROUPS,
+) -> dict[str, Interval]:
+    """Intervals of the means of values (Q,), such as average precisions, of queries of these people (Q,).
+
+    A replicate draws as many people as there are, with replacement, each with all their values (the cluster
+    bootstrap: Davison and Hinkley, "Bootstrap methods and their application", 1997, section 3.8). With more
+    than `max_groups`, people are dealt at random into that many groups, which bounds memory and time.
+
+    {} where there are fewer than two people: one person says nothing of others.
+    """
+    person = np.unique(pids, return_inverse=True)[1]
+    people = int(person.max(initial=-1)) + 1
+    if people < 2:
+        return {}
+    generator = np.random.default_rng(seed)
+    groups = min(people, max_groups)
+    group = person if groups == people else generator.permutation(people)[person] % groups
+    drawn = generator.multinomial(groups, np.full(groups, 1 / groups), size=replicates).astype(np.float64)
+    counts = drawn @ np.bincount(group)
+    return {
+        name: interval(drawn @ np.bincount(group, weights=each) / counts) for name, each in values.items()
+    }
 
 
 def identities_of(pids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

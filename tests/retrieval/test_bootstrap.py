@@ -11,6 +11,7 @@ from reid.retrieval.bootstrap import (
     count_by_group,
     identities_of,
     interval,
+    mean_intervals,
     replicate_counts,
     spread_thresholds,
 )
@@ -146,3 +147,17 @@ def test_no_replicate_is_refused() -> None:
     images = people(4)
     with pytest.raises(ValueError, match="replicates is 0"):
         bootstrap(images, measured(images), "euclidean", "cross_camera", replicates=0)
+
+
+def test_the_interval_of_a_mean_resamples_people_with_all_their_queries() -> None:
+    generator = np.random.default_rng(0)
+    pids = np.repeat(np.arange(1, 41), generator.integers(1, 6, 40))
+    values = generator.random(len(pids)) * generator.random(41)[pids]
+    drawn = np.random.default_rng(3).integers(1, 41, (4000, 40))
+    naive = [np.concatenate([values[pids == person] for person in people]).mean() for people in drawn]
+    found = mean_intervals({"mAP": values}, pids, replicates=4000)["mAP"]
+    assert found == pytest.approx(np.percentile(naive, [2.5, 97.5]), abs=0.01)
+    assert mean_intervals({"mAP": values}, pids) == mean_intervals({"mAP": values}, pids)
+    in_groups = mean_intervals({"mAP": values}, pids, max_groups=20)["mAP"]
+    assert in_groups == pytest.approx(found, abs=0.08)
+    assert mean_intervals({"mAP": values[:1]}, pids[:1]) == {}
