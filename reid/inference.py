@@ -4,28 +4,26 @@ from reid.inference import load_model
 
 model = load_model("outputs/<run>/model.pt")
 features = model.embed(["a.jpg", "b.jpg"])          # (2, C) float32, as the evaluation uses them
-model.distances(features)                           # (2, 2); at most model.threshold.value: one person
+model.distances(features)                           # (2, 2)
+model.same("a.jpg", "b.jpg")                        # by the threshold that `python -m reid.threshold` stored
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
-from reid.data.batches import prepared_ahead, to_device
-from reid.data.crops import PictureError
-from reid.data.files import in_threads
-from reid.data.pictures import Picture, name_unreadable, open_picture, read_picture, upright
+from reid.data.batches import to_device
+from reid.data.image_inputs import ImageInput, decoded_batches, is_one
+from reid.data.pictures import open_picture
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint
@@ -33,13 +31,44 @@ from reid.engine.checkpoint_source import newest_model as newest_model
 from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import library_call
-from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, feature_space, stored_threshold
+from reid.judging.stored_threshold import (
+    FeatureSpace,
+    StoredThreshold,
+    ThresholdError,
+    feature_space,
+    stored_threshold,
+)
 from reid.models import ReidModel
+from reid.words import percent
 
 #: A crop smaller than this, in pixels (height, width), shows nobody that one could tell apart.
 SMALLEST = (32, 16)
 #: How far from the model's height : width an image may be, as a factor.
 MOST_STRETCH = 1.6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two images show one person, as far as a distance tells: true where they do.
+
+    Attributes:
+        distance: in the model's metric; at most `threshold.value` means the same person.
+        threshold: what decided, with the error rates that it was measured to have (`far`, `tar`).
+    """
+
+    distance: float
+    threshold: StoredThreshold
+
+    def __bool__(self) -> bool:
+        return self.distance <= self.threshold.value
+
+    def __repr__(self) -> str:
+        kind, sign = ("same", "<=") if self else ("different", ">")
+        limit = self.threshold
+        return (
+            f"Verdict({kind}: distance {self.distance:.3f} {sign} {limit.value:.3f}; "
+            f"FAR {percent(limit.far)}, FRR {percent(1 - limit.tar)} on {limit.dataset})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,78 +93,84 @@ class TrainedModel:
     meta: dict[str, Any]
     name: str
 
-    @torch.inference_mode()
+    def __repr__(self) -> str:
+        threshold = f"{self.threshold.value:.3f}" if self.threshold else "none"
+        network = f"{self.meta['model']['backbone']['name']}, {self.height} x {self.width}"
+        space = (
+            f"{self.space.metric} {'unit' if self.space.feature_norm else 'raw'} {self.space.neck_feature}"
+        )
+        flip = " flip" if self.space.flip else ""
+        size = self.model.embedding_size
+        return f"TrainedModel({network} -> {size}, {space}{flip}, threshold {threshold}, {self.device})"
+
     def embed(
-        self,
-        images: Iterable[str | PathLike[str] | Image.Image],
-        batch: int = 128,
-        progress: Progress = silent,
+        self, images: ImageInput | Iterable[ImageInput], batch: int = 128, progress: Progress = silent
     ) -> Tensor:
         """The features (N, C) of images in their order, float32 on the CPU, as the evaluation uses them.
 
-        An image is the path of a file, or a PIL image, which is made upright RGB by the same rules.
+        images: one (N is 1) or many; `reid.data.image_inputs` says what an image may be. A generator is read
+            as its images are needed, and about two batches of them are held at a time. Of none, as of a frame
+            without people, the features are (0, C).
+        progress: shows nothing for a generator, whose end nobody knows.
 
         Raises:
-            DatasetError: an image cannot be read; the message names those of its batch.
+            DatasetError: an image cannot be used; the message names those of its batch.
             CheckpointError: features are not finite.
         """
-        named = [
-            (f"images[{number}]", image) if isinstance(image, Image.Image) else (str(image), Path(image))
-            for number, image in enumerate(images)
-        ]
-        steps = [named[start : start + batch] for start in range(0, len(named), batch)]
+        if batch < 1:
+            raise ValueError(f"batch={batch}: expected 1 or more")
+        batches: Iterable[tuple[list[str], Tensor]] = decoded_batches(images, batch, self.height, self.width)
+        count = 1 if is_one(images) else len(images) if isinstance(images, Sized) else None
+        if count is not None:
+            batches = progress(batches, -(-count // batch), "embedding batches of images")
+        nothing = torch.empty(0, self.model.embedding_size, device="cpu")
+        return torch.cat([nothing, *(self._features(names, pixels) for names, pixels in batches)])
 
-        def prepare(step: int) -> Tensor:
-            return normalise_pixels(to_device(self._pixels(steps[step]), self.device))
-
-        parts = [torch.empty(0, self.model.embedding_size, device="cpu")]
-        batches = prepared_ahead(prepare, range(len(steps)), self.device)
+    @torch.inference_mode()
+    def _features(self, names: Sequence[str], pixels: Tensor) -> Tensor:
+        """The features (B, C) of a batch of images, (B, 3, H, W) uint8."""
         with library_call(self.device):
-            for pixels in progress(batches, len(steps), "embedding batches of images"):
-                features = self.model(pixels).float()
-                if self.space.flip:
-                    features = (features + self.model(pixels.flip(3)).float()) / 2
-                features = features.cpu()
-                parts.append(normalise(features) if self.space.feature_norm else features)
-        found = torch.cat(parts)
-        bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            images = normalise_pixels(to_device(pixels, self.device))
+            features = self.model(images).float()
+            if self.space.flip:
+                features = (features + self.model(images.flip(3)).float()) / 2
+            features = features.cpu()
+            if self.space.feature_norm:
+                features = normalise(features)
+        bad = (~features.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if bad:
             raise CheckpointError(
-                f"{self.name} gives features with NaN or infinity for {len(bad)} of {len(named)} images, "
-                f"first {named[bad[0]][0]}: they compare with nothing. Take another checkpoint"
+                f"{self.name} gives features with NaN or infinity for {len(bad)} of {len(names)} images, "
+                f"first {names[bad[0]]}: they compare with nothing. Take another checkpoint"
             )
-        return found
+        return features
 
     def distances(self, first: Tensor, second: Tensor | None = None) -> Tensor:
         """Distances (N, M) between features (N, C) and (M, C), in float64; among `first` without `second`."""
         other = first if second is None else second
         return distance_function(self.space.metric)(first.double(), other.double())
 
-    def _pixels(self, named: Sequence[tuple[str, Path | Image.Image]]) -> Tensor:
-        def decode(source: Path | Image.Image) -> tuple[np.ndarray | None, str | None]:
-            try:
-                return _picture(source).resized(self.height, self.width), None
-            except PictureError as error:
-                return None, str(error)
+    def same(self, first: ImageInput, second: ImageInput) -> Verdict:
+        """Whether two images, one each as `embed` takes them, show the same person.
 
-        with in_threads(decode, [source for _, source in named]) as found:
-            decoded = list(found)
-        bad = {
-            name: reason for (name, _), (_, reason) in zip(named, decoded, strict=True) if reason is not None
-        }
-        if bad:
-            raise DatasetError(name_unreadable(bad))
-        images = np.stack([image for image, _ in decoded if image is not None])
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
-def _picture(source: Path | Image.Image) -> Picture:
-    if isinstance(source, Image.Image):
-        return upright(source)
-    found = read_picture(source)
-    if found.picture is None:
-        raise PictureError(found.reason)
-    return found.picture
+        Raises:
+            ThresholdError: the model has no threshold, or one that was measured on other features.
+            DatasetError: what is given is more than one image, or none that can be used.
+        """
+        if self.threshold is None:
+            raise ThresholdError(
+                f"{self.name} carries no threshold, so nothing says which distance is small. Measure one: "
+                f"python -m reid.threshold checkpoint={self.name}"
+            )
+        self.threshold.check(self.space)
+        for place, image in (("first", first), ("second", second)):
+            if not is_one(image):
+                raise DatasetError(
+                    f"the {place} argument holds many images, and same() compares one with one. For many: "
+                    "model.distances(model.embed(images)) <= model.threshold.value"
+                )
+        features = self.embed([first, second])
+        return Verdict(self.distances(features[:1], features[1:]).item(), self.threshold)
 
 
 class _Undrawn(TorchFunctionMode):

@@ -10,11 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from composing import composed
+import torch
+from composing import composed, settings_of
 from omegaconf import DictConfig
 from running import Forked, start_server
 
-from reid.data import load_dataset
+from reid.data import load_dataset, silent
+from reid.engine.checkpoint import Checkpoint, save_checkpoint
+from reid.engine.describe import build_model, checkpoint_meta
+from reid.engine.prepare import open_training_data, read_dataset
 from reid.tracking import default_store
 
 #: The source tree that is tested, whatever is installed.
@@ -162,3 +166,17 @@ def recipe() -> DictConfig:
 def tiny(tiny_data: Path) -> list[str]:
     """The overrides of a run on the tiny set."""
     return [*TINY, f"data.root={tiny_data}"]
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model.pt of a run on the tiny set before its first step, without a threshold; not to be changed."""
+    settings = settings_of(*tiny)
+    dataset, crops, _ = read_dataset(settings, silent)
+    data = open_training_data(dataset, settings, silent, crops)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(settings, len(data.pids))
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
+    save_checkpoint(path, Checkpoint(model.state_dict(), checkpoint_meta(settings, data, model), {}))
+    return path

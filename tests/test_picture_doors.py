@@ -16,8 +16,7 @@ from PIL import Image
 from reid import compare, extract
 from reid.data import DatasetError, load_dataset, silent
 from reid.data.crops import LeakError
-from reid.engine.checkpoint import Checkpoint, save_checkpoint
-from reid.engine.describe import build_model, checkpoint_meta, describe_data
+from reid.engine.describe import describe_data
 from reid.engine.prepare import open_judged_data, open_training_data, read_dataset
 from reid.inference import load_model, shape_problem
 from reid.jobs.data_commands import check
@@ -29,21 +28,6 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def drawn(tiny_data: Path, tmp_path: Path) -> Path:
     """A copy of the tiny set that a test may spoil."""
     return Path(shutil.copytree(tiny_data / "synthetic" / "day_tiny_0", tmp_path / "drawn"))
-
-
-@pytest.fixture
-def trained(tiny_data: Path, tiny: list[str], tmp_path: Path) -> Path:
-    """The model.pt of a run on the tiny set before its first step."""
-    settings = settings_of(*tiny)
-    dataset, crops, _ = read_dataset(settings, silent)
-    data = open_training_data(dataset, settings, silent, crops)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = build_model(settings, len(data.pids))
-    save_checkpoint(
-        tmp_path / "model.pt", Checkpoint(model.state_dict(), checkpoint_meta(settings, data, model), {})
-    )
-    return tmp_path / "model.pt"
 
 
 def lay_down(path: Path) -> None:
@@ -93,24 +77,24 @@ def test_a_listing_with_a_fifo_keeps_it_for_the_store_to_name(tmp_path: Path, ki
 
 @pytest.mark.slow
 def test_extract_and_compare_name_a_fifo(
-    trained: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_checkpoint: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fifo = drawn / "query" / "fifo.jpg"
     os.mkfifo(fifo)
     message = f"{fifo}: a FIFO, where a picture's file was expected"
-    words = [str(drawn / "query"), "-o", str(tmp_path / "f.csv"), "--checkpoint", str(trained)]
+    words = [str(drawn / "query"), "-o", str(tmp_path / "f.csv"), "--checkpoint", str(tiny_checkpoint)]
     assert extract.main(words) == 2
     assert message in capsys.readouterr().err
     assert extract.main([*words, "--on-bad-image", "skip"]) == 0
     assert "1 images left out" in capsys.readouterr().out
     one = next((drawn / "query").glob("0*.jpg"))
-    assert compare.main([str(one), str(fifo), "--checkpoint", str(trained)]) == 2
+    assert compare.main([str(one), str(fifo), "--checkpoint", str(tiny_checkpoint)]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_model_sees_paths_and_pil_images_alike(trained: Path, drawn: Path) -> None:
-    model = load_model(trained, "cpu")
+def test_a_model_sees_paths_and_pil_images_alike(tiny_checkpoint: Path, drawn: Path) -> None:
+    model = load_model(tiny_checkpoint, "cpu")
     paths = sorted((drawn / "query").glob("*.jpg"))[:4]
     upright = [path.with_suffix(".png") for path in paths]
     for path, plain in zip(paths, upright, strict=True):

@@ -49,6 +49,11 @@ class ReidDataset:
     cameras: bool = True
     names: Mapping[int, str] = field(default_factory=dict, compare=False)
 
+    def __repr__(self) -> str:
+        people = len({crop.pid for crop in self.train})
+        parts = f"{len(self.train):,} to train on, {len(self.query):,} queries, {len(self.gallery):,} gallery"
+        return f"ReidDataset({self.name}: {parts}; {people:,} people to train on)"
+
 
 #: The way out for data that count people from 0.
 IF_A_PERSON = (

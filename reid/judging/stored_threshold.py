@@ -7,6 +7,7 @@ from typing import Any
 from reid.config.schema import EvalConfig
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.retrieval import Intervals, Verification
+from reid.words import percent
 
 #: The key of a checkpoint's `meta`.
 KEY = "threshold"
@@ -73,6 +74,12 @@ class StoredThreshold:
     tar_interval: tuple[float, float]
     # Thresholds that are older than the field do not say it: theirs was the command's default.
     precision: str = "float32"
+
+    def __repr__(self) -> str:
+        return (
+            f"StoredThreshold({self.value:.4f} for {self.target}: FAR {percent(self.far)}, "
+            f"FRR {percent(1 - self.tar)} on {self.dataset} {self.split}, {self.identities:,} people)"
+        )
 
     @property
     def space(self) -> FeatureSpace:

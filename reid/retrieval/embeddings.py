@@ -58,6 +58,11 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __repr__(self) -> str:
+        people, cameras = (len(values.unique()) for values in (self.pids, self.camids))
+        count, width = self.features.shape
+        return f"Embeddings({count:,} x {width}, {people:,} people, {cameras} cameras)"
+
     def to(self, device: torch.device | str) -> Embeddings:
         """The same embeddings on another device."""
         return Embeddings(self.features.to(device), self.pids.to(device), self.camids.to(device))

@@ -17,6 +17,7 @@ from torch import Tensor
 from reid.distance import squared_euclidean_less_own, squared_norms
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import EvaluationError, count_matches, require_matches
+from reid.words import percent
 
 #: The gallery is read once a chunk: with less, a gallery of half a million is waited for, not computed with.
 CHUNK_BYTES = 256 * 2**20
@@ -42,6 +43,12 @@ class Scores:
     valid_queries: int
     average_precision: Tensor
     first_match: Tensor
+
+    def __repr__(self) -> str:
+        return (
+            f"Scores(mAP {percent(self.mAP)}, rank-1 {percent(self.rank(1))}, mINP {percent(self.mINP)}, "
+            f"{self.valid_queries:,} queries)"
+        )
 
     @property
     def skipped_queries(self) -> int:

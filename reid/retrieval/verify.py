@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from reid.retrieval.protocol import EvaluationError
+from reid.words import percent
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -78,6 +79,12 @@ class Verification:
     tar: Floats
     genuine: int
     impostor: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Verification(threshold {self.threshold:.4f} for {self.target}, EER {percent(self.eer)}, "
+            f"{self.genuine:,} genuine and {self.impostor:,} impostor pairs)"
+        )
 
 
 def verify(

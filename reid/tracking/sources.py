@@ -54,9 +54,11 @@ DIFFERS: dict[int, Callable[[Mapping[str, Any]], bool]] = {2: _differs_from_1}
 #: that a user adds.
 NO_NUMBERS = (
     "__init__.py",
+    "api.py",
     "commands/",
     "compare.py",
     "convert.py",
+    "data/image_inputs.py",
     "engine/model_hash.py",
     "errors.py",
     "evaluate.py",
