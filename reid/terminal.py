@@ -22,7 +22,8 @@ class Terminal(Console):
     """A console that knows no markup, and writes what it prints into Hydra's job log too, uncoloured."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, **options)
+        # In a notebook each line would be a display of its own, which no file or pipe gets.
+        super().__init__(markup=False, emoji=False, force_jupyter=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)

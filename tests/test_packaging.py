@@ -84,6 +84,7 @@ def test_the_wheel_holds_the_package_and_every_choice(wheel: zipfile.ZipFile) ->
     sources = {str(file.relative_to(ROOT)) for file in (ROOT / "reid").rglob("*.py")}
     choices = {f"reid/{file.relative_to(ROOT)}" for file in (ROOT / "conf").rglob("*.yaml")}
     assert "reid/conf/train.yaml" in choices
+    assert "reid/py.typed" in names  # without it, type checkers see nothing of an installed package
     assert sources <= names
     assert choices <= names
     assert not [name for name in names if not name.startswith(("reid/", "reid_suite-"))]

@@ -141,6 +141,67 @@ def restored_switches() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def borrowed_process() -> Iterator[None]:
+    """A block in which a job sets all that a command sets in its own process; afterwards it is as it was.
+
+    The job computes as in a process of its own: OpenMP's threads, which keep what `set_up_process` sets from
+    their start on, begin anew.
+    """
+    threads, flushed = torch.get_num_threads(), _flushes_denormals()
+    on_gpu = torch.cuda.is_initialized()
+    device = torch.cuda.current_device() if on_gpu else 0
+    drawn_from = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    drawn_on_gpus = torch.cuda.get_rng_state_all() if on_gpu else []
+    switches = []
+    for holder, name in _switches():
+        with contextlib.suppress(RuntimeError):  # torch does not say where old and new names contradict
+            switches.append((holder, name, getattr(holder, name)))
+    _restart_threads()
+    try:
+        with restored_switches():
+            yield
+    finally:
+        for holder, name, value in switches:
+            with contextlib.suppress(RuntimeError):
+                if getattr(holder, name) != value:
+                    setattr(holder, name, value)
+        random.setstate(drawn_from[0])
+        np.random.set_state(drawn_from[1])  # noqa: NPY002
+        torch.set_rng_state(drawn_from[2])
+        if torch.cuda.is_initialized():
+            torch.cuda.set_device(device)
+            if on_gpu:
+                torch.cuda.set_rng_state_all(drawn_on_gpus)
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flushed)
+        _restart_threads()
+        _give_freed_memory_back()
+
+
+def _switches() -> list[tuple[object, str]]:
+    """What `set_up_backend` sets; the names that are new since torch 2.9 last."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    newer = [products, *(getattr(cudnn, part, None) for part in ("conv", "rnn"))]
+    return [
+        (cudnn, "allow_tf32"),
+        (products, "allow_tf32"),
+        *((switch, "fp32_precision") for switch in newer if hasattr(switch, "fp32_precision")),
+    ]
+
+
+def _flushes_denormals() -> bool:
+    """Whether the calling thread takes numbers below 1.2e-38 for zero: torch does not tell."""
+    return torch.tensor(1e-39).mul(1.0).item() == 0
+
+
+def _restart_threads() -> None:
+    """End the threads that OpenMP keeps for the calling thread: the next ones inherit what it has set."""
+    pause = getattr(ctypes.CDLL(None), "omp_pause_resource_all", None) if os.name == "posix" else None
+    if pause is not None:
+        pause(1)  # omp_pause_soft
+
+
+@contextlib.contextmanager
 def library_call(device: torch.device) -> Iterator[None]:
     """A block that computes on `device` in float32 as a command does, in a process that is somebody else's:
     whatever it sets is as it was when it ends."""
@@ -190,8 +251,16 @@ def _keep_freed_memory() -> None:
     MobileNetV2 at 128x64 on two cores: 147,000 page faults a step without, 1,500 with, and 1.2 times
     the images per second.  Nothing happens where the C library is another one.
     """
+    _mallopt({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**26})
+
+
+def _give_freed_memory_back() -> None:
+    """Let glibc do as it does by itself (these are its defaults, since it tells nobody what is set)."""
+    _mallopt({_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 2**17, _M_TOP_PAD: 2**17})
+
+
+def _mallopt(values: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_TOP_PAD, 2**26)
+        for name, value in values.items():
+            mallopt(name, value)

@@ -36,8 +36,8 @@ GRACE_S = 5
 _stopped: list[Stopped] = []
 
 
-def run_job(config: DictConfig, story: Story, processes: Processes, earlier: list[str]) -> None:
-    """Run the job that Hydra has composed.
+def run_job(config: DictConfig, story: Story, processes: Processes, earlier: list[str]) -> Job:
+    """Run the job that Hydra has composed, and give it back once it is done.
 
     earlier: the overrides of the run whose resolved config this is.
 
@@ -71,7 +71,8 @@ def run_job(config: DictConfig, story: Story, processes: Processes, earlier: lis
             with stop.in_one_piece():  # a signal that got lost within something else's finaliser
                 pass
         except Stopped as stopped:
-            _stopped.append(stopped)
+            if in_sweep:
+                _stopped.append(stopped)
             raise
         except LostProcessError:
             raise
@@ -79,6 +80,7 @@ def run_job(config: DictConfig, story: Story, processes: Processes, earlier: lis
             if not processes.first:
                 time.sleep(GRACE_S)  # where all fail, torchrun would cut off what the first one has to say
             raise
+    return job
 
 
 def run_framed(job: Job, story: Story) -> None:

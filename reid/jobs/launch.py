@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -38,11 +39,18 @@ from reid.trust import VARIABLE as TRUST
 
 if TYPE_CHECKING:
     from reid.engine.distributed import Processes
+    from reid.jobs.job import Job
 
 log = logging.getLogger(__name__)
 
 #: What joblib and submitit raise when a worker did not come back.
 WORKER_LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "FailedJobError")
+
+#: What is wrong in a config or on a command line, as Hydra and OmegaConf say it.
+HYDRAS_ERRORS = (HydraException, OmegaConfBaseException)
+
+#: What a command leaves in the environment for its workers, and takes from nobody.
+INHERITED = (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER)
 
 #: How often this sweep was begun again by itself.
 RESTARTS = "REID_SWEEP_RESTARTS"
@@ -52,6 +60,19 @@ class SweepEnded(BaseException):
     """A job failed and `sweep.fail_fast` is set; Hydra would go on after any `Exception`."""
 
 
+@dataclass
+class Outcome:
+    """What is known of a command's jobs, also after an exception ended them.
+
+    retry: how often a sweep goes on by itself after it lost a worker. failed: the jobs of a sweep that failed
+    in this process. job: the one that was done, where it was no sweep.
+    """
+
+    retry: int = 0
+    failed: list[Exception] = field(default_factory=list)
+    job: "Job | None" = None
+
+
 def launch(command: str, story: str, together: bool = False) -> NoReturn:
     """Compose `conf/<command>.yaml` with what was typed, run `story` once or for each job of a sweep, exit.
 
@@ -59,18 +80,64 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
     together: the processes of torchrun may run it as one job.
     Exit codes: 0 done, 1 something failed, 2 asked wrongly, 130 / 143 stopped by Ctrl-C / SIGTERM.
     """
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    processes = _processes_of_torchrun()
+    outcome = Outcome()
+    try:
+        run_jobs(command, story, outcome, processes, together)
+    except Stopped as stopped:
+        several = processes is not None
+        why = "; torchrun does so too where another process of this run has ended" if several else ""
+        how = ". To go on: the same command; a single run with resume=auto" if command == "train" else ""
+        _complain(f"{stopped}{why}{how}", processes)
+        sys.exit(stopped.exit_code)
+    except SweepEnded as ended:
+        _complain(f"the sweep ended at its first failure (sweep.fail_fast): {ended.__cause__}")
+        sys.exit(1)
+    except (UsageError, *HYDRAS_ERRORS) as error:
+        if tracebacks:
+            raise
+        _complain(in_words(error, command, sys.argv[1:]), processes)
+        sys.exit(2)
+    except Exception as error:
+        if type(error).__name__ in WORKER_LOST:
+            _go_on_without(error, outcome.retry)
+        if tracebacks or not _is_explained(error):
+            raise
+        _complain(str(error), processes)
+        sys.exit(1)
+    sweep = os.environ.get(PARENT_FOLDER)
+    failed = len(failed_jobs(Path(sweep))) if sweep else len(outcome.failed)
+    if failed:
+        where = f"; table and folders in {sweep}" if sweep else ""
+        _complain(f"{failed} jobs of the sweep failed{where}")
+    sys.exit(1 if failed else 0)
+
+
+def run_jobs(
+    command: str,
+    story: str,
+    outcome: Outcome,
+    processes: "Processes | None" = None,
+    together: bool = False,
+) -> None:
+    """Check what `sys.argv` says and run its jobs, in this process or those of a launcher; see `launch`.
+
+    Much of the process is changed: `reid.jobs.python_call` puts that back.
+
+    Raises:
+        UsageError, HydraException, OmegaConfBaseException: asked wrongly, see `in_words`.
+        Stopped, SweepEnded, and whatever the one job raises. The failures of a sweep are in `outcome`.
+    """
     register()
     show_plainly()
-    for inherited in (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER):
+    for inherited in INHERITED:
         os.environ.pop(inherited, None)
-    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Hydra would print its own summary and exit with 1; this lets the exceptions come here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    processes = _processes_of_torchrun()
     primary, trusted = Primary(command, sys.argv[1:]), os.environ.get(TRUST)
     failures: list[Exception] = []
-    failed_in_sweep: list[Exception] = []
 
     def app(config: DictConfig) -> None:
         register()  # the worker of a launcher is a process of its own
@@ -88,81 +155,58 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
                 if os.environ.get(TRUST) != trusted:  # hydra.job.env_set
                     raise ConfigError(f"{TRUST} is set by a config: only the environment says whom to trust")
                 module, _, name = story.partition(":")
-                return run_job(
-                    config, getattr(import_module(module), name), processes or ALONE, primary.overrides
-                )
+                work = getattr(import_module(module), name)
+                job = run_job(config, work, processes or ALONE, primary.overrides)
+                if not in_sweep:
+                    outcome.job = job
+                return
             except Exception as error:
                 if not in_sweep:
                     # Hydra prints the whole command line again before an exception; so it does not see it.
                     failures.append(error)
-                    return None
+                    return
                 expected = isinstance(error, UsageError)
                 again = left > 0 and not expected
                 message = "the job failed and is tried again: %s" if again else "the job failed: %s"
                 log.error(message, error, exc_info=None if expected else error)
                 if again:
                     continue
-                failed_in_sweep.append(error)
+                outcome.failed.append(error)
                 if fail_fast:
                     raise SweepEnded from error
-                return None
-        return None
+                return
 
-    planned = Plan(multirun=False)
-    try:
-        for word in sys.argv[1:]:  # before Hydra writes it down
-            key, _, value = word.lstrip("+").partition("=")
-            refuse_password(value.strip("'\"") if key == "tracking.uri" else None)
-        primary = primary_config(command, sys.argv[1:])
-        refuse_dashes(primary.words, lambda: known_keys(command))
-        refuse_options_of_no_dataset(primary.words, lambda: known_keys(command))
-        sys.argv[1:] = primary.words
-        if processes is None or processes.first:
-            if processes is not None:
-                check_launch(command, sys.argv[1:], processes, together)
-            planned = plan(primary.name, sys.argv[1:])
-            refuse_missing(planned)
-            if planned.cells:
-                sys.argv += _look_ahead(planned)
+    for word in sys.argv[1:]:  # before Hydra writes it down
+        key, _, value = word.lstrip("+").partition("=")
+        refuse_password(value.strip("'\"") if key == "tracking.uri" else None)
+    primary = primary_config(command, sys.argv[1:])
+    refuse_dashes(primary.words, lambda: known_keys(command))
+    refuse_options_of_no_dataset(primary.words, lambda: known_keys(command))
+    sys.argv[1:] = primary.words
+    if processes is None or processes.first:
         if processes is not None:
-            sys.argv += process_arguments(processes.broadcast(run_folder(sys.argv[1:])), processes)
-        logging.captureWarnings(True)  # not before: without Hydra's handlers they would be lost
-        main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary.name)
-        # A process that waits for the others in C would not come to a handler.
-        with contextlib.nullcontext() if processes is not None else StopSignals(first=_stop_workers):
-            main(app)()
-        if failures:
-            raise failures[0]
-        if processes is not None:
-            processes.leave()
-    except Stopped as stopped:
-        several = processes is not None
-        why = "; torchrun does so too where another process of this run has ended" if several else ""
-        how = ". To go on: the same command; a single run with resume=auto" if command == "train" else ""
-        _complain(f"{stopped}{why}{how}", processes)
-        sys.exit(stopped.exit_code)
-    except SweepEnded as ended:
-        _complain(f"the sweep ended at its first failure (sweep.fail_fast): {ended.__cause__}")
-        sys.exit(1)
-    except (UsageError, HydraException, OmegaConfBaseException) as error:
-        if tracebacks:
-            raise
-        hydras = isinstance(error, HydraException | OmegaConfBaseException)
-        _complain(explain(error, command, sys.argv[1:]) if hydras else str(error), processes)
-        sys.exit(2)
-    except Exception as error:
-        if type(error).__name__ in WORKER_LOST:
-            _go_on_without(error, planned.retry)
-        if tracebacks or not _is_explained(error):
-            raise
-        _complain(str(error), processes)
-        sys.exit(1)
-    sweep = os.environ.get(PARENT_FOLDER)
-    failed = len(failed_jobs(Path(sweep))) if sweep else len(failed_in_sweep)
-    if failed:
-        where = f"; table and folders in {sweep}" if sweep else ""
-        _complain(f"{failed} jobs of the sweep failed{where}")
-    sys.exit(1 if failed else 0)
+            check_launch(command, sys.argv[1:], processes, together)
+        planned = plan(primary.name, sys.argv[1:])
+        outcome.retry = planned.retry
+        refuse_missing(planned)
+        if planned.cells:
+            sys.argv += _look_ahead(planned)
+    if processes is not None:
+        sys.argv += process_arguments(processes.broadcast(run_folder(sys.argv[1:])), processes)
+    logging.captureWarnings(True)  # not before: without Hydra's handlers they would be lost
+    main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary.name)
+    # A process that waits for the others in C would not come to a handler.
+    with contextlib.nullcontext() if processes is not None else StopSignals(first=_stop_workers):
+        main(app)()
+    if failures:
+        raise failures[0]
+    if processes is not None:
+        processes.leave()
+
+
+def in_words(error: Exception, command: str, words: list[str]) -> str:
+    """What to tell a user of something that was asked wrongly."""
+    return explain(error, command, words) if isinstance(error, HYDRAS_ERRORS) else str(error)
 
 
 def _processes_of_torchrun() -> "Processes | None":
