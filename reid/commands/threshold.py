@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from reid.config.checks import ConfigError
+from reid.config.dataset import judged_on
 from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
 from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
@@ -57,6 +58,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     # Both belong to a ranking; a pair has none.
     evaluation = replace(evaluation, query_expansion=0, rerank=False)
     spec = settings.dataset or trained_dataset(checkpoint)
+    spec = spec if evaluation.split == "val" else judged_on(spec)
     dataset = load_dataset(**spec, progress=job.progress)
     if evaluation.split == "val":
         dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)

@@ -16,7 +16,7 @@ from reid.data import dataset_reader
 from reid.data.datasets.synthetic import train_people
 
 #: Keys of a dataset that name places on disk.
-PLACES = ("root", "file")
+PLACES = ("root", "file", "corrections")
 #: The parameters of a reader that the suite supplies: no key sets them.
 SUPPLIED = frozenset({"progress"})
 
@@ -96,6 +96,11 @@ def check_dataset(dataset: dict[str, Any], group: str = "dataset") -> None:
     check_present(group, dataset, ("name", "root"))
     if not isinstance(dataset["root"], str):
         raise ConfigError(f"{group}.root={dataset['root']} is not allowed: expected a folder")
+    if not isinstance(dataset.get("corrections"), str | None):
+        raise ConfigError(
+            f"{group}.corrections={dataset['corrections']} is not allowed: expected a file of verdicts, such "
+            "as verdicts.csv, or null"
+        )
     check_options(group, dataset, OWN_KEYS["dataset"], dataset_reader(str(dataset["name"])), SUPPLIED)
     for number, part in enumerate(dataset.get("parts", ())):
         check_dataset(part, f"{group}.parts[{number}]")
@@ -112,12 +117,24 @@ def drawn_people(dataset: dict[str, Any]) -> int | None:
 
 
 def without_places(dataset: dict[str, Any]) -> dict[str, Any]:
-    """What tells datasets apart wherever they lie: no folders, and of a table its name alone."""
+    """What tells datasets apart wherever they lie: no folders, and of their files the names alone.
+
+    What a file of corrections holds counts in the fingerprint of the data.
+    """
     kept = {key: value for key, value in dataset.items() if key != "root"}
-    if isinstance(kept.get("file"), str):
-        kept["file"] = Path(kept["file"]).name
+    for key in ("file", "corrections"):
+        if isinstance(kept.get(key), str):
+            kept[key] = Path(kept[key]).name
     if "parts" in kept:
         kept["parts"] = [without_places(part) for part in kept["parts"]]
+    return kept
+
+
+def judged_on(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The same without corrections, which change nothing of whom a query and a gallery show."""
+    kept = {key: value for key, value in dataset.items() if key != "corrections"}
+    if "parts" in kept:
+        kept["parts"] = [judged_on(part) for part in kept["parts"]]
     return kept
 
 

@@ -35,7 +35,7 @@ FIRST = frozenset(_FIRST.split())
 #: Keys of the open groups that choices got after runs had been made with them, and the value that is the same
 #: as being without the key.  Their defaults lie in the code of the choices, which is not imported for a hash.
 LATER: dict[str, Any] = {
-    "dataset.distractor": 0, "dataset.null": None, "backbone.ema": False,
+    "dataset.distractor": 0, "dataset.null": None, "dataset.corrections": None, "backbone.ema": False,
     "head._target_": "reid.models.heads.BNNeck",
 }  # fmt: skip
 

@@ -120,7 +120,7 @@ class SweepConfig:
 
 #: Keys of the open groups that the suite itself uses.
 OWN_KEYS: dict[str, frozenset[str]] = {
-    "dataset": frozenset({"name", "root"}),  # what a backbone takes, `build_backbone` checks
+    "dataset": frozenset({"name", "root", "corrections"}),  # what a backbone takes, `build_backbone` checks
     "head": frozenset({"_target_"}),
     "loss": frozenset({"_target_", "id_weight", "metric_weight", "neck_feature"}),
     "optimizer": frozenset(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reid.data import datasets
+from reid.data.corrections import correct
 from reid.data.crops import (
     Crop,
     DatasetError,
@@ -63,12 +64,21 @@ def dataset_reader(name: str) -> Callable[..., ReidDataset]:
     return reader
 
 
-def load_dataset(name: str, root: str | Path, progress: Progress = silent, **options: Any) -> ReidDataset:
+def load_dataset(
+    name: str,
+    root: str | Path,
+    progress: Progress = silent,
+    corrections: str | Path | None = None,
+    **options: Any,
+) -> ReidDataset:
     """Read the dataset `name` from the folder `root`; `options` are those of its reader's `load`.
 
+    corrections: a file of verdicts on its labels, which change whom the training crops show, see
+        `reid.data.corrections`.
+
     Raises:
-        DatasetError: no such name, what the reader found wrong, a folder that cannot be opened, or a file
-            name that is not UTF-8.
+        DatasetError: no such name, what the reader found wrong, a folder that cannot be opened, a file
+            name that is not UTF-8, or corrections that cannot be applied.
     """
     try:
         dataset = dataset_reader(name)(Path(root).expanduser(), progress=progress, **options)
@@ -78,4 +88,5 @@ def load_dataset(name: str, root: str | Path, progress: Progress = silent, **opt
         raise DatasetError(f"{shortened(str(error.filename))}: {error.strerror}") from error
     splits = (dataset.train, dataset.val, dataset.query, dataset.gallery)
     refuse_foreign_names(crop.path for crops in splits for crop in crops)
-    return untrained_distractors(dataset)
+    dataset = untrained_distractors(dataset)
+    return dataset if corrections is None else correct(dataset, Path(corrections).expanduser())

@@ -4,10 +4,13 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from reid.errors import UsageError
 from reid.people import is_person
+
+if TYPE_CHECKING:
+    from reid.data.corrections import Applied
 
 T = TypeVar("T")
 
@@ -35,6 +38,9 @@ class ReidDataset:
     `val` holds the people whom the set itself keeps for choosing (`eval.split=val`); they are not trained
     on.  `cameras` says whether the camids are known; where they are not, all are 0.  `names` gives the
     people's own names where the pids only number them.
+
+    `corrections` says what verdicts on its labels changed, file by file, and `uncorrected` holds the training
+    crops as they were before (empty without corrections): the store of images keeps all of them.
     """
 
     name: str
@@ -48,6 +54,8 @@ class ReidDataset:
     val: tuple[Crop, ...] = ()
     cameras: bool = True
     names: Mapping[int, str] = field(default_factory=dict, compare=False)
+    corrections: "tuple[Applied, ...]" = ()
+    uncorrected: tuple[Crop, ...] = ()
 
     def __repr__(self) -> str:
         people = len({crop.pid for crop in self.train})

@@ -46,7 +46,8 @@ class TrainingData:
 def read_dataset(
     settings: TrainConfig, progress: Progress, overrides: Sequence[str] = ()
 ) -> tuple[ReidDataset, tuple[Crop, ...], EvalConfig]:
-    """The dataset of a run, split as `eval.split` asks; its training crops before that; how it is judged.
+    """The dataset of a run, split as `eval.split` asks; its training crops before that and before any
+    corrections; how it is judged.
 
     It is refused if it cannot be trained or judged on.  It is judged as the settings ask, by the protocol
     that the data allow, see `with_protocol_of`; `overrides` are what was typed.
@@ -58,7 +59,7 @@ def read_dataset(
     dataset = split_for(whole, settings)
     evaluation = with_protocol_of(dataset, settings.eval, overrides)
     check_judgeable(dataset, evaluation)
-    return dataset, whole.train, evaluation
+    return dataset, whole.uncorrected or whole.train, evaluation
 
 
 def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
@@ -104,7 +105,8 @@ def check_judgeable(dataset: ReidDataset, settings: EvalConfig) -> None:
 def open_training_data(
     dataset: ReidDataset, settings: TrainConfig, progress: Progress, all_crops: tuple[Crop, ...]
 ) -> TrainingData:
-    """The training crops, decoded; `all_crops` are those that the store holds (with a held-out part)."""
+    """The training crops, decoded; `all_crops` are those that the store holds, with a held-out part and with
+    what corrections leave out."""
     whole = _open(all_crops, settings.image, settings.data, progress, "training images")
     store = whole.subset(dataset.train)
     pids = tuple(sorted({crop.pid for crop in store.crops}))
@@ -115,7 +117,9 @@ def open_training_data(
         )
     label_of = {pid: label for label, pid in enumerate(pids)}
     labels = torch.tensor([label_of[crop.pid] for crop in store.crops])
-    return TrainingData(store, labels, pids, _labelled(store))
+    corrections = [applied.digest for applied in dataset.corrections]
+    content = fingerprint(_labelled(store), *corrections) if corrections else _labelled(store)
+    return TrainingData(store, labels, pids, content)
 
 
 def open_judged_data(

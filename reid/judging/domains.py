@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reid.config.dataset import judged_on
 from reid.config.identity import without_defaults
 from reid.config.schema import EvalConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
@@ -72,7 +73,9 @@ def read_domain(
     Raises:
         DatasetError, EvaluationError: it is not there, or no query has a match.
     """
-    dataset = load_dataset(**keys, progress=progress)
+    # Nobody needs the file of corrections for a test; people held out of the training set bear what it says.
+    spec = keys if settings.split == "val" else judged_on(keys)
+    dataset = load_dataset(**spec, progress=progress)
     if settings.split == "val":
         dataset = validation_split(dataset, settings.val_identities, settings.val_seed)
     evaluation = with_protocol_of(dataset, settings, overrides)
@@ -98,6 +101,9 @@ def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
 
 
 def _identity_of(keys: dict[str, Any]) -> dict[str, Any]:
-    """What names a dataset wherever it lies: its keys but those that came later, and its folder's name."""
+    """What names a dataset wherever it lies: its keys but those that came later, and its folder's name.
+
+    Corrections of its labels make no other dataset of it: whom it is judged on stays.
+    """
     folder = Path(keys["root"]).name if keys.get("root") else None
-    return {**without_defaults({"dataset": keys})["dataset"], "root": folder}
+    return {**without_defaults({"dataset": judged_on(keys)})["dataset"], "root": folder}

@@ -59,6 +59,21 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
+class Ranking:
+    """The first images of the rankings of B queries, junk among them.
+
+    Attributes:
+        order: (B, top) int64, gallery rows, the nearest first.
+        marks: (B, top) int8, values of `Mark`.
+        distances: (B, top) in the metric of the model, or as they were given.
+    """
+
+    order: Tensor
+    marks: Tensor
+    distances: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class QueryReview:
     """One query and its ranking.
 
@@ -69,9 +84,7 @@ class QueryReview:
         first_match: the rank of the first right match, from 1, junk not counted; None as above.
         match: the gallery row of that match, and `match_distance` its distance; None as above.
         cameras: the query's camid and that of the first right match, -1 as above.
-        order: (top,) int64, gallery rows, the nearest first, junk among them.
-        marks: (top,) int8, values of `Mark`.
-        distances: (top,) in the metric of the model, or as they were given.
+        order, marks, distances: as in `Ranking`, (top,) each, on the CPU.
     """
 
     query: int
@@ -84,6 +97,26 @@ class QueryReview:
     order: Tensor
     marks: Tensor
     distances: Tensor
+
+
+@torch.no_grad()
+def ranking(
+    query: Embeddings,
+    gallery: Embeddings,
+    *,
+    protocol: str = "cross_camera",
+    metric: str = "euclidean",
+    distance: Tensor | None = None,
+    top: int = 50,
+    distractor: int | None = DISTRACTOR,
+) -> Ranking:
+    """The ranked lists of a few queries, as `review_queries` has them; it keeps (B, G) numbers."""
+    values = _values(query, gallery, squared_norms(gallery.features), distance)
+    order = first_sorted(values, min(top, len(gallery)))
+    marks = _marks(query, gallery, protocol, distractor).gather(1, order)
+    return Ranking(
+        order, marks, _shown(query, gallery, order, metric, values if distance is not None else None)
+    )
 
 
 @torch.no_grad()
@@ -133,67 +166,72 @@ def review_queries(
     """
     scores = evaluate(query, gallery, distance=distance, protocol=protocol, distractor=distractor)
     weak = _weak(len(query), sizes, strengths)
-    reviews: list[QueryReview] = []
-    top = min(top, len(gallery))
-    rows_at_once = max(1, chunk_bytes // (24 * len(gallery)))
+    limit = threshold if distance is None else None
     norms = squared_norms(gallery.features)
-    for start in range(0, len(query), rows_at_once):
-        rows = slice(start, start + rows_at_once)
-        some = query.select(torch.arange(len(query), device=query.pids.device)[rows])
-        if distance is None:
-            values = squared_euclidean_less_own(some.features, gallery.features, norms)
-        else:
-            values = distance[rows].to(gallery.features.device)
+    reviews: list[QueryReview] = []
+    for rows in torch.arange(len(query), device=query.pids.device).split(
+        max(1, chunk_bytes // (24 * len(gallery)))
+    ):
+        some = query.select(rows)
+        given = None if distance is None else distance[rows.to(distance.device)]
+        values = _values(some, gallery, norms, given)
         marks = _marks(some, gallery, protocol, distractor)
-        order = first_sorted(values, top)
-        right = values.masked_fill(marks != Mark.RIGHT, torch.inf)
-        match = right.argmin(dim=1, keepdim=True)
-        agreed = _agreed(values, marks, gallery.pids)
-        wanted = torch.cat([match, agreed[0], order], dim=1)
-        found = (
-            _listed_distances(some.features, gallery.features, wanted, metric)
-            if distance is None
-            else values.gather(1, wanted)
-        )
-        listed_marks = marks.gather(1, order)
-        for number in range(len(some)):
-            index = start + number
-            rank = int(scores.first_match[index])
-            own, others = float(found[number, 0]), found[number, 1 : 1 + agreed[0].shape[1]]
-            limit = threshold if distance is None else None
-            agree = bool(agreed[1][number]) and (limit is None or bool((others <= limit).all()))
-            kind = _kind(rank, own, limit, agree, bool(weak[index]))
-            camera = int(some.camids[number])
-            place = int(match[number])
+        order = first_sorted(values, min(top, len(gallery)))
+        match = values.masked_fill(marks != Mark.RIGHT, torch.inf).argmin(dim=1, keepdim=True)
+        first, agree = _agreed(values, marks, gallery.pids)
+        columns = torch.cat([match, first, order], dim=1)
+        shown = _shown(some, gallery, columns, metric, None if distance is None else values)
+        own, others, listed = (part.cpu() for part in shown.split([1, first.shape[1], order.shape[1]], dim=1))
+        if limit is not None:
+            agree = agree.cpu() & (others <= limit).all(dim=1)
+        order, listed_marks = order.cpu(), marks.gather(1, order).cpu()
+        for number, row in enumerate(rows.tolist()):
+            rank, place = int(scores.first_match[row]), int(match[number])
+            far = rank > SEEN or (limit is not None and float(own[number]) > limit)
             reviews.append(
                 QueryReview(
-                    index,
-                    kind,
-                    float(scores.average_precision[index]) if rank else None,
+                    row,
+                    _kind(rank, far, bool(agree[number]), bool(weak[row])),
+                    float(scores.average_precision[row]) if rank else None,
                     rank or None,
                     place if rank else None,
-                    own if rank else None,
-                    (camera, int(gallery.camids[place]) if rank else -1),
-                    order[number].cpu(),
-                    listed_marks[number].cpu(),
-                    found[number, -top:].cpu(),
+                    float(own[number]) if rank else None,
+                    (int(some.camids[number]), int(gallery.camids[place]) if rank else -1),
+                    order[number],
+                    listed_marks[number],
+                    listed[number],
                 )
             )
     return reviews
 
 
-def _kind(rank: int, own: float, threshold: float | None, agree: bool, weak: bool) -> Kind:
-    """The rules of `review_queries`; `own` is the distance of the first right match."""
+def _kind(rank: int, far: bool, agree: bool, weak: bool) -> Kind:
+    """The rules of `review_queries`; `far`: no right match is near."""
     if rank == 0:
         return Kind.NOT_JUDGED
     if rank == 1:
         return Kind.FOUND
-    far = rank > SEEN or (threshold is not None and own > threshold)
     if far and agree:
         return Kind.LABEL_SUSPECT
     if weak:
         return Kind.OCCLUDED_OR_TINY
     return Kind.NO_MATCH_NEAR if far else Kind.LOOK_ALIKE_FIRST
+
+
+def _values(some: Embeddings, gallery: Embeddings, norms: Tensor, distance: Tensor | None) -> Tensor:
+    """(B, G) that order as `evaluate` does."""
+    if distance is not None:
+        return distance.to(gallery.features.device)
+    return squared_euclidean_less_own(some.features, gallery.features, norms)
+
+
+def _shown(
+    some: Embeddings, gallery: Embeddings, columns: Tensor, metric: str, values: Tensor | None
+) -> Tensor:
+    """(B, L) distances to the columns: those of `values`, where they were given, or in the metric."""
+    if values is not None:
+        return values.gather(1, columns)
+    return _listed_distances(some.features, gallery.features, columns, metric)
 
 
 def _weak(queries: int, sizes: Tensor | None, strengths: Tensor | None) -> Tensor:
@@ -232,10 +270,10 @@ def _agreed(values: Tensor, marks: Tensor, pids: Tensor) -> tuple[Tensor, Tensor
 
 
 def first_sorted(values: Tensor, count: int) -> Tensor:
-    """(B, count) columns of the smallest of `values` (B, G), rising; equal ones in the order of the columns."""
+    """(B, count) columns of the smallest of `values` (B, G), rising; equal ones in their order."""
     more = min(count + 1, values.shape[1])
     near, columns = values.topk(more, dim=1, largest=False)
-    if more > count:  # `topk` takes any of those that are as far as the last
+    if more > count > 0:  # `topk` takes any of those that are as far as the last
         for row in (near[:, -1] == near[:, -2]).nonzero().flatten().tolist():
             columns[row] = values[row].sort(stable=True).indices[:more]
     columns = columns[:, :count].sort(dim=1).values
@@ -273,8 +311,8 @@ class Suspect:
 
     Attributes:
         first, second: rows of the embeddings. Under two names, the nearest pair between them. Of a crop under
-            the wrong name, that crop and the nearest of another name. Under one name, the crop that lies apart
-            and the one of the others that lies nearest to all of them.
+            the wrong name, that crop and the nearest of another name. Under one name, the crop that lies
+            apart, and of the others the one that lies nearest to all of them.
         distance: of the two, in the metric.
         kind: what is in question.
         score: how sure it is, see `suspects`.

@@ -52,6 +52,10 @@ def load(
         val=apart[tested].val,
         cameras=read[tested].cameras,
         names={pid: name for dataset in apart for pid, name in dataset.names.items()},
+        corrections=tuple(applied for part in read for applied in part.corrections),
+        uncorrected=tuple(crop for part in apart for crop in part.uncorrected or part.train)
+        if any(part.corrections for part in read)
+        else (),
     )
 
 
