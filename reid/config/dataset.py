@@ -52,10 +52,14 @@ def dataset_choice(
 def complete_dataset(dataset: dict[str, Any], data_root: str, group: str = "dataset") -> dict[str, Any]:
     """The same with absolute places, and with the parts of a joint dataset as `load_dataset` takes them.
 
+    Without corrections it has no key of that name.
+
     Raises:
         ConfigError: a part is no choice, or no mapping that names one.
     """
     dataset = dict(dataset)
+    if dataset.get("corrections") is None:  # as in all runs from before there was the key
+        dataset.pop("corrections", None)
     for key in PLACES:
         if isinstance(dataset.get(key), str):
             dataset[key] = str(Path(dataset[key]).expanduser().absolute())

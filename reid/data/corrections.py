@@ -76,7 +76,7 @@ def append_verdict(
     names = [verdict_path(Path(one), root) for one in (path, other_path)]
     if names[0] == names[1]:
         raise DatasetError(f"a verdict is about two crops, not about {names[0]} and itself")
-    noted = Verdict(*names, verdict, datetime.now(UTC).isoformat(timespec="seconds"))
+    noted = Verdict(names[0], names[1], verdict, datetime.now(UTC).isoformat(timespec="seconds"))
     with FileLock(file.with_name(f".{file.name}.lock")):
         is_new = not file.exists()
         handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
