@@ -65,7 +65,8 @@ def append_verdict(
     What a kill left of a last line is removed first. Several processes may append to one file.
 
     Args:
-        root: of the dataset; paths below it are noted relative to it.
+        path, other_path: of the crops' files.
+        root: of the dataset; paths below it are noted relative to it, all others absolute.
 
     Raises:
         DatasetError: another word, a path that no line can hold, or a file that is none of verdicts.
@@ -86,9 +87,10 @@ def append_verdict(
             whole = _whole_lines(content)
             _parse(whole, file)
             added = ("" if whole else _line(COLUMNS)) + _line(noted)
-            os.ftruncate(handle, len(whole))
+            kept = min(len(whole), len(content))
+            os.ftruncate(handle, kept)
             os.lseek(handle, 0, os.SEEK_END)
-            _write(handle, added.encode())
+            _write(handle, whole[kept:] + added.encode())
             os.fsync(handle)
         finally:
             os.close(handle)

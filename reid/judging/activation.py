@@ -25,6 +25,8 @@ def activation_map(model: ReidModel, image: Tensor, size: tuple[int, int] | None
     whether a place points where the feature points, and how strongly. It needs the head alone, so it holds
     for every pooling, and for stripes. The map of the places is enlarged bilinearly.
 
+    A map of one place, such as a transformer's class token, says nothing: the result is 1 everywhere.
+
     A place of the last map has seen much of the crop around it, all of it in a transformer: this is where
     the evidence is kept, which is about where it was found. A spatial transformer in front draws the crop
     anew, and the places are those of its drawing.
