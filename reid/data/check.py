@@ -29,7 +29,9 @@ def check(dataset: ReidDataset, options: argparse.Namespace, console: Console, p
             "dataset": dataset.name, "root": str(dataset.root), "cameras_known": dataset.cameras,
             "junk": dataset.junk, "strays": dataset.strays, **asdict(found),
         }  # fmt: skip
-        print(json.dumps(facts, indent=2))
+        if dataset.corrections:
+            facts["corrections"] = [asdict(applied) for applied in dataset.corrections]
+        print(json.dumps(facts, indent=2, default=str))
     else:
         _show(console, dataset, found, options.cases)
     return 1 if found.findings else 0

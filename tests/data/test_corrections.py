@@ -98,7 +98,7 @@ def test_the_last_verdict_on_a_pair_holds(tmp_path: Path) -> None:
     file = verdicts(tmp_path, (*pair, SAME), (*pair[::-1], DIFFERENT))
     assert [one.verdict for one in read_verdicts(file)] == [DIFFERENT]
     assert correct(dataset(), file).train == dataset().train
-    append_verdict(file, *(ROOT / path for path in pair), WITHDRAWN, ROOT)
+    append_verdict(file, ROOT / pair[0], ROOT / pair[1], WITHDRAWN, ROOT)
     assert read_verdicts(file) == []
     assert count_verdicts(read_verdicts(file)) == dict.fromkeys((SAME, DIFFERENT, WRONG_NAME, RIGHT), 0)
     found = correct(dataset(), file)

@@ -44,7 +44,9 @@ def test_tsne_puts_people_together_and_repeats_itself_in_another_process() -> No
     features, pids = people(4, 15)
     with TsneMap(features, seed=1) as other:
         here = tsne_map(features, seed=1)
-        assert torch.equal(other.result(wait=60), here)
+        found = other.result(wait=60)
+    assert found is not None
+    assert torch.equal(found, here)
     distance = torch.cdist(here, here).fill_diagonal_(torch.inf)
     assert bool((pids[distance.argmin(dim=1)] == pids).all())
     assert float(here.abs().max()) == 1

@@ -58,7 +58,7 @@ def test_scores_are_those_of_evaluate_and_follow_from_the_lists(protocol: str, g
         precision = torch.arange(1, len(right) + 1).double() / (right + 1)
         assert float(precision.mean()) == pytest.approx(one.ap, abs=1e-12)
         assert int(right[0]) + 1 == one.first_match
-        place = (one.order == one.match).nonzero().item()
+        place = one.order.tolist().index(one.match)
         assert one.marks[place] == Mark.RIGHT
         assert one.match_distance == one.distances[place]
         assert one.cameras == (int(query.camids[one.query]), int(gallery.camids[one.match or 0]))
