@@ -1,7 +1,7 @@
 """Look at what a model does: `python -m reid.browse [RUN]` opens a page on this machine.
 
-RUN is a checkpoint, a run's folder or an MLflow run id; `--against` adds a second one, `--dataset` takes other data
-than the model was trained on, `--gallery` opens an index of `reid.index` instead.
+RUN is a checkpoint, a run's folder or an MLflow run id. `--against` adds a second one, `--dataset`
+takes other data than the model was trained on, and `--gallery` opens an index of `reid.index`.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset",
         dest="source",
         metavar="SOURCE",
-        help="a table (crops.csv), a folder, or the name of a dataset (default: that of the model's training)",
+        help="a table (crops.csv), a folder, or a dataset's name (default: that of the model's training)",
     )
     parser.add_argument("--root", help="where that dataset lies, or where a table's relative paths start")
     parser.add_argument(

@@ -17,6 +17,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from reid.commands.compare import expectation
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig, register
 from reid.config.settings import as_trained
 from reid.data import Crop, ReidDataset
@@ -31,9 +32,11 @@ from reid.engine.checkpoint import Checkpoint
 from reid.engine.checkpoint_source import trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.prepare import JudgedData, check_judgeable, open_judged_data, with_protocol_of
+from reid.errors import UsageError
+from reid.gallery import Facts, Index
 from reid.gallery.page import HOST, Guard, listen, make_app, server
 from reid.gallery.thumbnails import Thumbnails
-from reid.gallery.views import Background, Crops, Labels, Look, Views
+from reid.gallery.views import UNKNOWN, Background, Crops, Labels, Look, Views
 from reid.home import home
 from reid.inference import TrainedModel, load_model
 from reid.jobs.console import ConsoleProgress
@@ -42,13 +45,15 @@ from reid.judging.domains import label_of, read_domain
 from reid.judging.embed import embed
 from reid.judging.judge import Judgement, judge
 from reid.judging.review import Suspect, review_queries, suspects
-from reid.judging.stored_threshold import ThresholdError
+from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, ThresholdError
 from reid.people import DISTRACTOR
 from reid.retrieval import Embeddings, EvaluationError, evaluate
 from reid.terminal import Terminal
 
 #: Doubted pairs of each kind that are listed.
 DOUBTS = 200
+#: Images of an index among which doubted labels are looked for: all are compared with all.
+MOST_DOUBTED = 50_000
 
 
 def run(options: argparse.Namespace, dataset: ReidDataset | None) -> int:
@@ -64,7 +69,7 @@ def run(options: argparse.Namespace, dataset: ReidDataset | None) -> int:
     Compute.set_up(options.device)
     with listener:
         if options.gallery is not None:
-            views = views_of_index(options, terminal)
+            views = views_of_index(options)
         else:
             views = views_of_runs(options, dataset, progress)
         port = listener.getsockname()[1]
@@ -168,9 +173,9 @@ def look_of(
     how: EvalConfig,
     progress: Progress,
 ) -> Look:
-    """How a model sees the crops that it was judged on; those of its training it embeds when they are asked for."""
+    """How a model sees the crops that it was judged on. Those of its training are embedded when asked for."""
     query, gallery, scores = judgement.query, judgement.gallery, judgement.scores
-    threshold, note = usable_threshold(model)
+    threshold, note = usable_threshold(model.threshold, model.space)
     with in_threads(_size, crops.paths[: crops.queries]) as found:
         sizes = torch.tensor([size or (model.height, model.width) for size in found])
     reviews = review_queries(
@@ -207,15 +212,12 @@ def look_of(
     )
 
 
-def usable_threshold(model: TrainedModel) -> tuple[float | None, str]:
-    """The threshold of a model and its expected error rates; or None, and why."""
-    from reid.commands.compare import expectation
-
-    stored = model.threshold
+def usable_threshold(stored: StoredThreshold | None, space: FeatureSpace) -> tuple[float | None, str]:
+    """A threshold and its expected error rates; or None, and why."""
     if stored is None:
         return None, "No threshold is stored: python -m reid.threshold measures one."
     try:
-        stored.check(model.space)
+        stored.check(space)
     except ThresholdError as refusal:
         return None, str(refusal)
     return stored.value, expectation(stored)
@@ -254,11 +256,102 @@ def activation_of(model: TrainedModel) -> Callable[[Image.Image], np.ndarray]:
     lock = threading.Lock()
 
     def activation(image: Image.Image) -> np.ndarray:
-        pixels = torch.from_numpy(upright(image).resized(model.height, model.width)).permute(2, 0, 1)[None]
+        resized = upright(image).resized(model.height, model.width)
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)[None]
         with lock:
-            return activation_map(model.model, normalise_pixels(to_device(pixels, model.device))[0]).numpy()
+            return activation_map(model.model, normalise_pixels(to_device(pixels, model.device))).numpy()
 
     return activation
+
+
+# ---- an index
+
+
+def views_of_index(options: argparse.Namespace) -> Views:
+    """The images of an index; each is looked for among the others."""
+    index = Index.open(options.gallery)
+    number = len(index)
+    pids, camids = (
+        np.array([UNKNOWN if value is None else value for value in index.column(name)], np.int64)
+        for name in ("pid", "camid")
+    )
+    paths = [index.place(row) for row in range(number)]
+    people = {
+        pid: name for pid, name in zip(pids.tolist(), index.column("name"), strict=True) if name is not None
+    }
+    crops = Crops(paths, _shortened(paths), pids, camids, number, 0, number, people)
+    model, note = _model_of(index, options)
+    facts = index.facts
+    threshold, expected = usable_threshold(facts.threshold, facts.space)
+
+    def nearest(one: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        hits = index.search(one[None], min(count, number))
+        there = hits.rows[0] >= 0
+        return hits.rows[0][there], hits.distances[0][there]
+
+    look = Look(
+        name=index.folder.name,
+        space=facts.space.describe(),
+        threshold=threshold,
+        note=expected,
+        features=index.features,
+        nearest=nearest,
+        cross_camera=False,
+        embed=None if model is None else lambda image: model.embed([image]).numpy()[0],
+        activation=None if model is None else activation_of(model),
+    )
+
+    def doubts(_: Progress) -> Sequence[Suspect]:
+        known = np.flatnonzero(pids != UNKNOWN)
+        arrays = index.features(known), pids[known], camids[known]
+        images = Embeddings(*map(torch.from_numpy, arrays))
+        found = suspects(images, metric=facts.space.metric, threshold=threshold, count=DOUBTS)
+        return [replace(one, first=int(known[one.first]), second=int(known[one.second])) for one in found]
+
+    labelled = 0 < int((pids != UNKNOWN).sum()) <= MOST_DOUBTED
+    return Views(
+        title=f"index {index.folder.name}",
+        crops=crops,
+        looks=[look],
+        labels=Labels(
+            {"the index": Background(doubts)} if labelled else {},
+            options.corrections or _corrections(index.folder.name),
+            None,
+        ),
+        notes=[note] if note else [],
+    )
+
+
+def _model_of(index: Index, options: argparse.Namespace) -> tuple[TrainedModel | None, str]:
+    """The model that the index was made with, or None and why pictures cannot be searched for.
+
+    Raises:
+        IndexFault: the user has named another one.
+    """
+    name = options.run or index.checkpoint
+    if name is None:
+        return None, "The index does not say which checkpoint it was made with: name it too."
+    try:
+        model = load_model(name, options.device)
+        index.check(facts_of(model))
+    except UsageError as error:
+        if options.run:
+            raise
+        return None, f"Pictures cannot be searched for, since the model of the index is not there: {error}"
+    return model, ""
+
+
+def facts_of(model: TrainedModel) -> Facts:
+    """What the features of a model are, for an index."""
+    return Facts.of(
+        model.model.state_dict(), model.model.embedding_size, model.meta, model.space, model.threshold
+    )
+
+
+def _shortened(paths: Sequence[Path]) -> list[str]:
+    """The paths from the last folder on that all of them are in."""
+    shared = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [os.path.relpath(path, shared) for path in paths]
 
 
 # ---- labels
@@ -270,14 +363,14 @@ def labels_of(
     """Where the model doubts labels: among those that it was judged on, and those that it was trained on."""
     metric = model.space.metric
 
-    def of_judged(_: Progress) -> list[Suspect]:
+    def of_judged(_: Progress) -> Sequence[Suspect]:
         rows = np.arange(crops.end)
         images = Embeddings(
             *map(torch.from_numpy, (look.features(rows), crops.pids[rows], crops.camids[rows]))
         )
         return suspects(images, metric=metric, threshold=look.threshold, count=DOUBTS)
 
-    def of_trained(progress: Progress) -> list[Suspect]:
+    def of_trained(progress: Progress) -> Sequence[Suspect]:
         store = open_store(
             dataset.train, model.height, model.width, Path(data.store), "skip", progress, "training images"
         )
@@ -293,7 +386,7 @@ def labels_of(
             replace(one, first=number[paths[one.first]], second=number[paths[one.second]]) for one in found
         ]
 
-    sources = {"query and gallery": Background(of_judged)}
+    sources: dict[str, Background[Sequence[Suspect]]] = {"query and gallery": Background(of_judged)}
     if dataset.train:
         sources["training crops"] = Background(of_trained)
     return Labels(sources, file or _corrections(dataset.name), dataset.root)

@@ -43,8 +43,8 @@ MOST_LISTED = 500
 _HERE = Path(__file__).parent
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -121,7 +121,9 @@ def _refused(status: int, words: str, link: str = "") -> Response:
 
 def make_app(views: Views, thumbnails: Thumbnails) -> FastAPI:
     """The page of `views`, for whoever `Guard` lets through."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, title="reid.browse")
+    # Nothing of it goes to a collector of telemetry, whatever the environment asks for.
+    silence: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, telemetry=silence)
     files = {file.name: file.read_bytes() for file in (_HERE / "static").iterdir()}
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -179,21 +181,15 @@ def make_app(views: Views, thumbnails: Thumbnails) -> FastAPI:
     async def verdict(request: Request) -> JSONResponse:
         try:
             sent = json.loads(await _body(request, MOST_SENT))
-            where, pair, confirmed = str(sent["where"]), int(sent["pair"]), bool(sent["confirmed"])
+            where, pair, answer = str(sent["where"]), int(sent["pair"]), str(sent["answer"])
         except (ValueError, KeyError, TypeError) as error:
-            raise HTTPException(400, "expected JSON with where, pair and confirmed") from error
-        return JSONResponse(await run_in_threadpool(views.give_verdict, where, pair, confirmed))
+            raise HTTPException(400, "expected JSON with where, pair and answer") from error
+        return JSONResponse(await run_in_threadpool(views.give_verdict, where, pair, answer))
 
     @app.post("/api/search")
-    async def search(
-        request: Request, count: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 40
-    ) -> JSONResponse:
+    async def search(request: Request) -> JSONResponse:
         data = await _body(request, MOST_UPLOADED)
-
-        def work() -> dict[str, Any]:
-            return views.search(decode(data).image, count)
-
-        return JSONResponse(await run_in_threadpool(work))
+        return JSONResponse(await run_in_threadpool(lambda: views.search(decode(data).image)))
 
     @app.get("/crop/{crop}")
     def picture(crop: int, size: Literal["small", "large"] = "small") -> Response:

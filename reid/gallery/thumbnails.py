@@ -21,7 +21,7 @@ BUDGET = 256 * 2**20
 
 
 class Thumbnails:
-    """JPEGs of `paths` by their number; many threads may ask at once. Metadata of the originals is left out."""
+    """JPEGs of `paths` by their number, without the originals' metadata; many threads may ask at once."""
 
     def __init__(self, paths: Sequence[Path], budget: int = BUDGET) -> None:
         self._paths, self._budget = paths, budget
@@ -84,7 +84,7 @@ def encoded(image: Image.Image) -> bytes:
 
 
 def overlaid(image: Image.Image, activation: np.ndarray) -> Image.Image:
-    """`image` with an activation map (h, w) of 0 to 1 over it: dim where the map is low, warm where it is high."""
+    """`image` with an activation map (h, w) of 0 to 1 over it, which is grey where it is low, and warm."""
     small = Image.fromarray((255 * activation.clip(0, 1)).astype(np.uint8))
     heat = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC), np.float32)[..., None] / 255
     grey = np.asarray(image.convert("L").convert("RGB"), np.float32)

@@ -1,4 +1,4 @@
-"""What the page shows of a set of crops, as plain data: queries, ranked lists, comparisons, points, suspects."""
+"""What the page shows of a set of crops, as plain data: queries, ranked lists, points, doubted labels."""
 
 from __future__ import annotations
 
@@ -22,23 +22,29 @@ from reid.judging.review import Suspect, SuspectKind
 from reid.people import DISTRACTOR
 from reid.retrieval.differences import Measured, difference
 
-Ints, Floats = npt.NDArray[np.int64], npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
 #: The numbers of crops (n,), and their places (n, 2) from 0 to 1.
-Points = tuple[Ints, npt.NDArray[np.float32]]
+Points = tuple[Ints, Features]
 T = TypeVar("T")
 
 #: The pid of an image of whom nothing is known.
 UNKNOWN = -1
 #: A change of average precision that counts as one, where two models are compared.
 CHANGE = 0.001
+#: Images that a picture from outside is answered with.
+SEARCHED = 40
 #: Points of a map at most, where it costs little.
 MOST_POINTS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """N images by their number. The first `queries` of them are looked for in the gallery, those from `gallery`
-    to before `end`; behind it are those that were trained on.
+    """N images by their number.
+
+    The first `queries` of them are looked for in the gallery, those from `gallery` to before `end`; behind it
+    are those that were trained on.
 
     names: (N,), as the page shows and filters them.  pids, camids: (N,) int64, `UNKNOWN` where they are.
     """
@@ -62,7 +68,8 @@ class Look:
 
     Attributes:
         name, space: what it is called, and what its distances are between.
-        threshold, note: a distance of at most this is the same person; what to expect of it, or why it is None.
+        threshold: a distance of at most this is the same person; None where there is none that holds.
+        note: the threshold's expected error rates, or why there is none.
         features: rows (n,) of crops -> (n, C) float32.
         nearest: features (C,) and a count -> places in the gallery, the nearest first, and their distances;
             all of the gallery where that costs little.
@@ -71,23 +78,23 @@ class Look:
             how each query went; None where the crops have no labels.
         by_camera: camera -> (Q,) average precision among the gallery's images of that camera alone.
         scores: of all queries, by their names.
-        embed: a picture -> features (C,), and `activation` -> (h, w) in 0 to 1; None without the model itself.
+        embed, activation: of a picture the features (C,), and a map (h, w) in 0 to 1; None without the model.
     """
 
     name: str
     space: str
     threshold: float | None
     note: str
-    features: Callable[[Ints], npt.NDArray[np.float32]]
-    nearest: Callable[[npt.NDArray[np.float32], int], tuple[Ints, Floats]]
+    features: Callable[[Ints], Features]
+    nearest: Callable[[Features, int], tuple[Ints, Floats]]
     cross_camera: bool = True
     precision: Floats | None = None
     first: Ints | None = None
     kinds: Sequence[str] = ()
     by_camera: Mapping[int, Floats] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
-    embed: Callable[[Image.Image], npt.NDArray[np.float32]] | None = None
-    activation: Callable[[Image.Image], npt.NDArray[np.float32]] | None = None
+    embed: Callable[[Image.Image], Features] | None = None
+    activation: Callable[[Image.Image], Features] | None = None
 
 
 class Background(Generic[T]):
@@ -145,7 +152,7 @@ class Filter(BaseModel):
     order: Literal["worst", "best", "gained", "lost", "name"] = "worst"
 
 
-#: What confirming a doubt says of its pair; rejecting it says that the labels are right.
+#: What confirming a doubt says of its pair.
 _CONFIRMED = {
     SuspectKind.TWO_NAMES: corrections.SAME,
     SuspectKind.WRONG_NAME: corrections.WRONG_NAME,
@@ -339,14 +346,14 @@ class Views:
             "lists": [self._list(look, look.features(rows)[0], crop, offset, count) for look in self.looks],
         }
 
-    def search(self, image: Image.Image, count: int) -> dict[str, Any]:
+    def search(self, image: Image.Image) -> dict[str, Any]:
         """The gallery as each model that is here ranks it for a picture from outside.
 
         Raises:
             DatasetError: no model is here.
         """
         lists = [
-            self._list(look, look.embed(image), None, 0, count)
+            self._list(look, look.embed(image), None, 0, SEARCHED)
             for look in self.looks
             if look.embed is not None
         ]
@@ -355,7 +362,7 @@ class Views:
         return {"size": list(image.size), "lists": lists}
 
     def _list(
-        self, look: Look, features: npt.NDArray[np.float32], crop: int | None, offset: int, count: int
+        self, look: Look, features: Features, crop: int | None, offset: int, count: int
     ) -> dict[str, Any]:
         crops = self.crops
         places, distances = look.nearest(features, offset + count + 1)
@@ -411,7 +418,7 @@ class Views:
 
     # ---- pictures
 
-    def activation(self, image: Image.Image, model: int) -> npt.NDArray[np.float32]:
+    def activation(self, image: Image.Image, model: int) -> Features:
         """(h, w) in 0 to 1: where a model's last map is strong.
 
         Raises:
@@ -425,7 +432,7 @@ class Views:
     # ---- the map
 
     def points(self, method: str) -> dict[str, Any]:
-        """Where the features lie in a plane, each axis from 0 to 1; `ready` is False while that is computed."""
+        """Where the features lie in a plane, each axis from 0 to 1; not `ready` while that is computed."""
         found = (self._pca if method == "pca" else self._tsne).value()
         if found is None:
             return {"ready": False}
@@ -443,14 +450,15 @@ class Views:
 
     def _by_pca(self, _: Progress) -> Points:
         crops = self._drawn(MOST_POINTS)
-        return crops, pca_map(torch.from_numpy(self.looks[0].features(crops))).numpy() / 2 + 0.5
+        points = pca_map(torch.from_numpy(self.looks[0].features(crops)))
+        return crops, (points / 2 + 0.5).numpy()
 
     def _by_tsne(self, _: Progress) -> Points:
         crops = self._drawn(MOST_IMAGES)
         with TsneMap(torch.from_numpy(self.looks[0].features(crops))) as computed:
-            while (points := computed.wait(60)) is None:
+            while (points := computed.result(60)) is None:
                 pass
-        return crops, points.numpy() / 2 + 0.5
+        return crops, (points / 2 + 0.5).numpy()
 
     def _drawn(self, most: int) -> Ints:
         return choose_images(torch.from_numpy(self.crops.pids[: self.crops.end]), most).numpy()
@@ -458,7 +466,7 @@ class Views:
     # ---- labels
 
     def suspects(self, where: str) -> dict[str, Any]:
-        """The pairs whose labels are doubted, each with its verdict; `ready` is False while they are looked for.
+        """The pairs whose labels are doubted, each with its verdict; not `ready` while they are looked for.
 
         Raises:
             DatasetError: nothing of that name is looked at, or the file of verdicts cannot be read.
@@ -483,11 +491,11 @@ class Views:
             ],
         }  # fmt: skip
 
-    def give_verdict(self, where: str, pair: int, confirmed: bool) -> dict[str, Any]:
-        """Keep what the user says of a pair, on the disk before this returns.
+    def give_verdict(self, where: str, pair: int, answer: str) -> dict[str, Any]:
+        """Keep what the user says of a pair: confirm, reject or undo. It is on the disk before this returns.
 
         Raises:
-            DatasetError: no such pair.
+            DatasetError: no such pair or answer.
             OSError: the file cannot be written.
         """
         source = self.labels.found.get(where)
@@ -495,11 +503,17 @@ class Views:
         if not 0 <= pair < len(found):
             raise DatasetError(f"there is no pair {pair} among {where}")
         one, labels = found[pair], self.labels
+        words = {
+            "confirm": _CONFIRMED[one.kind],
+            "reject": corrections.RIGHT,
+            "undo": corrections.WITHDRAWN,
+        }
+        if answer not in words:
+            raise DatasetError(f"{answer!r}: expected one of {', '.join(words)}")
         labels.file.parent.mkdir(parents=True, exist_ok=True)
-        word = _CONFIRMED[one.kind] if confirmed else corrections.RIGHT
         first, second = self.crops.paths[one.first], self.crops.paths[one.second]
-        kept = corrections.append_verdict(labels.file, first, second, word, labels.root)
-        return {"pair": pair, "verdict": kept.verdict}
+        corrections.append_verdict(labels.file, first, second, words[answer], labels.root)
+        return {"pair": pair, "verdict": "" if answer == "undo" else words[answer]}
 
     def _verdicts(self) -> dict[frozenset[str], str]:
         if not self.labels.file.exists():

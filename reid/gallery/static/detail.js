@@ -57,7 +57,7 @@ function head() {
   const facts = [];
   if (query) {
     facts.push(el("h2", {}, describe(query)), el("p", { className: "name" }, query.name));
-    if (query.kind) facts.push(el("p", { className: "kind", "data-kind": query.kind }, query.kind));
+    if (query.kind) facts.push(el("p", { className: "pill", "data-kind": query.kind }, query.kind));
   } else {
     facts.push(el("h2", {}, "Your picture"), el("p", {}, `${shown.size[0]} × ${shown.size[1]} pixels`));
   }
@@ -87,7 +87,7 @@ function column(list, model) {
     "section",
     { className: "list", "data-model": model },
     el("h3", { title: summary.models[model]?.space ?? "" }, list.model),
-    el("p", { className: "scores" }, scores.filter(Boolean).join(" · ") || "no right match in the gallery"),
+    el("p", { className: "scores" }, scores.filter(Boolean).join(" · ") || (list.items.some((item) => item.mark === "wrong") ? "no right match in the gallery" : "")),
     items,
   );
   fill(items, list, 0);
@@ -124,14 +124,13 @@ async function more(button, items, list, model) {
 }
 
 function hit(item) {
-  const rank = item.rank === null ? "junk" : `${item.rank}`;
   const words = `${item.rank === null ? "" : `rank ${item.rank}, `}${WORDS[item.mark]}, ${describe(item)}, distance ${item.distance.toFixed(3)}, ${item.name}`;
   return el(
     "button",
     { type: "button", className: `hit ${item.mark}`, title: words, ariaLabel: words, "data-crop": item.crop, onclick: () => (location.hash = `#queries/${item.crop}`) },
     picture(item, { alt: "" }),
     el("span", { className: "sign", ariaHidden: "true" }, SIGNS[item.mark]),
-    el("span", { className: "caption" }, el("b", {}, rank), ` ${item.camera === null ? "" : `cam ${item.camera}`}`, el("i", {}, item.distance.toFixed(3))),
+    el("span", { className: "caption" }, el("b", {}, item.rank === null ? "–" : count(item.rank)), item.camera === null ? "" : `c${item.camera}`, el("i", {}, item.distance.toFixed(3))),
   );
 }
 

@@ -100,24 +100,25 @@ function look(number) {
     el(
       "div",
       { className: "buttons" },
-      el("button", { type: "button", id: "confirm", title: "c", ariaPressed: String(state(item) === "confirmed"), onclick: () => give(true) }, `⚑ Confirm: ${item.confirmed}`),
-      el("button", { type: "button", id: "reject", title: "r", ariaPressed: String(state(item) === "rejected"), onclick: () => give(false) }, `✓ Reject: ${RIGHT}`),
+      el("button", { type: "button", id: "confirm", title: "c", ariaPressed: String(state(item) === "confirmed"), onclick: () => give("confirm") }, `⚑ Confirm: ${item.confirmed}`),
+      el("button", { type: "button", id: "reject", title: "r", ariaPressed: String(state(item) === "rejected"), onclick: () => give("reject") }, `✓ Reject: ${RIGHT}`),
+      item.verdict ? el("button", { type: "button", id: "undo", title: "u", onclick: () => give("undo") }, "Undo") : null,
     ),
-    el("p", { className: "note" }, `Verdicts are written to ${file}; dataset.corrections=<that file> applies them in training and in reid.data.check. Press the other button to change your mind.`),
+    el("p", { className: "note" }, `Verdicts are written to ${file}; dataset.corrections=<that file> applies them in training and in reid.data.check.`),
   );
 }
 
-function give(confirmed) {
+function give(answer) {
   const item = listed()[at];
   return attempt(async () => {
-    const body = JSON.stringify({ where, pair: item.pair, confirmed });
+    const body = JSON.stringify({ where, pair: item.pair, answer });
     const found = await ask("/api/verdicts", { method: "POST", headers: { "Content-Type": "application/json" }, body });
     item.verdict = found.verdict;
     tell();
     const row = list.querySelectorAll(".row")[at];
     row.dataset.state = state(item);
     $(".state", row).textContent = sign(item);
-    look(Math.min(at + 1, listed().length - 1));
+    look(answer === "undo" ? at : Math.min(at + 1, listed().length - 1));
   });
 }
 
@@ -126,8 +127,9 @@ export function key(event) {
   const some = listed();
   if (!some.length) return false;
   if (by) look(Math.max(0, Math.min(some.length - 1, at + by)));
-  else if (event.key === "c") give(true);
-  else if (event.key === "r") give(false);
+  else if (event.key === "c") give("confirm");
+  else if (event.key === "r") give("reject");
+  else if (event.key === "u") give("undo");
   else if (event.key === "Enter") location.hash = `#queries/${some[at].first.crop}`;
   else return false;
   return true;

@@ -17,7 +17,7 @@ const KEYS = [
   ["a", "activation map of the query"],
   ["m", "the query on the map"],
   ["o", "the original picture"],
-  ["c  r", "labels: confirm, reject"],
+  ["c  r  u", "labels: confirm, reject, undo"],
   ["?", "this help"],
 ];
 let view = "queries";

@@ -24,8 +24,8 @@ export function prepare(found) {
     cameras.length > 1 ? field("camera", "Query's camera", choice([["", "any camera"], ...cameras])) : null,
     cameras.length > 1 && found.pairs.length ? field("other", "Gallery's camera", choice([["", "any camera"], ...cameras])) : null,
     found.judged ? field("kind", "How it went", choice([["", "any"], ...Object.entries(found.kinds).map(([kind, number]) => [kind, `${SIGNS[kind] ?? ""} ${kind} (${count(number)})`])])) : null,
-    found.judged ? range() : null,
     field("order", "Order", choice(orders)),
+    found.judged ? range() : null,
   );
   form.addEventListener("input", soon);
   total = el("p", { className: "total", role: "status" });
