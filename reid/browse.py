@@ -11,7 +11,9 @@ from pathlib import Path
 
 from reid.config.dialects import CommandParser
 from reid.engine.checkpoint_source import check_checkpoint, newest_model
+from reid.engine.errors import CheckpointError
 from reid.errors import UsageError
+from reid.home import home
 from reid.jobs.data_source import SPELLINGS, open_source
 from reid.terminal import Terminal
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             Index.open(options.gallery)
         else:
-            options.run = options.run or str(newest_model())
+            options.run = options.run or _newest()
         terminal = Terminal(stderr=True, soft_wrap=True)
         from reid.jobs.console import ConsoleProgress  # help and argparse's errors need not wait for it
 
@@ -47,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, OSError) as error:
         Terminal(stderr=True, soft_wrap=True).print(f"reid.browse: {error}", highlight=False)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _newest() -> str:
+    try:
+        return str(newest_model())
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"there is nothing to look at yet: no run under {home() / 'outputs'} has a model.pt. Train one by "
+            "make quickstart (python -m reid.train experiment=quickstart), in minutes, or name a checkpoint"
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

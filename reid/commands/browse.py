@@ -43,7 +43,7 @@ from reid.jobs.console import ConsoleProgress
 from reid.judging.activation import activation_map
 from reid.judging.domains import label_of, read_domain
 from reid.judging.embed import embed
-from reid.judging.judge import Judgement, judge
+from reid.judging.judge import score
 from reid.judging.review import Suspect, review_queries, suspects
 from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, ThresholdError
 from reid.people import DISTRACTOR
@@ -122,9 +122,7 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
         image = ImageConfig(one.height, one.width)
         judged = open_judged_data(dataset, image, data, progress, how.protocol)
         crops = crops_of(dataset, judged)
-        judgement = judge(one.model, judged.query, judged.gallery, how, Compute(one.device), progress)
-        assert judgement is not None  # one process judges alone
-        looks.append(look_of(one, name, judgement, crops, how, progress))
+        looks.append(look_of(one, name, judged, crops, how, progress))
     bad = judged.query.bad
     return Views(
         title=f"{looks[0].name} on {dataset.name}, {evaluation.split} split",
@@ -168,30 +166,43 @@ def _name(crop: Crop, root: Path) -> str:
 def look_of(
     model: TrainedModel,
     name: str,
-    judgement: Judgement,
+    judged: JudgedData,
     crops: Crops,
     how: EvalConfig,
     progress: Progress,
 ) -> Look:
-    """How a model sees the crops that it was judged on. Those of its training are embedded when asked for."""
-    query, gallery, scores = judgement.query, judgement.gallery, judgement.scores
+    """A model judged on query and gallery. Crops of its training are embedded when they are asked for."""
+    compute = Compute(model.device)
+    raw, gallery = (
+        embed(
+            model.model, store, compute, normalise=normalise, flip=how.flip, batch=how.batch,
+            progress=progress, what=what,
+        )
+        for store, normalise, what in (
+            (judged.query, False, "query"), (judged.gallery, model.space.feature_norm, "gallery"),
+        )
+    )  # fmt: skip
+    query = raw.normalised() if model.space.feature_norm else raw
+    query, gallery = query.to("cpu"), gallery.to("cpu")
+    scores = score(query, gallery, how).scores
     threshold, note = usable_threshold(model.threshold, model.space)
     with in_threads(_size, crops.paths[: crops.queries]) as found:
         sizes = torch.tensor([size or (model.height, model.width) for size in found])
     reviews = review_queries(
-        query, gallery, protocol=how.protocol, metric=how.metric, threshold=threshold, sizes=sizes, top=1
-    )
-    judged = torch.cat([query.features, gallery.features]).cpu()
+        query, gallery, protocol=how.protocol, metric=how.metric, threshold=threshold, sizes=sizes,
+        strengths=raw.features.norm(dim=1), top=0,
+    )  # fmt: skip
+    embedded = torch.cat([query.features, gallery.features])
     distance = distance_function(how.metric)
 
     def nearest(one: np.ndarray, _: int) -> tuple[np.ndarray, np.ndarray]:
-        distances = distance(torch.from_numpy(one)[None], judged[len(query) :])[0].numpy()
+        distances = distance(torch.from_numpy(one)[None], embedded[len(query) :])[0].numpy()
         order = np.argsort(distances, kind="stable")
         return order, distances[order]
 
     def features(rows: np.ndarray) -> np.ndarray:
-        if rows.max(initial=-1) < len(judged):
-            return judged[torch.from_numpy(rows)].numpy()
+        if rows.max(initial=-1) < len(embedded):
+            return embedded[torch.from_numpy(rows)].numpy()
         return model.embed([crops.paths[row] for row in rows]).numpy()
 
     return Look(
@@ -257,7 +268,7 @@ def activation_of(model: TrainedModel) -> Callable[[Image.Image], np.ndarray]:
 
     def activation(image: Image.Image) -> np.ndarray:
         resized = upright(image).resized(model.height, model.width)
-        pixels = torch.from_numpy(resized).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None]
         with lock:
             return activation_map(model.model, normalise_pixels(to_device(pixels, model.device))).numpy()
 

@@ -88,7 +88,7 @@ def overlaid(image: Image.Image, activation: np.ndarray) -> Image.Image:
     small = Image.fromarray((255 * activation.clip(0, 1)).astype(np.uint8))
     heat = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC), np.float32)[..., None] / 255
     grey = np.asarray(image.convert("L").convert("RGB"), np.float32)
-    warm = np.concatenate([255 * np.ones_like(heat), 235 * heat**0.8, 60 * heat**3], axis=2)
-    share = 0.75 * heat
-    mixed = (1 - share) * grey * 0.8 + share * warm
+    warm = np.concatenate([np.full_like(heat, 255), 60 + 180 * heat, 20 + 40 * heat], axis=2)
+    share = 0.8 * heat**2
+    mixed = (1 - share) * 0.75 * grey + share * warm
     return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
