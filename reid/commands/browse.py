@@ -111,7 +111,7 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
         domain = read_domain(keys, checkpoint.meta["dataset"], evaluation, progress)
         dataset, evaluation = domain.dataset, domain.evaluation
     else:
-        evaluation = with_protocol_of(dataset, evaluation, ())
+        evaluation = with_protocol_of(dataset, replace(evaluation, split="test"), ())
         check_judgeable(dataset, evaluation)
     looks: list[Look] = []
     for name, one in zip(_names(models), models, strict=True):

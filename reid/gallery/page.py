@@ -91,7 +91,7 @@ class Guard:
                 return _refused(403, "Another site may change nothing here.")
         elif headers.get("sec-fetch-site", "none") == "cross-site" and scope["path"] != "/":
             return _refused(403, "Another site may see nothing here.")
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token")
+        given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
         if scope["path"] == "/" and given is not None:
             if not _equal(given[0], self.token):
                 return _refused(403, "This token is not that of the address which reid.browse has printed.")

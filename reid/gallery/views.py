@@ -241,7 +241,9 @@ class Views:
                 {
                     **self._facts(int(row)),
                     "ap": _number(precision[row]) if precision is not None else None,
-                    "first": int(look.first[row]) if look.first is not None else None,
+                    "first": int(look.first[row])
+                    if precision is look.precision and look.first is not None
+                    else None,
                     "kind": look.kinds[row] if look.kinds else "",
                     "other_ap": self._other_precision(int(row)),
                 }

@@ -33,6 +33,7 @@ from reid.data import silent
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
 from reid.engine.prepare import open_training_data, read_dataset
+from reid.gallery import Facts, Index, Row
 from reid.inference import load_model
 from reid.judging.stored_threshold import StoredThreshold
 
@@ -130,11 +131,11 @@ def study(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build_model(settings, len(data.pids))
-        folder = home / "outputs" / f"run{seed}"
-        folder.mkdir(parents=True)
+        run = home / "outputs" / f"run{seed}"
+        run.mkdir(parents=True)
         meta = checkpoint_meta(settings, data, model)
-        save_checkpoint(folder / "model.pt", Checkpoint(model.state_dict(), meta, {}))
-        models.append(folder / "model.pt")
+        save_checkpoint(run / "model.pt", Checkpoint(model.state_dict(), meta, {}))
+        models.append(run / "model.pt")
     _store_threshold(models[0], [crop.path for crop in dataset.query[:6] + dataset.gallery[:30]])
     return Study(home, home / "crops.csv", (models[0], models[1]), damaged)
 
@@ -444,7 +445,7 @@ def test_the_worst_queries_are_walked_through_and_filtered(screen: Screen, page:
     wait_until(lambda: screen.shown() == queries[1]["crop"], "the second query")
     screen.picture("queries")
 
-    hostile = [query for query in queries if "HACKED" in query["name"]]
+    hostile = [query for query in queries if "HACKED" in query["name"] + query["pid"]]
     screen.press("/", "hacked")
     screen.total(len(hostile))
     assert HOSTILE in screen.first(".card").get_attribute("title")
@@ -587,3 +588,26 @@ def test_verdicts_survive_a_kill(
         "confirmed", "rejected", "",
     ]  # fmt: skip
     assert "1 confirmed, 1 rejected" in screen.first("#labels .total").text
+
+
+def test_an_index_is_opened_with_and_without_its_model(start: Callable[..., Page], study: Study) -> None:
+    model = load_model(study.models[0], "cpu")
+    images = sorted(path for path in (study.home / "train").iterdir() if path.suffix == ".jpg")[:24]
+    facts = Facts.of(model.model.state_dict(), model.model.embedding_size, model.meta, model.space, None)
+    index = Index.create(study.home / "index", facts, checkpoint=str(study.models[0]))
+    rows = [Row(image, pid=number // 4, camid=number % 2) for number, image in enumerate(images)]
+    index.add(model.embed(images).numpy(), rows)
+
+    page = start("--gallery", str(study.home / "index"))
+    summary = page.json("/api/summary")
+    assert (summary["judged"], summary["queries"], summary["gallery"]) == (False, 24, 24)
+    assert [one["name"] for one in page.json("/api/queries")["items"]] == [image.name for image in images]
+    (found,) = page.json("/api/list/3?count=500")["lists"]
+    distances = model.distances(model.embed(images))[3]
+    assert [item["crop"] for item in found["items"]] == [
+        crop for crop in distances.argsort(stable=True).tolist() if crop != 3
+    ]
+    status, _, body = page.ask("POST", "/api/search", images[5].read_bytes())
+    assert (status, json.loads(body)["lists"][0]["items"][0]["crop"]) == (200, 5)
+    assert page.json("/api/map/pca")["ready"] in (True, False)
+    assert page.ask("GET", "/activation/2")[1]["content-type"] == "image/jpeg"

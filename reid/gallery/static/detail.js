@@ -37,7 +37,7 @@ export function draw(found, preview = null) {
   shown = { ...found, preview };
   chosen = -1;
   root.replaceChildren(head(), el("div", { className: `lists of-${found.lists.length}` }, found.lists.map(column)));
-  root.hidden = false;
+  root.hidden = document.body.dataset.view === "labels";
   root.scrollTop = 0;
   listeners.forEach((listener) => listener(shown));
 }

@@ -11,7 +11,7 @@ let where = "";
 let places = [];
 let at = 0;
 let chosen = "";
-let list, pane, counts;
+let list, pane, counts, filters;
 
 export function prepare(found) {
   places = found.labels;
@@ -19,7 +19,8 @@ export function prepare(found) {
   list = el("div", { className: "rows", role: "listbox", ariaLabel: "Doubted pairs", tabIndex: 0 });
   pane = el("div", { className: "pair" });
   counts = el("p", { className: "total", role: "status" });
-  root.replaceChildren(el("div", { className: "left" }, counts, list), pane);
+  filters = el("div", { className: "choices" });
+  root.replaceChildren(el("div", { className: "left" }, counts, filters, list), pane);
 }
 
 export function show() {
@@ -61,14 +62,11 @@ const listed = () => (items ?? []).filter((item) => !chosen || item.kind === cho
 
 function draw() {
   const some = listed();
-  const filters = el(
-    "div",
-    { className: "choices" },
-    places.length > 1 ? choice("where", "Among", places.map((place) => [place, place]), where, (value) => ((where = value), (items = null), list.replaceChildren(), pane.replaceChildren(), attempt(load))) : null,
+  filters.replaceChildren(
+    places.length > 1 ? choice("where", "Among", places.map((place) => [place, place]), where, (value) => ((where = value), (items = null), list.replaceChildren(), pane.replaceChildren(), attempt(load))) : "",
     choice("suspect", "What is in question", [["", "everything"], ...kinds().map((kind) => [kind, kind])], chosen, (value) => ((chosen = value), (at = 0), draw())),
   );
   list.replaceChildren(
-    filters,
     ...some.map((item, number) =>
       el(
         "div",

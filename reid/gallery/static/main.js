@@ -13,6 +13,7 @@ const KEYS = [
   ["← ↑ → ↓  j k", "the next or the previous one"],
   ["/", "filter by name or id"],
   ["Enter", "into the ranked list; on a picture: its own list"],
+  ["+ −", "on the map: nearer, farther; arrows move it"],
   ["Esc", "back to the queries, out of a field"],
   ["a", "activation map of the query"],
   ["m", "the query on the map"],
@@ -72,6 +73,7 @@ attempt(async () => {
   const { models } = summary;
   const scores = Object.entries(models[0].scores).map(([name, value]) => `${name} ${percent(value)} %`);
   const sizes = summary.judged ? `${count(summary.queries)} queries in ${count(summary.gallery)} images` : `${count(summary.gallery)} images`;
+  $("#title").title = `${summary.title}: ${models[0].space}`;
   $("#title").append(el("span", {}, [sizes, ...scores].join(" · ")));
   $("#notes").hidden = !summary.notes.length;
   $("#notes").textContent = summary.notes.join(" ");
@@ -80,7 +82,8 @@ attempt(async () => {
   $("#help").addEventListener("click", help);
   addEventListener("keydown", key);
   addEventListener("hashchange", route);
+  const listed = queries.prepare(summary);
   route();
-  await queries.prepare(summary);
+  await listed;
   document.body.dataset.ready = "yes";
 });

@@ -153,10 +153,14 @@ function under(event) {
 function wheel(event) {
   event.preventDefault();
   const box = canvas.getBoundingClientRect();
-  const factor = Math.min(60, Math.max(1, zoom.scale * Math.exp(-event.deltaY / 300))) / zoom.scale;
-  const [x, y] = [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2];
-  zoom = { scale: zoom.scale * factor, x: x - (x - zoom.x) * factor, y: y - (y - zoom.y) * factor };
+  nearer(Math.exp(-event.deltaY / 300), event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2);
   draw();
+}
+
+/** Zooms by `wanted` around a place, counted from the middle. */
+function nearer(wanted, x, y) {
+  const factor = Math.min(60, Math.max(1, zoom.scale * wanted)) / zoom.scale;
+  zoom = { scale: zoom.scale * factor, x: x - (x - zoom.x) * factor, y: y - (y - zoom.y) * factor };
 }
 
 function down(event) {
@@ -192,7 +196,12 @@ function hover(event) {
   tip.style.top = `${Math.min(event.clientY - box.top + 14, box.height - 150)}px`;
 }
 
-/** Arrows walk from point to point; Enter opens the first of the open list. */
-export function key() {
-  return false;
+/** Arrows move the map, + and - bring it nearer. */
+export function key(event) {
+  const [x, y] = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] }[event.key] ?? [0, 0];
+  if ("+-".includes(event.key)) nearer(event.key === "+" ? 1.4 : 1 / 1.4, 0, 0);
+  else if (x || y) zoom = { ...zoom, x: zoom.x + x, y: zoom.y + y };
+  else return false;
+  draw();
+  return true;
 }

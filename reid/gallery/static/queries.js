@@ -81,7 +81,7 @@ async function list() {
   const open = detail.current()?.query;
   const number = open ? items.findIndex((item) => item.crop === open.crop) : -1;
   if (number >= 0) mark(number);
-  else if (items.length && !open) choose(0, false);
+  else if (items.length && !open && !/\/\d+$/.test(location.hash)) choose(0, false);
   if (!items.length) grid.append(el("p", { className: "empty" }, "No query is left by these filters."));
 }
 
@@ -110,7 +110,7 @@ function add(found) {
     grid.append(
       el(
         "div",
-        { className: "card", role: "option", title: words, ariaLabel: words, "data-crop": item.crop, "data-kind": item.kind, onclick: () => choose(number) },
+        { className: "card", id: `query-${item.crop}`, role: "option", title: words, ariaLabel: words, "data-crop": item.crop, "data-kind": item.kind, onclick: () => choose(number) },
         picture(item, { alt: "" }),
         el("span", { className: "sign", ariaHidden: "true" }, SIGNS[item.kind] ?? ""),
         el("span", { className: "caption" }, ap ? el("b", {}, ap) : el("b", {}, item.pid ?? ""), change ?? ` ${item.camera === null ? "" : `c${item.camera}`}`),
@@ -119,18 +119,19 @@ function add(found) {
   }
 }
 
-function mark(number) {
+function mark(number, scroll = true) {
   grid.querySelector("[aria-selected=true]")?.setAttribute("aria-selected", "false");
   at = number;
   const card = grid.children[number];
   card?.setAttribute("aria-selected", "true");
-  card?.scrollIntoView({ block: "nearest" });
+  grid.setAttribute("aria-activedescendant", card?.id ?? "");
+  if (scroll) card?.scrollIntoView({ block: "nearest" });
 }
 
 function choose(number, focus = true) {
-  mark(number);
+  mark(number, focus);
   if (focus) grid.focus({ preventScroll: true });
-  history.replaceState(null, "", `#queries/${items[number].crop}`);
+  if (document.body.dataset.view === "queries") history.replaceState(null, "", `#queries/${items[number].crop}`);
   return detail.open(items[number].crop);
 }
 
@@ -203,7 +204,6 @@ function comparison(found) {
     el("p", {}, el("b", {}, found.models[0].name), " against ", el("b", {}, found.models[1].name)),
     el("p", {}, el("b", { className: mean >= 0 ? "gain" : "loss" }, `${signed(mean)} points of mAP`), interval),
     el("p", {}, `better on ${count(better)} queries, worse on ${count(worse)}, equal on ${count(equal)}`),
-    strip("Biggest gains", winners, "gained"),
-    strip("Biggest losses", losers, "lost"),
+    el("details", {}, el("summary", {}, "Biggest gains and losses"), strip("All, most gained first", winners, "gained"), strip("All, most lost first", losers, "lost")),
   );
 }
