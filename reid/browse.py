@@ -56,8 +56,8 @@ def _newest() -> str:
         return str(newest_model())
     except CheckpointError as error:
         raise CheckpointError(
-            f"there is nothing to look at yet: no run under {home() / 'outputs'} has a model.pt. Train one by "
-            "make quickstart (python -m reid.train experiment=quickstart), in minutes, or name a checkpoint"
+            f"there is nothing to look at yet: no run under {home() / 'outputs'} has a model.pt. Train one "
+            "with make quickstart (python -m reid.train experiment=quickstart), or name a checkpoint"
         ) from error
 
 
