@@ -8,7 +8,7 @@ SEEDS ?= 1
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install quickstart reproduce-table lint check test test-cpu gpu-check ui clean
+.PHONY: help install quickstart reproduce-table lint check test test-cpu gpu-check ui browse clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ gpu-check: $(READY)  ## on a GPU: all that only a GPU can show, in at most eight
 
 ui: $(READY)  ## the MLflow UI on http://127.0.0.1:5000 (PORT=… for another)
 	@$(BIN)/python -m reid.ui --port $(PORT)
+
+browse: $(READY)  ## look at what the newest model does: ranked lists, a map, doubted labels (ARGS="outputs/<run> …")
+	@$(BIN)/python -m reid.browse $(ARGS)
 
 clean:  ## remove what building and testing left; runs, data and the tracking store stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache tests/output

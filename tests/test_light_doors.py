@@ -15,7 +15,7 @@ from conftest import ROOT, environment
 from PIL import Image
 
 #: A second each, or more.
-HEAVY = ("torch", "torchvision", "timm", "mlflow", "pandas", "matplotlib")
+HEAVY = ("torch", "torchvision", "timm", "mlflow", "pandas", "matplotlib", "fastapi")
 
 #: What is typed wrongly to each command, by what its script calls.  {} is a folder with an image, a.png, and
 #: an empty file, empty.pt.
@@ -51,6 +51,11 @@ REFUSED = {
     "reid.extract:main": [
         "", "/nowhere -o {}/f.csv", "{} -o {}/f.txt", "{} -o /nowhere/f.csv", "{} -o {}/f.csv --batch 0",
         "{} -o {}/f.csv --checkpoint /nowhere", "{} -o {}/f.csv --on-bad-image no", "{}",
+    ],
+    "reid.browse:main": [
+        "", "/nowhere", "checkpoint=/nowhere", "{}/empty.pt --against /nowhere", "{}/empty.pt --port 70000",
+        "{}/empty.pt --root {}", "{}/empty.pt --dataset markt", "{}/empty.pt --dataset /nowhere/a.csv",
+        "--gallery /nowhere", "--gallery {}", "--gallery {} --dataset market", "{}/empty.pt dataset=market",
     ],
     "reid.convert:main": [
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",

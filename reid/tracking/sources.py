@@ -55,6 +55,7 @@ DIFFERS: dict[int, Callable[[Mapping[str, Any]], bool]] = {2: _differs_from_1}
 NO_NUMBERS = (
     "__init__.py",
     "api.py",
+    "browse.py",
     "commands/",
     "compare.py",
     "convert.py",
