@@ -52,6 +52,14 @@ REFUSED = {
         "", "/nowhere -o {}/f.csv", "{} -o {}/f.txt", "{} -o /nowhere/f.csv", "{} -o {}/f.csv --batch 0",
         "{} -o {}/f.csv --checkpoint /nowhere", "{} -o {}/f.csv --on-bad-image no", "{}",
     ],
+    "reid.export.__main__:main": [
+        "", "{}/empty.pt", "{}/empty.pt --for botsort -o {}/a.onnx", "{}/empty.pt --for boxmot",
+        "{}/empty.pt --for boxmot -o {}/a.pt", "{}/empty.pt --for boxmot -o /nowhere/a.onnx",
+        "/nowhere --for boxmot -o {}/a.onnx", "{}/empty.pt --for boxmot -o {}/a.onnx --int8 --fp16",
+        "{}/empty.pt --for boxmot -o {}/a.onnx --calibration {}",
+        "{}/empty.pt --for boxmot -o {}/a.onnx --int8 --calibration {}",
+        "{}/empty.pt --for boxmot -o {}/a.onnx precision=int8", "for=boxmot",
+    ],
     "reid.convert:main": [
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",
         "{}/empty.pt -o {}/a.pt --height 8",
