@@ -56,6 +56,13 @@ REFUSED = {
         "", "/nowhere", "checkpoint=/nowhere", "{}/empty.pt --against /nowhere", "{}/empty.pt --port 70000",
         "{}/empty.pt --root {}", "{}/empty.pt --dataset markt", "{}/empty.pt --dataset /nowhere/a.csv",
         "--gallery /nowhere", "--gallery {}", "--gallery {} --dataset market", "{}/empty.pt dataset=market",
+    "reid.export.__main__:main": [
+        "", "{}/empty.pt", "{}/empty.pt --for botsort -o {}/a.onnx", "{}/empty.pt --for boxmot",
+        "{}/empty.pt --for boxmot -o {}/a.pt", "{}/empty.pt --for boxmot -o /nowhere/a.onnx",
+        "/nowhere --for boxmot -o {}/a.onnx", "{}/empty.pt --for boxmot -o {}/a.onnx --int8 --fp16",
+        "{}/empty.pt --for boxmot -o {}/a.onnx --calibration {}",
+        "{}/empty.pt --for boxmot -o {}/a.onnx --int8 --calibration {}",
+        "{}/empty.pt --for boxmot -o {}/a.onnx precision=int8", "for=boxmot",
     ],
     "reid.convert:main": [
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",

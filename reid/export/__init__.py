@@ -1,1 +1,1 @@
-"""A trained model as a file for another program: one file a target."""
+"""A trained model as a file for another program; what that program leaves out is inside the graph."""

@@ -1,0 +1,115 @@
+"""Graphs in fewer bits: float16, half the size; int8, a quarter of it and several times as quick on a CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from reid.export.graph import INPUT, Graph
+
+#: What is computed in 8 bits: layers with weights, and what lies between two of them. The neck is not among
+#: them, whose batch norm over 2,048 numbers costs nothing in float32.
+_IN_INT8 = (
+    "Conv", "MatMul", "Gemm", "Add", "Mul", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool",
+    "Concat", "Reshape", "Transpose",
+)  # fmt: skip
+#: Images that pass at once through the graph whose values are recorded.
+_AT_ONCE = 16
+#: How many of the first layers may stay in float32, tried in this order, until the mean cosine to the float32
+#: features of so many images is as high as this.
+_LEFT_FLOAT, _COMPARED, _CLOSE = (0, 4, 8, 16, 32), 64, 0.997
+
+
+def to_float16(path: Path) -> None:
+    """Compute in float16 what a graph computes in float32; what goes in and comes out stays float32."""
+    graph = onnx.load(path)
+    with _silent():
+        graph = convert_float_to_float16(graph, keep_io_types=True, node_block_list=_ends(graph.graph))
+    onnx.save(graph, path)
+
+
+def to_int8(path: Path, values: np.ndarray) -> dict[str, int]:
+    """Compute in 8 bits what costs most: QDQ, weights signed with a scale a channel, activations unsigned.
+
+    Unsigned activations and signed weights are what the VNNI units of CPUs multiply: with both signed, a
+    ResNet18 took five times as long. The scales are those of the least and the largest value that each
+    activation takes.
+
+    The first layers of a small network have few channels of very different ranges. As many of them stay in
+    float32 as it takes for the features to keep their direction: with none, those of a MobileNetV2 had a mean
+    cosine of 0.973 to the float32 features, with four one of 0.998.
+
+    values: (N, 3, H, W) float32, typical inputs of the graph.
+
+    Returns what a reader of the file wants to know: how many images, and how many layers stayed in float32.
+    """
+    prepared = path.with_suffix(".prepared.onnx")
+    with _silent():
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    graph = onnx.load(prepared).graph
+    seen = values[:_COMPARED]
+    expected = _unit(Graph(prepared)(seen))
+    for layers in _LEFT_FLOAT:
+        with _silent():
+            quantize_static(
+                prepared,
+                path,
+                _Calibration(values),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(_IN_INT8),
+                nodes_to_exclude=_ends(graph, layers),
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                activation_type=QuantType.QUInt8,
+            )
+        cosine = float((_unit(Graph(path)(seen)) * expected).sum(1).mean())
+        if cosine >= _CLOSE:
+            break
+    prepared.unlink()
+    return {"calibrated_on": len(values), "first_layers_in_float32": layers}
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    found: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return found
+
+
+class _Calibration(CalibrationDataReader):
+    """Batches of inputs, one after the other."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._batches = iter(np.array_split(values, range(_AT_ONCE, len(values), _AT_ONCE)))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def _ends(graph: Any, layers: int = 0) -> list[str]:
+    """The nodes before the first layer with weights, or so many layers later, and after the last one: they
+    bring pixels from one scale to another and divide by norms, which 8 bits, or the range of float16, would
+    spoil."""
+    weighted = [i for i, node in enumerate(graph.node) if node.op_type in ("Conv", "MatMul", "Gemm")]
+    first = weighted[min(layers, len(weighted) - 1)]
+    ends = [*graph.node[:first], *graph.node[weighted[-1] + 1 :]]
+    return [node.name for node in ends]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without onnxruntime's hints on the root logger, which no setting of ours would follow."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
