@@ -56,6 +56,7 @@ REFUSED = {
         "", "/nowhere", "checkpoint=/nowhere", "{}/empty.pt --against /nowhere", "{}/empty.pt --port 70000",
         "{}/empty.pt --root {}", "{}/empty.pt --dataset markt", "{}/empty.pt --dataset /nowhere/a.csv",
         "--gallery /nowhere", "--gallery {}", "--gallery {} --dataset market", "{}/empty.pt dataset=market",
+    ],
     "reid.export.__main__:main": [
         "", "{}/empty.pt", "{}/empty.pt --for botsort -o {}/a.onnx", "{}/empty.pt --for boxmot",
         "{}/empty.pt --for boxmot -o {}/a.pt", "{}/empty.pt --for boxmot -o /nowhere/a.onnx",
