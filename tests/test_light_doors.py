@@ -52,6 +52,18 @@ REFUSED = {
         "", "/nowhere -o {}/f.csv", "{} -o {}/f.txt", "{} -o /nowhere/f.csv", "{} -o {}/f.csv --batch 0",
         "{} -o {}/f.csv --checkpoint /nowhere", "{} -o {}/f.csv --on-bad-image no", "{}",
     ],
+    "reid.index:main": [
+        "", "{}", "-o {}/g", "-o {}/g --check", "-o {} --remove-person 7", "{} -o {}/g --check",
+        "-o {}/g --check --remove-gone", "/nowhere/there -o {}/g", "{}/a.csv -o {}/g",
+        "{} -o {}/g --checkpoint /nowhere", "{} -o {}/g --split val", "{} -o {}/g --batch 0",
+        "market --root /nowhere -o {}/g", "dataset=market -o {}/g", "{} -o {}/g checkpoint=a.pt",
+        "{} -o {}/g",
+    ],
+    "reid.search:main": [
+        "", "{}/a.png", "{}/a.png --gallery /nowhere", "{}/a.png --gallery {}", "{}/a.png --top 0",
+        "{}/a.png -o {}/a.jpg", "{}/a.png -o /nowhere/a.png", "{}/a.png --expand -1",
+        "{}/a.png --combine all", "{}/a.png --since noon", "{}/a.png --camera first", "{}/a.png top=3",
+    ],
     "reid.convert:main": [
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",
         "{}/empty.pt -o {}/a.pt --height 8",
