@@ -64,6 +64,17 @@ REFUSED = {
         "{}/empty.pt --for boxmot -o {}/a.onnx --calibration {}",
         "{}/empty.pt --for boxmot -o {}/a.onnx --int8 --calibration {}",
         "{}/empty.pt --for boxmot -o {}/a.onnx precision=int8", "for=boxmot",
+    "reid.index:main": [
+        "", "{}", "-o {}/g", "-o {}/g --check", "-o {} --remove-person 7", "{} -o {}/g --check",
+        "-o {}/g --check --remove-gone", "/nowhere/there -o {}/g", "{}/a.csv -o {}/g",
+        "{} -o {}/g --checkpoint /nowhere", "{} -o {}/g --split val", "{} -o {}/g --batch 0",
+        "market --root /nowhere -o {}/g", "dataset=market -o {}/g", "{} -o {}/g checkpoint=a.pt",
+        "{} -o {}/g",
+    ],
+    "reid.search:main": [
+        "", "{}/a.png", "{}/a.png --gallery /nowhere", "{}/a.png --gallery {}", "{}/a.png --top 0",
+        "{}/a.png -o {}/a.jpg", "{}/a.png -o /nowhere/a.png", "{}/a.png --expand -1",
+        "{}/a.png --combine all", "{}/a.png --since noon", "{}/a.png --camera first", "{}/a.png top=3",
     ],
     "reid.convert:main": [
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",

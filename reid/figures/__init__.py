@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from reid.figures.differences import Against, difference_figure
     from reid.figures.domains import domain_bars
     from reid.figures.pictures import Picture
-    from reid.figures.rankings import Hit, RankedList, ranked_lists
+    from reid.figures.rankings import FoundImage, Hit, RankedList, SearchResult, ranked_lists, search_results
     from reid.figures.searches import search_history, search_map, search_slices
     from reid.figures.sheets import contact_sheet
     from reid.figures.style import save
@@ -25,7 +25,7 @@ else:
             "differences": ["Against", "difference_figure"],
             "domains": ["domain_bars"],
             "pictures": ["Picture"],
-            "rankings": ["Hit", "RankedList", "ranked_lists"],
+            "rankings": ["FoundImage", "Hit", "RankedList", "SearchResult", "ranked_lists", "search_results"],
             "searches": ["search_history", "search_map", "search_slices"],
             "sheets": ["contact_sheet"],
             "style": ["save"],
@@ -36,11 +36,13 @@ else:
 
 __all__ = [
     "Against",
+    "FoundImage",
     "Hit",
     "Pair",
     "Picture",
     "RankedList",
     "Rate",
+    "SearchResult",
     "cmc_curves",
     "compared_pairs",
     "contact_sheet",
@@ -52,6 +54,7 @@ __all__ = [
     "save",
     "search_history",
     "search_map",
+    "search_results",
     "search_slices",
     "sweep_figure",
     "training_curves",

@@ -46,6 +46,27 @@ class RankedList:
     first_match: Hit | None = None
 
 
+@dataclass(frozen=True)
+class FoundImage:
+    """A gallery image that a search found: None where its file has gone.
+
+    `same` is what a threshold says, None without one; `label` is written below it.
+    """
+
+    image: Picture | None
+    same: bool | None
+    label: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The images of one person who was looked for, who it is, and the gallery images, nearest first."""
+
+    query_images: Sequence[Picture]
+    conclusion: str
+    hits: Sequence[FoundImage]
+
+
 _ORDERS = {"worst": "worst first", "best": "best first", "random": "in random order"}
 
 _MARGIN, _ROW_LABEL, _HEADER = 0.15, 1.1, 1.15
@@ -105,6 +126,64 @@ def ranked_lists(
     return figure
 
 
+#: Hits in a line, and images of a query that are drawn.
+_IN_A_LINE, _QUERY_IMAGES = 10, 4
+
+
+@styled
+def search_results(results: Sequence[SearchResult], *, title: str = "Who is this?", note: str = "") -> Figure:
+    """Draw each query framed in blue and its hits in lines of ten, as `ranked_lists` does.
+
+    Within the threshold is green with a tick, beyond it red with a cross, and without one grey.
+
+    Args:
+        results: in the order in which they are drawn.
+        title: opens the figure.
+        note: the small print below it, such as what the threshold was measured on.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not results:
+        raise ValueError("no search to draw; expected at least one query")
+    crop = (WIDTH - 2 * _MARGIN - 2 * _GAP) / (_IN_A_LINE + 1) - _GAP
+    line = CROP_ASPECT * crop + _CAPTION + _GAP
+    left = _MARGIN + crop + 3 * _GAP
+    small_print = textwrap.wrap(note, 128)
+    header = 1.0 + 0.15 * len(small_print)
+    lines = [
+        max(1, min(len(one.query_images), _QUERY_IMAGES), -(-len(one.hits) // _IN_A_LINE)) for one in results
+    ]
+    block = 0.3
+    figure = new_figure(header + sum(block + count * line for count in lines), width=WIDTH, layout=None)
+    axes = inch_axes(figure)
+    axes.text(_MARGIN, 0.3, title, fontsize=title_size(title, WIDTH), weight="bold", va="center")
+    kinds = {hit.same for one in results for hit in one.hits}
+    entries = [(QUERY, "query")]
+    entries += [(RIGHT, "✓ within the threshold"), (WRONG, "✗ beyond it")] if kinds - {None} else []
+    _legend(axes, 0.62, [*entries, (MUTED, "no threshold")] if None in kinds else entries)
+    axes.text(_MARGIN, 0.8, "\n".join(small_print), fontsize=SMALL, color=MUTED, va="top")
+    top = header
+    for one, count in zip(results, lines, strict=True):
+        axes.text(_MARGIN, top + 0.02, one.conclusion, fontsize=10.5, weight="bold", va="top")
+        top += block
+        more = len(one.query_images) - _QUERY_IMAGES
+        for number, picture in enumerate(one.query_images[:_QUERY_IMAGES]):
+            caption = f"query, {more} more" if more > 0 and number == _QUERY_IMAGES - 1 else "query"
+            _framed(axes, picture, (_MARGIN, top + number * line), crop, QUERY, caption)
+        for number, hit in enumerate(one.hits):
+            corner = (
+                left + number % _IN_A_LINE * (crop + _GAP),
+                top + number // _IN_A_LINE * line,
+            )
+            mark, colour = {None: ("", MUTED), True: ("✓ ", RIGHT), False: ("✗ ", WRONG)}[hit.same]
+            _framed(axes, hit.image, corner, crop, colour, f"{mark}{hit.label}")
+        if not one.hits:
+            axes.text(left + _GAP, top + crop, "no gallery image", color=MUTED, va="center")
+        top += count * line
+    return figure
+
+
 def _check(entries: Sequence[RankedList], order: str) -> None:
     if not entries:
         raise ValueError("no ranked list to draw; expected at least one query")
@@ -129,10 +208,15 @@ def _draw_hit(axes: Axes, hit: Hit, corner: tuple[float, float], crop: float) ->
 
 
 def _framed(
-    axes: Axes, picture: Picture, corner: tuple[float, float], width: float, colour: str, caption: str
+    axes: Axes, picture: Picture | None, corner: tuple[float, float], width: float, colour: str, caption: str
 ) -> None:
     x, y = corner
-    place(axes, picture, x, y, width)
+    if picture is not None:
+        place(axes, picture, x, y, width)
+    else:
+        axes.text(
+            x + width / 2, y + CROP_ASPECT * width / 2, "file\ngone", color=MUTED, ha="center", va="center"
+        )
     frame = Rectangle(corner, width, CROP_ASPECT * width, fill=False, edgecolor=colour, linewidth=2.6)
     axes.add_patch(frame)
     axes.text(
@@ -141,9 +225,12 @@ def _framed(
     )  # fmt: skip
 
 
-def _legend(axes: Axes, y: float) -> None:
+_PEOPLE = ((QUERY, "query"), (RIGHT, "✓ same person"), (WRONG, "✗ another person"))
+
+
+def _legend(axes: Axes, y: float, entries: Sequence[tuple[str, str]] = _PEOPLE) -> None:
     x = _MARGIN
-    for colour, text in ((QUERY, "query"), (RIGHT, "✓ same person"), (WRONG, "✗ another person")):
+    for colour, text in entries:
         axes.add_patch(Rectangle((x, y - 0.08), 0.12, 0.16, fill=False, edgecolor=colour, linewidth=2.2))
         axes.text(x + 0.19, y, text, fontsize=9, color=colour, va="center")
         x += 0.42 + 0.072 * len(text)

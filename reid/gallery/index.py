@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -101,6 +102,9 @@ class Index:
     changes them. Several processes may change one index: each change waits for the lock, and is made to what
     then lies there.
     """
+
+    _rows: Any  # the pyarrow.Table of TABLE
+    _meta: dict[str, Any]
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(os.path.abspath(folder))
@@ -266,7 +270,7 @@ class Index:
         Args:
             features: (N, C) floats, kept as float32.
             rows: what is known of each; relative paths start in the working folder.
-            facts: of the model that made them, to be compared with the index's.
+            facts: of the model that made them, to be compared with the index's; its threshold is kept.
 
         Raises:
             ValueError: a shape does not fit, or a feature is not finite.
@@ -294,6 +298,8 @@ class Index:
             table = pyarrow.concat_tables(
                 [old.filter(pyarrow.array(~replaced)), pyarrow.table(columns, schema=_SCHEMA)]
             )
+            if facts is not None:
+                self._meta = {**self._meta, "facts": facts.as_json()}
             if kept:
                 self._commit(table, [*self._meta["segments"], self._write_segment([values[kept]])])
         return Added(len(kept) - int(replaced.sum()), int(replaced.sum()))
@@ -325,6 +331,17 @@ class Index:
         """Write the segments anew without the rows that others took the place of."""
         with self._changing():
             self._compact(np.ones(len(self), bool))
+
+    def damaged_segments(self) -> list[str]:
+        """The files of features whose bytes are not those that were written; every byte is read."""
+        found = []
+        for entry, segment in zip(self._named, self._segments, strict=True):
+            checksum = 0
+            for start in range(0, len(segment), _BLOCK):
+                checksum = zlib.crc32(np.ascontiguousarray(segment[start : start + _BLOCK]).data, checksum)
+            if checksum != entry["crc32"]:
+                found.append(entry["file"])
+        return found
 
     def _candidates(self, queries: Floats, top: int, rows: Numbers) -> Iterable[Numbers]:
         if top < 1:
@@ -426,10 +443,13 @@ class Index:
         with _complete(self.folder / file) as path, path.open("wb") as handle:
             header = {"descr": "<f4", "fortran_order": False, "shape": (rows, self._size)}
             np.lib.format.write_array_header_1_0(handle, header)
+            checksum = 0
             for block in blocks:
-                handle.write(np.ascontiguousarray(block, "<f4").data)
+                data = np.ascontiguousarray(block, "<f4").data
+                checksum = zlib.crc32(data, checksum)
+                handle.write(data)
             os.fsync(handle.fileno())
-        return {"file": file, "rows": rows}
+        return {"file": file, "rows": rows, "crc32": checksum}
 
 
 def _write_table(folder: Path, table: pyarrow.Table, meta: dict[str, Any]) -> None:
@@ -446,16 +466,29 @@ def _write_table(folder: Path, table: pyarrow.Table, meta: dict[str, Any]) -> No
             os.close(descriptor)
 
 
-def _read_table(folder: Path) -> tuple[pyarrow.Table, dict[str, Any]]:
+def remembered_checkpoint(folder: Path) -> str | None:
+    """The checkpoint that the index in a folder was made with; little more than that is read.
+
+    Raises:
+        IndexFault: there is no index, or its table cannot be read.
+    """
+    _, meta = _read_table(folder, rows=False)
+    found: str | None = meta["checkpoint"]
+    return found if found is None else as_moved(found, Path(meta["home"]), Path(os.path.abspath(folder)))
+
+
+def _read_table(folder: Path, rows: bool = True) -> tuple[pyarrow.Table, dict[str, Any]]:
     path = folder / TABLE
     if not path.is_file():
         raise IndexFault(
             f"{folder} holds no index ({TABLE}): make one with python -m reid.index crops/ -o {folder}"
         )
     try:
-        table = parquet.read_table(path, use_threads=False)
-        meta = json.loads((table.schema.metadata or {})[_META])
-        version, columns = meta["format"], table.schema.remove_metadata()
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            table = file.read(use_threads=False) if rows else schema.empty_table()
+        meta = json.loads((schema.metadata or {})[_META])
+        version, columns = meta["format"], schema.remove_metadata()
     except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise IndexFault(
