@@ -64,6 +64,7 @@ REFUSED = {
         "{}/empty.pt --for boxmot -o {}/a.onnx --calibration {}",
         "{}/empty.pt --for boxmot -o {}/a.onnx --int8 --calibration {}",
         "{}/empty.pt --for boxmot -o {}/a.onnx precision=int8", "for=boxmot",
+    ],
     "reid.index:main": [
         "", "{}", "-o {}/g", "-o {}/g --check", "-o {} --remove-person 7", "{} -o {}/g --check",
         "-o {}/g --check --remove-gone", "/nowhere/there -o {}/g", "{}/a.csv -o {}/g",
