@@ -5,6 +5,7 @@ Pure functions on embeddings. They compute block by block: at 20,000 images memo
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from reid.distance import (
     SMALLEST_DISTANCE,
     distance_function,
     normalise,
+    squared_euclidean,
     squared_euclidean_less_own,
     squared_norms,
 )
@@ -32,7 +34,8 @@ SEEN = 20
 AGREEING = 3
 #: A crop of less than this share of the median area is tiny: half as high and half as wide.
 TINY_AREA = 0.25
-#: The share of the queries whose features are the shortest; see `review_queries`.
+#: The share of the queries whose features are the shortest; see `review_queries`. On the Market train-half
+#: split (MobileNetV2, 7 epochs) 49 % of these found another person first, and 18 % of the other queries.
 WEAKEST = 0.05
 #: A list of suspects ends halfway between the usual, 0, and the doubt's own case, 1.
 LEAST_SCORE = 0.5
@@ -114,9 +117,7 @@ def ranking(
     values = _values(query, gallery, squared_norms(gallery.features), distance)
     order = first_sorted(values, min(top, len(gallery)))
     marks = _marks(query, gallery, protocol, distractor).gather(1, order)
-    return Ranking(
-        order, marks, _shown(query, gallery, order, metric, values if distance is not None else None)
-    )
+    return Ranking(order, marks, _shown(query, gallery, order, metric, distance))
 
 
 @torch.no_grad()
@@ -174,17 +175,18 @@ def review_queries(
     ):
         some = query.select(rows)
         given = None if distance is None else distance[rows.to(distance.device)]
-        values = _values(some, gallery, norms, given)
+        values = _values(some, gallery, norms, given)  # ours to change
         marks = _marks(some, gallery, protocol, distractor)
         order = first_sorted(values, min(top, len(gallery)))
-        match = values.masked_fill(marks != Mark.RIGHT, torch.inf).argmin(dim=1, keepdim=True)
-        first, agree = _agreed(values, marks, gallery.pids)
+        listed_marks = marks.gather(1, order).cpu()
+        first, agree = _agreed(values.masked_fill_(marks == Mark.JUNK, torch.inf), marks, gallery.pids)
+        match = values.masked_fill_(marks != Mark.RIGHT, torch.inf).argmin(dim=1, keepdim=True)
         columns = torch.cat([match, first, order], dim=1)
-        shown = _shown(some, gallery, columns, metric, None if distance is None else values)
+        shown = _shown(some, gallery, columns, metric, given)
         own, others, listed = (part.cpu() for part in shown.split([1, first.shape[1], order.shape[1]], dim=1))
         if limit is not None:
             agree = agree.cpu() & (others <= limit).all(dim=1)
-        order, listed_marks = order.cpu(), marks.gather(1, order).cpu()
+        order = order.cpu()
         for number, row in enumerate(rows.tolist()):
             rank, place = int(scores.first_match[row]), int(match[number])
             far = rank > SEEN or (limit is not None and float(own[number]) > limit)
@@ -221,7 +223,7 @@ def _kind(rank: int, far: bool, agree: bool, weak: bool) -> Kind:
 def _values(some: Embeddings, gallery: Embeddings, norms: Tensor, distance: Tensor | None) -> Tensor:
     """(B, G) that order as `evaluate` does."""
     if distance is not None:
-        return distance.to(gallery.features.device)
+        return distance.to(gallery.features.device, copy=True)
     return squared_euclidean_less_own(some.features, gallery.features, norms)
 
 
@@ -230,7 +232,7 @@ def _shown(
 ) -> Tensor:
     """(B, L) distances to the columns: those of `values`, where they were given, or in the metric."""
     if values is not None:
-        return values.gather(1, columns)
+        return values.to(columns.device).gather(1, columns)
     return _listed_distances(some.features, gallery.features, columns, metric)
 
 
@@ -260,10 +262,13 @@ def _marks(some: Embeddings, gallery: Embeddings, protocol: str, distractor: int
     return marks
 
 
-def _agreed(values: Tensor, marks: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
-    """The first AGREEING columns of each ranking, and whether they show one other person: (B, A), (B,)."""
-    count = min(AGREEING, values.shape[1])
-    first = first_sorted(values.masked_fill(marks == Mark.JUNK, torch.inf), count)
+def _agreed(counted: Tensor, marks: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+    """The first AGREEING columns of each ranking without junk, and whether they show one other person.
+
+    (B, A) and (B,).
+    """
+    count = min(AGREEING, counted.shape[1])
+    first = first_sorted(counted, count)
     other = (marks.gather(1, first) == Mark.WRONG).all(dim=1)
     shown = pids[first]
     return first, other & (shown == shown[:, :1]).all(dim=1) & (count == AGREEING)
@@ -379,11 +384,11 @@ def suspects(
     if len(groups) < 2:
         return []
     own, apart, typical = _within_names(some, groups, metric)
-    other, nearest, strangers = _other_names(some, metric, chunk_bytes)
+    other, nearest, strangers = _other_names(some, groups, metric, chunk_bytes)
     names = _whole_names(some, groups, apart, nearest, metric)
     doubt = _doubt(own - other)
     crops = [(float(doubt[first]), first, int(second)) for first, second in enumerate(nearest)]
-    usual = apart.median()
+    usual = float(apart.median())
     far = (apart - usual) / (strangers - usual) if strangers > usual else apart - usual
     outliers = [(float(far[first]), first, int(second)) for first, second in enumerate(typical)]
 
@@ -449,20 +454,68 @@ def _within_names(some: Embeddings, groups: list[Tensor], metric: str) -> tuple[
     return own, apart, typical
 
 
-def _other_names(some: Embeddings, metric: str, chunk_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each image, the distance to the nearest one of another name, and its row, (N,) each; and the mean
-    distance between two names."""
-    distance = distance_function(metric)
-    rows_at_once = max(1, chunk_bytes // (12 * len(some)))
-    found, total, pairs = [], 0.0, 0
-    for rows in torch.arange(len(some), device=some.pids.device).split(rows_at_once):
-        values = distance(some.features[rows], some.features)
-        same = some.pids[rows, None] == some.pids[None, :]
-        pairs += same.numel() - int(same.sum())
-        total += float(values.masked_fill_(same, 0).sum(dtype=torch.float64))
-        found.append(values.masked_fill_(same, torch.inf).min(dim=1))
-    nearest = torch.cat([one.indices for one in found])
-    return torch.cat([one.values for one in found]), nearest, torch.tensor(total / pairs)
+def _other_names(
+    some: Embeddings, groups: list[Tensor], metric: str, chunk_bytes: int
+) -> tuple[Tensor, Tensor, float]:
+    """Of each image, the distance to the nearest one of another name, and its row, (N,) each; and how far
+    images of two names are on the average.
+
+    Each distance is computed once for the two images that it lies between. The average is that of the
+    squares, whose sum over all pairs needs no pair: sum |a - b|^2 = 2 N sum |a|^2 - 2 |sum a|^2.
+    """
+    order = torch.cat(groups)  # a name's images side by side
+    features = some.features[order]
+    features = normalise(features) if metric == "cosine" else features
+    norms = squared_norms(features)
+    best = torch.full_like(norms, torch.inf)
+    nearest = torch.zeros_like(order)
+    sizes = [len(rows) for rows in groups]
+    tiles = _tiles(sizes, side=max(1, math.isqrt(chunk_bytes // (4 * norms.itemsize))))
+
+    def update(images: slice, first: int, found: torch.return_types.min) -> None:
+        nearer = found.values < best[images]
+        best[images] = torch.where(nearer, found.values, best[images])
+        nearest[images] = torch.where(nearer, found.indices + first, nearest[images])
+
+    for number, (rows, within) in enumerate(tiles):
+        values = squared_euclidean(features[rows], features[rows], norms[rows], a_squared_norms=norms[rows])
+        for start, end in within:
+            values[start:end, start:end] = torch.inf
+        update(rows, rows.start, values.min(dim=1))
+        for columns, _ in tiles[number + 1 :]:
+            values = squared_euclidean(
+                features[rows], features[columns], norms[columns], a_squared_norms=norms[rows]
+            )
+            update(rows, columns.start, values.min(dim=1))
+            update(columns, rows.start, values.min(dim=0))
+
+    whole = _sum_of_squares(features, norms) - sum(
+        _sum_of_squares(*one) for one in zip(features.split(sizes), norms.split(sizes), strict=True)
+    )
+    mean = whole / (len(order) ** 2 - sum(size**2 for size in sizes))
+    other, back = torch.empty_like(best), torch.empty_like(order)
+    # Of unit vectors the cosine distance is half the squared one.
+    shown = best / 2 if metric == "cosine" else best.clamp(min=SMALLEST_DISTANCE**2).sqrt()
+    other[order], back[order] = shown, order[nearest]
+    return other, back, mean / 2 if metric == "cosine" else mean**0.5
+
+
+def _tiles(sizes: list[int], side: int) -> list[tuple[slice, list[tuple[int, int]]]]:
+    """Runs of whole names of about `side` images, each with where its names begin and end in it."""
+    tiles, start, within = [], 0, list[tuple[int, int]]()
+    for size in sizes:
+        if within and within[-1][1] + size > side:
+            tiles.append((slice(start, start + within[-1][1]), within))
+            start, within = start + within[-1][1], []
+        begin = within[-1][1] if within else 0
+        within.append((begin, begin + size))
+    return [*tiles, (slice(start, start + within[-1][1]), within)]
+
+
+def _sum_of_squares(features: Tensor, norms: Tensor) -> float:
+    """Of the distances of all ordered pairs."""
+    total = features.sum(dim=0, dtype=torch.float64)
+    return 2 * len(features) * float(norms.sum(dtype=torch.float64)) - 2 * float(total @ total)
 
 
 def _whole_names(
