@@ -18,6 +18,7 @@ the root of the dataset where they lie below it.
 
 import csv
 import difflib
+import errno
 import hashlib
 import io
 import os
@@ -79,6 +80,7 @@ def append_verdict(
         raise DatasetError(f"a verdict is about two crops, not about {names[0]} and itself")
     noted = Verdict(names[0], names[1], verdict, datetime.now(UTC).isoformat(timespec="seconds"))
     with FileLock(file.with_name(f".{file.name}.lock")):
+        _refuse_irregular(file)
         is_new = not file.exists()
         handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
@@ -359,6 +361,7 @@ def _key(path: Path) -> str:
 
 def _read(file: Path) -> bytes:
     try:
+        _refuse_irregular(file)
         return file.read_bytes()
     except OSError as error:
         raise DatasetError(
@@ -366,6 +369,12 @@ def _read(file: Path) -> bytes:
             f"columns {','.join(COLUMNS)}, as python -m reid.browse writes it; dataset.corrections=null does "
             "without"
         ) from error
+
+
+def _refuse_irregular(file: Path) -> None:
+    """A FIFO would wait for ever."""
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "this is no regular file", str(file))
 
 
 def _whole_lines(content: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -53,7 +54,7 @@ def tsne_map(features: Tensor, seed: int = 0) -> Tensor:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    reduced = _projected(features, REDUCED).float().numpy()
+    reduced = _projected(features, REDUCED).numpy()
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     with threadpool_limits(1):
         placed = TSNE(
@@ -113,19 +114,28 @@ class TsneMap:
 
 
 def _work(results: Connection, features: np.ndarray, seed: int) -> None:
-    try:
+    if multiprocessing.parent_process() is not None:  # Ctrl-C is for whoever started it, who ends it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(1)
+    try:
         results.send(tsne_map(torch.from_numpy(features), seed).numpy())
     except Exception as error:  # it is told to whoever waits, who has no terminal of this process
         results.send(f"{type(error).__name__}: {error}")
 
 
 def _projected(features: Tensor, count: int) -> Tensor:
-    """(N, min(count, C)) float64 on the CPU: the principal components, the largest first."""
-    centred = features.detach().cpu().double()
+    """(N, min(count, N, C)) float32 on the CPU: the principal components, the largest first.
+
+    By subspace iteration (Halko et al., SIAM Review 2011), which takes a second for 20,000 features of 2048
+    numbers where all components would take many.
+    """
+    centred = features.detach().cpu().float()
     centred = centred - centred.mean(dim=0)
-    with full_products():
-        directions = torch.linalg.eigh(centred.t() @ centred).eigenvectors.flip(1)[:, :count]
+    most = min(centred.shape)
+    with full_products(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the subspace that it begins with is drawn
+        found = torch.pca_lowrank(centred, min(count + 10, most), center=False, niter=8)
+        directions = found[2][:, : min(count, most)]
         largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
         return centred @ (directions * largest.sign())
 

@@ -178,6 +178,11 @@ def test_files_that_are_none_are_refused_by_their_line(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=message):
             append_verdict(file, "x.png", "y.png", SAME)
         assert file.read_bytes() == content
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(DatasetError, match="no regular file"):
+        read_verdicts(tmp_path / "fifo")
+    with pytest.raises(OSError, match="no regular file"):
+        append_verdict(tmp_path / "fifo", "x.png", "y.png", SAME)
     file.write_bytes(f"\ufeff{head}\r\na,b,same person,\r\n".encode())  # as spreadsheets save it
     assert [one.pair for one in read_verdicts(file)] == [{"a", "b"}]
 
