@@ -246,7 +246,7 @@ def test_fewer_bits_are_smaller_and_nearly_the_same(
     half, small = (
         export(
             resnet, PLAIN, SIZE, target, tmp_path / f"{precision}.onnx", CROPS, origin=ORIGIN,
-            precision=precision, calibration=CROPS,  # type: ignore[arg-type]
+            precision=precision, calibration=CROPS,
         )
         for precision in ("float16", "int8")
     )  # fmt: skip
