@@ -175,8 +175,8 @@ def _judgement(
         after = judge_graph(report.path, report.target, judged.query, judged.gallery, evaluation, progress)
     except EvaluationError as error:
         return f"not judged: {error}"
-    lost = 100 * (before.scores.mAP - after.scores.mAP)
+    change = 100 * (after.scores.mAP - before.scores.mAP)
     return (
         f"judged: mAP {percent(after.scores.mAP)}, the model itself {percent(before.scores.mAP)} "
-        f"({lost:+.2f} points lost); {describe(evaluation, dataset.name)}"
+        f"({change:+.2f} points); {describe(evaluation, dataset.name)}"
     )
