@@ -32,7 +32,8 @@ def use(model: TrainedModel, image: Path) -> None:
     assert_type(bool(verdict), bool)
     assert_type(model.facts, Facts)
     index = Index.create("gallery", model.facts)
-    index.add(np.zeros((1, 512), np.float32), [Row(image, pid=1)])
+    zeros = np.zeros((1, 512), np.float32)
+    index.add(zeros, [Row(image, pid=1)])
     model.search(index, image, top=5)
 
 
