@@ -6,13 +6,16 @@ model = load_model("outputs/<run>/model.pt")
 features = model.embed(["a.jpg", "b.jpg"])          # (2, C) float32, as the evaluation uses them
 model.distances(features)                           # (2, 2)
 model.same("a.jpg", "b.jpg")                        # by the threshold that `python -m reid.threshold` stored
+model.search("gallery", "a.jpg", top=5)             # a frame; `python -m reid.index` makes the gallery
 """
 
-from collections.abc import Iterable, Sequence, Sized
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import to_device
-from reid.data.image_inputs import ImageInput, decoded_batches, is_one
+from reid.data.image_inputs import ImageInput, decoded_batches, is_one, named_images
 from reid.data.pictures import open_picture
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
@@ -31,6 +34,7 @@ from reid.engine.checkpoint_source import newest_model as newest_model
 from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import library_call
+from reid.gallery.facts import Facts
 from reid.judging.stored_threshold import (
     FeatureSpace,
     StoredThreshold,
@@ -40,6 +44,11 @@ from reid.judging.stored_threshold import (
 )
 from reid.models import ReidModel
 from reid.words import percent
+
+if TYPE_CHECKING:
+    import pandas
+
+    from reid.gallery import Index
 
 #: A crop smaller than this, in pixels (height, width), shows nobody that one could tell apart.
 SMALLEST = (32, 16)
@@ -144,6 +153,58 @@ class TrainedModel:
                 f"first {names[bad[0]]}: they compare with nothing. Take another checkpoint"
             )
         return features
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What an index has to know of its features: `Index.create(folder, model.facts)`."""
+        size = self.model.embedding_size
+        return Facts.of(self.model.state_dict(), size, self.meta, self.space, self.threshold)
+
+    def search(
+        self,
+        index: "Index | str | PathLike[str]",
+        images: ImageInput | Iterable[ImageInput],
+        top: int = 20,
+    ) -> "pandas.DataFrame":
+        """The nearest images of a gallery: for each image its `top` hits, nearest first, a row each.
+
+        The columns are `query` (the image's place, from 0), `rank` (from 1), `distance`, `same` (what the
+        model's threshold says, None without one), and `path`, `pid`, `name`, `camid`, `time` of the hit, as
+        far as they are known. An image of the gallery, known by its path, does not find itself.
+
+        Args:
+            index: an index, or the folder of one, as `python -m reid.index` makes it.
+            images: as `embed` takes them.
+
+        Raises:
+            IndexFault: there is no such index, or another model made it.
+            DatasetError, CheckpointError: as `embed`.
+        """
+        import pandas  # heavy, as is pyarrow, which the index reads; most uses of a model do without
+
+        from reid.gallery import Index, Row
+
+        gallery = index if isinstance(index, Index) else Index.open(index)
+        gallery.check(self.facts)
+        names: list[str] = []
+
+        def remembered() -> Iterator[ImageInput]:
+            for name, image in named_images(images):
+                names.append(os.path.abspath(name))
+                yield image
+
+        features = self.embed(remembered())
+        own = {path: row for row, path in enumerate(gallery.paths())}
+        without = [[own[name]] if name in own else [] for name in names]
+        hits = gallery.search(features.numpy(), top, without=without)
+        query, rank = (hits.rows >= 0).nonzero()
+        distances = hits.distances[query, rank]
+        fits = self.threshold is not None and self.threshold.space == self.space
+        found = pandas.DataFrame({"query": query, "rank": rank + 1, "distance": distances})
+        found["same"] = distances <= self.threshold.value if fits and self.threshold else None
+        columns = ["path", "pid", "name", "camid", "time"]
+        rows = [gallery.row(int(row)) for row in hits.rows[query, rank]]
+        return found.join(pandas.DataFrame(rows, columns=Row._fields)[columns])
 
     def distances(self, first: Tensor, second: Tensor | None = None) -> Tensor:
         """Distances (N, M) between features (N, C) and (M, C), in float64; among `first` without `second`."""

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from reid.data import DatasetError, load_dataset
+from reid.gallery import Index, IndexFault, Row
 from reid.inference import TrainedModel, Verdict, load_model
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError
 from reid.retrieval import Embeddings, evaluate, verify
@@ -101,6 +102,37 @@ def test_same_refuses_in_words(model: TrainedModel, crops: list[Path]) -> None:
         cosine.same(crops[0], crops[1])
     with pytest.raises(DatasetError, match="the second argument holds many images"):
         replace(model, threshold=STORED).same(crops[0], crops[:2])  # type: ignore[arg-type]
+
+
+def test_search_finds_in_an_index_of_the_same_model(
+    model: TrainedModel, crops: list[Path], tmp_path: Path
+) -> None:
+    index = Index.create(tmp_path / "gallery", model.facts)
+    index.add(model.embed(crops), [Row(crop, pid=int(crop.name[:4]), camid=1) for crop in crops])
+    hits = model.search(tmp_path / "gallery", crops[:2], top=3)
+    assert hits["query"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert hits["rank"].tolist() == [1, 2, 3, 1, 2, 3]
+    distances = model.distances(model.embed(crops[:2]), model.embed(crops))
+    for query in (0, 1):
+        distances[query, query] = torch.inf  # an image does not find itself
+        nearest = distances[query].topk(3, largest=False)
+        shown = hits[hits["query"] == query]
+        assert shown["path"].tolist() == [str(crops[row]) for row in nearest.indices]
+        assert shown["pid"].tolist() == [int(crops[row].name[:4]) for row in nearest.indices]
+        assert shown["distance"].tolist() == pytest.approx(nearest.values.tolist())
+    assert hits["same"].tolist() == [None] * 6
+
+    middle = hits["distance"][1]
+    decided = replace(model, threshold=replace(STORED, value=middle)).search(
+        index, Image.open(crops[0]), top=3
+    )
+    assert decided["path"][0] == str(crops[0])  # without a path it is an image like any other
+    assert decided["same"].tolist() == [True, True, True]
+    assert len(model.search(index, [])) == 0
+    with pytest.raises(IndexFault, match="do not compare with this model's"):
+        replace(model, space=replace(model.space, metric="cosine")).search(index, crops[0])
+    with pytest.raises(IndexFault, match="nowhere"):
+        model.search(tmp_path / "nowhere", crops[0])
 
 
 def test_what_a_notebook_shows_is_a_line(model: TrainedModel, tiny_data: Path) -> None:

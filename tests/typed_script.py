@@ -11,6 +11,7 @@ from PIL import Image
 
 from reid import api
 from reid.data import Crop, ReidDataset, load_dataset
+from reid.gallery import Facts, Index, Row
 from reid.inference import TrainedModel, Verdict, load_model, newest_model
 from reid.retrieval import Embeddings, Scores, evaluate
 
@@ -29,6 +30,11 @@ def use(model: TrainedModel, image: Path) -> None:
     assert_type(verdict, Verdict)
     assert_type(verdict.distance, float)
     assert_type(bool(verdict), bool)
+    assert_type(model.facts, Facts)
+    index = Index.create("gallery", model.facts)
+    zeros = np.zeros((1, 512), np.float32)
+    index.add(zeros, [Row(image, pid=1)])
+    model.search(index, image, top=5)
 
 
 def train_and_judge(root: Path) -> tuple[float, str]:

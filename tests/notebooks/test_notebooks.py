@@ -11,7 +11,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_the_notebooks_are_found() -> None:
-    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03"]
+    assert [notebook.name[:2] for notebook in NOTEBOOKS] == ["01", "02", "03", "04"]
 
 
 @pytest.mark.usefixtures("tables")
