@@ -101,11 +101,11 @@ def test_tracked_runs_become_a_table_and_a_picture(
     picture = tmp_path / "tradeoff.png"
     words = ["backbone=mobilenet_v2", "image.height=32", "image.width=16", "--runs", "mine", "--batch", "1,2",
              "--seconds", "0.01", "--threads", "1", "--device", "cpu"]  # fmt: skip
-    done = run_command("reid.profile", *words, str(checkpoint), "--json", "-o", str(picture), home=tmp_path)
+    done = run_command("reid.profile", str(checkpoint), *words, "--json", "-o", str(picture), home=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["machine"]["threads"] == "1"
-    mobile, ours = found["networks"]
+    mobile, ours = found["networks"]  # keys come first
     assert (mobile["network"], ours["network"]) == ("mobilenet_v2, 32x16", "resnet18, 32x16")
     assert [one["batch"] for one in ours["timed"]] == [1, 2]
     assert mobile["models"] == []

@@ -9,8 +9,12 @@ import pytest
 from conftest import Runner
 from outside.drawn_frame import Boxes, before_ultralytics, draw_frame
 from outside.trackers import KEPT, Answer, NotInstalledError, ask, installed
+from PIL import Image
 
 from reid.data import load_dataset
+from reid.export.check import ExportError, check_graph
+from reid.export.graph import Graph
+from reid.export.target import target_named
 from reid.inference import load_model
 
 TRACKERS = ("boxmot", "ultralytics")
@@ -156,6 +160,26 @@ def test_the_file_of_the_other_tracker_shows_in_the_cosine(
     record_property("mean cosine", f"{own.mean():.4f}")
     record_property("least", f"{own.min():.4f}")
     assert own.mean() < SUSPICIOUS
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_the_check_of_an_export_refuses_the_file_of_the_other_tracker(
+    tracker: str,
+    models: dict[int, Path],
+    exported: Callable[[int, str], Path],
+    crops: list[Path],
+    record_property: Callable[[str, object], None],
+) -> None:
+    (other,) = set(TRACKERS) - {tracker}
+    model = load_model(models[128], "cpu")
+    images = [np.asarray(Image.open(crop).convert("RGB")) for crop in crops]
+    size = (model.height, model.width)
+    target = target_named(tracker)
+    check_graph(Graph(exported(128, tracker)), model.model, model.space, target, images, size)
+    with pytest.raises(ExportError) as refusal:
+        check_graph(Graph(exported(128, other)), model.model, model.space, target, images, size)
+    record_property("said", str(refusal.value))
+    assert f"Export the model again with --for {tracker}" in str(refusal.value)
 
 
 def test_a_box_that_ultralytics_enlarges_shows_a_little_more(
