@@ -8,7 +8,7 @@ SEEDS ?= 1
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install quickstart reproduce-table lint check test test-cpu gpu-check ui browse clean
+.PHONY: help install quickstart reproduce-table lint check test test-cpu test-outside gpu-check ui browse clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ test-cpu: $(READY)  ## the numeric tests without the vector units of this CPU, b
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto \
 		$(addprefix tests/,$(NUMERIC))
 
+test-outside: $(READY)  ## exports in BoxMOT and Ultralytics, models served, all backbones: installs 300 MB into .outside
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m outside --skips-fail tests/outside $(ARGS)
+
 gpu-check: $(READY)  ## on a GPU: all that only a GPU can show, in at most eight minutes
 	@$(BIN)/python -m experiments.gpu_check $(ARGS)
 
@@ -63,4 +66,4 @@ browse: $(READY)  ## look at what the newest model does: ranked lists, a map, do
 	@$(BIN)/python -m reid.browse $(ARGS)
 
 clean:  ## remove what building and testing left; runs, data and the tracking store stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache tests/output
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .outside tests/output

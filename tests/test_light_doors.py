@@ -81,6 +81,12 @@ REFUSED = {
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",
         "{}/empty.pt -o {}/a.pt --height 8",
     ],
+    "reid.profile:main": [
+        "", "/nowhere", "checkpoint=/nowhere", "backbone=resnet5", "backbone=resnet18 image.hight=9",
+        "backbone=resnet18 image.height=8", "backbone=resnet18 --batch 0", "backbone=resnet18 batch=8",
+        "backbone=resnet18 --threads 0", "backbone=resnet18 --seconds 0", "backbone=resnet18 -o a.csv",
+        "--runs mine --uri ftp://there", "backbone=resnet18,resnet50 loss=rankd",
+    ],
     "reid.report:main": ["", "runs=", "runs=/nowhere", "runs={}", "runs={} --uri ftp://there"],
     "reid.sync:main": ["/nowhere", "--uri ftp://there", "--agian"],
     "reid.ui:main": ["--uri ftp://there", "--port many", "--uri http://there"],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from reid.figures.sheets import contact_sheet
     from reid.figures.style import save
     from reid.figures.sweeps import sweep_figure
+    from reid.figures.tradeoff import Point, accuracy_latency
     from reid.figures.verification import Rate, hardest_bands, pair_distances, verification_roc
 else:
     __getattr__ = lazy_names(
@@ -30,6 +31,7 @@ else:
             "sheets": ["contact_sheet"],
             "style": ["save"],
             "sweeps": ["sweep_figure"],
+            "tradeoff": ["Point", "accuracy_latency"],
             "verification": ["Rate", "hardest_bands", "pair_distances", "verification_roc"],
         },
     )
@@ -40,9 +42,11 @@ __all__ = [
     "Hit",
     "Pair",
     "Picture",
+    "Point",
     "RankedList",
     "Rate",
     "SearchResult",
+    "accuracy_latency",
     "cmc_curves",
     "compared_pairs",
     "contact_sheet",

@@ -76,6 +76,7 @@ NO_NUMBERS = (
     "lazy.py",
     "limits.py",
     "locks.py",
+    "profile.py",
     "report.py",
     "runs/",
     "search.py",
