@@ -159,20 +159,21 @@ class Applied:
     unknown: int
 
     def describe(self) -> str:
-        """In a line or three."""
+        """In a line or two."""
         names = sum(map(len, self.merged))
         into = f" into {len(self.merged):,}" if self.merged else ""
         crops = len(self.left_out)
         lines = [
             f"corrections: {names:,} identities merged{into}, {crops:,} crop{'s' * (crops != 1)} left out"
         ]
+        aside = []
         if self.judged:
             shown = "; ".join(self.judged[:NAMED]) + ("; …" if len(self.judged) > NAMED else "")
-            lines.append(
-                f"{len(self.judged):,} verdicts concern people who are judged on, and change nothing: {shown}"
-            )
+            aside.append(f"{len(self.judged):,} on people who are judged on ({shown})")
         if self.unknown:
-            lines.append(f"{self.unknown:,} verdicts name crops that are not in this dataset")
+            aside.append(f"{self.unknown:,} on crops that are not in this dataset")
+        if aside:
+            lines.append(f"verdicts that change nothing: {', '.join(aside)}")
         return "\n".join(lines)
 
 

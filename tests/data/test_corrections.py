@@ -74,9 +74,8 @@ def test_what_each_verdict_changes_by_hand(tmp_path: Path) -> None:
     assert applied.unknown == 1
     assert found.notice.splitlines() == [
         "corrections: 3 identities merged into 1, 2 crops left out",
-        "1 verdicts concern people who are judged on, and change nothing: query/8a.png and gallery/9b.png: "
-        "same person",
-        "1 verdicts name crops that are not in this dataset",
+        "verdicts that change nothing: 1 on people who are judged on (query/8a.png and gallery/9b.png: same "
+        "person), 1 on crops that are not in this dataset",
     ]
 
 
