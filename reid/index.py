@@ -12,6 +12,7 @@ from reid.config.dialects import CommandParser
 from reid.data.labelled_images import SPLITS
 from reid.engine.checkpoint_source import check_checkpoint, newest_model
 from reid.errors import UsageError
+from reid.gallery.approximate import KINDS
 from reid.jobs.data_source import SPELLINGS
 from reid.terminal import Terminal
 
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that mean nothing together."""
     tasks = [options.check, bool(options.remove_path or options.remove_person), options.remove_gone]
-    if options.source is None and not any(tasks):
-        parser.error("nothing to do: give images to add, --check, or what to remove")
+    if options.source is None and not any(tasks) and options.kind is None:
+        parser.error("nothing to do: give images to add, --check, --kind, or what to remove")
     if options.source is not None and any(tasks):
         parser.error("adding, checking and removing are asked for one at a time")
     if sum(tasks) > 1:
@@ -58,6 +59,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         )
     if options.batch < 1:
         parser.error(f"--batch {options.batch}: expected 1 or more")
+    if options.memory is not None and not 0 < options.memory < 2**20:
+        parser.error(f"--memory {options.memory}: expected a number of GiB")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         choices=("raise", "skip"),
         default="raise",
         help="images that cannot be read: stop and name them (default), or leave them out",
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("auto", "exact", *KINDS),
+        help="how the index is searched: by comparing all images, or by codes of a large gallery; kept with "
+        "the index (default: auto, by number and memory)",
+    )
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="what searching may take (default: what is free here)"
     )
     parser.add_argument("--batch", type=int, default=128, help="images at a time (default: 128)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -18,20 +18,14 @@ from reid.data.crops import PictureError
 from reid.data.files import in_threads, read
 from reid.data.pictures import bad_lines, name_unreadable, read_picture
 from reid.engine.compute import Compute
-from reid.gallery import Facts, Index, IndexFault, Row
-from reid.gallery.index import TABLE
+from reid.gallery import Index, IndexFault, Row
+from reid.gallery.index import TABLE, absolute
 from reid.inference import TrainedModel, load_model
 from reid.jobs.console import ConsoleProgress
 from reid.terminal import Terminal
 
 #: Seconds after which what was embedded is written down: so much is computed again after a kill.
 WRITE_EVERY = 30.0
-
-
-def facts_of(model: TrainedModel) -> Facts:
-    """What the features of a model are, for an index."""
-    network = model.model
-    return Facts.of(network.state_dict(), network.embedding_size, model.meta, model.space, model.threshold)
 
 
 def model_of(index: Index, checkpoint: str, device: str) -> TrainedModel:
@@ -46,7 +40,7 @@ def model_of(index: Index, checkpoint: str, device: str) -> TrainedModel:
         checkpoint, device,
         metric=space.metric, feature_norm=space.feature_norm, neck_feature=space.neck_feature,
     )  # fmt: skip
-    index.check(facts_of(model))
+    index.check(model.facts)
     return model
 
 
@@ -138,7 +132,7 @@ def plan(index: Index, rows: Sequence[Row]) -> Plan:
     old = [index.column(name) for name in Row._fields]
     embedded, described, changed, same = [], {}, 0, 0
     for row in rows:
-        number = numbers.get(str(Path(row.path).absolute()))
+        number = numbers.get(absolute(row.path))
         if number is None:
             embedded.append(row)
             continue
@@ -173,14 +167,15 @@ def run(options: argparse.Namespace, source: Source) -> int:
         model = model_of(index, options.checkpoint, options.device)
     else:
         model = load_model(options.checkpoint, options.device)
-        index = Index.create(options.output, facts_of(model), checkpoint=_remembered(options.checkpoint))
+        index = Index.create(options.output, model.facts, checkpoint=_remembered(options.checkpoint))
     rows = with_people(index, source.rows)
     todo = plan(index, rows)
     begun = time.perf_counter()
     if todo.described:
-        index.add(index.features(list(todo.described)), list(todo.described.values()), facts_of(model))
+        index.add(index.features(list(todo.described)), list(todo.described.values()), model.facts)
     bad = _embed(index, model, todo.embedded, options, errors)
     seconds = time.perf_counter() - begun
+    why = index.arrange(options.kind, _bytes(options.memory))
     added = len(todo.embedded) - len(bad)
     parts = [
         f"{added:,} embedded" + (f" in {seconds:.1f} s ({added / seconds:.0f} a second)" if added else "")
@@ -192,6 +187,7 @@ def run(options: argparse.Namespace, source: Source) -> int:
     for note in source.notes:
         errors.print(note)
     print(f"{options.output}: {len(index):,} images ({source.what}: {'; '.join(parts)}); {model.name}")
+    print(why)
     gone = sum(not index.place(number).exists() for number in range(len(index)))
     if gone:
         print(f"the files of {gone:,} images have gone: python -m reid.index -o {options.output} --check")
@@ -203,7 +199,7 @@ def _embed(
 ) -> dict[Path, str]:
     """Embed and add images, written down now and then; those that cannot be read, each with what is wrong."""
     bad: dict[Path, str] = {}
-    facts = facts_of(model)
+    facts = model.facts
     waiting: list[tuple[np.ndarray, list[Row]]] = []
     written = time.monotonic()
 
@@ -255,6 +251,9 @@ def look_after(options: argparse.Namespace) -> int:
     index = Index.open(options.output)
     if options.check:
         return _check(index, options)
+    if options.kind is not None:
+        print(index.arrange(options.kind, _bytes(options.memory)))
+        return 0
     if options.remove_gone:
         gone = [path for number, path in enumerate(index.paths()) if not index.place(number).exists()]
         removed = index.remove(paths=gone)
@@ -269,13 +268,17 @@ def look_after(options: argparse.Namespace) -> int:
         found = {str(pid) for pid in pids} | set(names)
         missing = [f"person {word}" for word in options.remove_person if word not in found]
         known = set(map(str, index.table.path)) | set(index.paths())
-        paths = [str(Path(path).expanduser().absolute()) for path in options.remove_path]
+        paths = [absolute(Path(path).expanduser()) for path in options.remove_path]
         missing += [path for path in paths if path not in known]
         if missing:
             raise IndexFault(f"{options.output} has no {missing[0]}: nothing was removed")
         removed = index.remove(paths=paths, pids=wanted)
     print(f"{options.output}: {removed:,} images removed, {len(index):,} stay")
     return 0
+
+
+def _bytes(gibibytes: float | None) -> int | None:
+    return None if gibibytes is None else int(gibibytes * 2**30)
 
 
 def _check(index: Index, options: argparse.Namespace) -> int:

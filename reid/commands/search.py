@@ -21,6 +21,7 @@ from reid.commands.index import look, model_of
 from reid.distance import normalise
 from reid.engine.compute import Compute
 from reid.gallery import Hits, Index
+from reid.gallery.index import absolute
 from reid.inference import TrainedModel, shape_problem
 from reid.jobs.console import ConsoleProgress
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError
@@ -94,7 +95,7 @@ def search(
     A query's own image, by its path, is no hit.
     """
     own = {path: number for number, path in enumerate(index.paths())}
-    without = [[own[name] for path in some if (name := str(path.absolute())) in own] for some in images]
+    without = [[own[name] for path in some if (name := absolute(path)) in own] for some in images]
     joined = [_joined(index, features, options) for features in queries]
     found = _nearest(index, joined, without, options, options.top)
     if options.expand:

@@ -3,6 +3,7 @@
     table.parquet       one row an image: path, pid, name, camid, time, and what the file was; its schema's
                         metadata hold the facts of the model and the list of the segments
     features-<n>.npy    float32 (rows, C), one after another; a row of the table names its place in them
+    codes-<n>.*         of a large gallery: what chooses candidates, see `approximate`
     .lock               held while something is written
 
 Every change ends with one rename, that of the table: whoever is killed before it has changed nothing, and
@@ -19,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,15 +35,18 @@ from reid.locks import FileLock, Timeout
 if TYPE_CHECKING:
     import pandas
 
+    from reid.gallery.approximate import Approximate
     from reid.gallery.facts import Facts
-
-T = TypeVar("T")
 
 FORMAT = 1
 TABLE = "table.parquet"
 _META = b"reid.index"
 #: Seconds that a change waits for one by another process.
-PATIENCE = 60.0
+PATIENCE = 300.0
+#: Where the filters leave fewer rows than this, all are compared.
+_FEW = 4096
+#: Codes are made anew once this share of the rows was added since; until then these are compared one by one.
+_UNCODED = 0.1
 #: Rows of a segment that are looked at, or copied, at once.
 _BLOCK = 2**15
 
@@ -75,6 +79,13 @@ class Row(NamedTuple):
     size: int | None = None
     mtime_ns: int | None = None
     digest: str | None = None
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """What an image is known by: its absolute path, links as they were typed unless `..` follows them."""
+    if ".." not in Path(path).parts:
+        return os.path.abspath(path)
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 class Added(NamedTuple):
@@ -135,7 +146,7 @@ class Index:
         place.mkdir(parents=True, exist_ok=True)
         meta = {
             "format": FORMAT, "facts": facts.as_json(), "home": str(place), "checkpoint": checkpoint,
-            "segments": [], "written": 0,
+            "segments": [], "codes": None, "kind": None, "written": 0,
         }  # fmt: skip
         with _locked(place):
             if (place / TABLE).exists():
@@ -177,11 +188,13 @@ class Index:
         Paths are as `place` gives them.
         """
         frame = self._rows.drop_columns(["row"]).to_pandas(integer_object_nulls=True)
-        frame["path"] = [str(self.place(number)) for number in range(len(frame))]
+        frame["path"] = self.paths()
         return frame
 
     def paths(self) -> list[str]:
-        """The paths of all rows, absolute, as they were when the index was last changed."""
+        """The absolute paths of all rows, as `place` gives them."""
+        if self._meta["home"] != str(self.folder):
+            return [str(self.place(number)) for number in range(len(self))]
         found: list[str] = self._rows["path"].to_pylist()
         return found
 
@@ -202,8 +215,8 @@ class Index:
         return Path(as_moved(path, Path(self._meta["home"]), self.folder))
 
     def features(self, rows: Iterable[int] | npt.NDArray[np.integer]) -> Floats:
-        """The features (n, C) of rows, float32."""
-        return self._stored(self._physical[np.asarray(rows, np.int64)])
+        """The features (n, C) of rows, float32; a copy."""
+        return np.array(self._stored(self._physical[np.asarray(rows, np.int64)]))
 
     def search(
         self,
@@ -237,11 +250,10 @@ class Index:
         rows = self.selected(cameras, since, until)
         found_rows = np.full((len(queries), top), -1, np.int64)
         found_distances = np.full((len(queries), top), np.inf)
-        metric = self._meta["facts"]["space"]["metric"]
         for number, candidates in enumerate(self._candidates(queries, min(top + more, len(rows)), rows)):
             if left_out and left_out[number]:
                 candidates = candidates[~np.isin(candidates, list(left_out[number]))]
-            exact = distances(queries[number], self.features(candidates), metric)
+            exact = distances(queries[number], self.features(candidates), self._metric)
             order = np.lexsort((candidates, exact))[:top]
             found_rows[number, : len(order)] = candidates[order]
             found_distances[number, : len(order)] = exact[order]
@@ -285,12 +297,12 @@ class Index:
             raise ValueError("features hold NaN, infinity or numbers too large to square: nothing was added")
         if facts is not None:
             self.check(facts)
-        by_path = {os.path.abspath(row.path): number for number, row in enumerate(rows)}
+        by_path = {absolute(row.path): number for number, row in enumerate(rows)}
         kept = list(by_path.values())
         with self._changing():
             old = self._rows
             replaced = _as_mask(compute.is_in(old["path"], value_set=pyarrow.array(list(by_path))))
-            start = sum(segment["rows"] for segment in self._meta["segments"])
+            start = int(self._starts[-1])
             columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
             for place, (path, number) in enumerate(by_path.items()):
                 for name, value in {**rows[number]._asdict(), "row": start + place, "path": path}.items():
@@ -301,7 +313,9 @@ class Index:
             if facts is not None:
                 self._meta = {**self._meta, "facts": facts.as_json()}
             if kept:
-                self._commit(table, [*self._meta["segments"], self._write_segment([values[kept]])])
+                self._commit(table, self._with_segment(values[kept]))
+            if self._starts[-1] > 2 * len(self) + _FEW:
+                self._compact(np.ones(len(self), bool))
         return Added(len(kept) - int(replaced.sum()), int(replaced.sum()))
 
     def remove(
@@ -318,7 +332,7 @@ class Index:
         with self._changing():
             gone = np.zeros(len(self), bool)
             if paths:
-                wanted = pyarrow.array([os.path.abspath(path) for path in paths], pyarrow.string())
+                wanted = pyarrow.array([absolute(path) for path in paths], pyarrow.string())
                 gone |= _as_mask(compute.is_in(self._rows["path"], value_set=wanted))
             if pids:
                 known = pyarrow.array([int(pid) for pid in pids], pyarrow.int64())
@@ -326,6 +340,45 @@ class Index:
             if gone.any():
                 self._compact(~gone)
         return int(gone.sum())
+
+    def arrange(self, kind: str | None = None, memory: int | None = None) -> str:
+        """Choose how the rows are searched, and make what that needs; the sentence that says why.
+
+        Args:
+            kind: exact, one of `approximate.KINDS`, or auto for what suits their number and the memory; it is
+                kept with the index. None: as was chosen before.
+            memory: in bytes; None for what is free on this machine.
+
+        Raises:
+            UsageError: faiss is missing, or another process holds the lock.
+            OSError: it cannot be written; the index stays as it was.
+        """
+        from reid.gallery import approximate
+
+        with self._changing():
+            kept = kind or self._meta["kind"]
+            chosen, why = (
+                approximate.choose(len(self), self._size, memory)
+                if kept in (None, "auto")
+                else (kept, f"{kept}, as was chosen by --kind")
+            )
+            codes, rows = self._meta["codes"], int(self._starts[-1])
+            fresh = codes is not None and codes["kind"] == chosen and codes["rows"] >= (1 - _UNCODED) * rows
+            changed = kept != self._meta["kind"]
+            self._meta = {**self._meta, "kind": kept}
+            if chosen == "exact" and codes is not None:
+                self._commit(self._rows, self._named, codes=None)
+            elif chosen != "exact" and not fresh:
+                stem = f"codes-{self._meta['written'] + 1:06d}"
+                old = self.folder / codes["stem"] if codes is not None else None
+                try:
+                    approximate.build(self._segments, chosen, self._metric, self.folder / stem, old)
+                except ValueError as error:
+                    raise IndexFault(f"{self.folder}: {error}. Search it with --kind exact") from error
+                self._commit(self._rows, self._named, codes={"kind": chosen, "stem": stem, "rows": rows})
+            elif changed:
+                self._commit(self._rows, self._named)
+        return why
 
     def compact(self) -> None:
         """Write the segments anew without the rows that others took the place of."""
@@ -344,14 +397,45 @@ class Index:
         return found
 
     def _candidates(self, queries: Floats, top: int, rows: Numbers) -> Iterable[Numbers]:
+        """For each query numbers among `rows` that hold its `top` nearest, rising."""
+        if top < 1:
+            return [np.empty(0, np.int64)] * len(queries)
+        codes = self._meta["codes"]
+        if codes is None or len(rows) <= max(_FEW, 2 * top):
+            return self._compared(queries, top, rows)
+        coded = int(np.searchsorted(self._physical[rows], codes["rows"]))
+        allowed = np.zeros(codes["rows"], bool)
+        allowed[self._physical[rows[:coded]]] = True
+        found = self._codes.candidates(queries, top, None if allowed.all() else allowed)
+        since = self._compared(queries, min(top, len(rows) - coded), rows[coded:])
+        return (
+            np.concatenate([np.sort(np.searchsorted(self._physical, near[near >= 0])), later])
+            for near, later in zip(found, since, strict=True)
+        )
+
+    def _compared(self, queries: Floats, top: int, rows: Numbers) -> Iterable[Numbers]:
+        """The same by comparing every row."""
         if top < 1:
             return [np.empty(0, np.int64)] * len(queries)
         largest = float(np.sqrt(self._squared_norms.max(initial=0)))
-        found = Candidates(queries, top, self._meta["facts"]["space"]["metric"], largest)
+        found = Candidates(queries, top, self._metric, largest)
         for start in range(0, len(rows), _BLOCK):
             numbers = rows[start : start + _BLOCK]
             found.add(self._stored(self._physical[numbers]), self._squared_norms[numbers], numbers)
         return found.of_queries()
+
+    @cached_property
+    def _codes(self) -> Approximate:
+        from reid.gallery.approximate import ApproximateFault, load
+
+        codes = self._meta["codes"]
+        try:
+            return load(self.folder / codes["stem"], codes["rows"])
+        except (ApproximateFault, OSError) as error:
+            raise IndexFault(
+                f"{self.folder} is damaged: {error}. To make its codes anew: python -m reid.index -o "
+                f"{self.folder} --kind exact, then again with --kind {codes['kind']}"
+            ) from error
 
     @cached_property
     def _squared_norms(self) -> npt.NDArray[np.float32]:
@@ -399,7 +483,7 @@ class Index:
         rising = bool((np.diff(self._physical) > 0).all()) and (not len(self) or self._physical[0] >= 0)
         if not rising or (len(self) and self._physical[-1] >= self._starts[-1]):
             raise IndexFault(f"{self.folder} is damaged: its table names rows that no segment holds")
-        for name in ("facts", "table", "_squared_norms"):
+        for name in ("facts", "table", "_squared_norms", "_codes"):
             self.__dict__.pop(name, None)
 
     @property
@@ -411,34 +495,49 @@ class Index:
     def _size(self) -> int:
         return int(self._meta["facts"]["size"])
 
+    @property
+    def _metric(self) -> str:
+        return str(self._meta["facts"]["space"]["metric"])
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Hold the lock, with the index as it lies on disk now, its paths as they are now."""
         with _locked(self.folder):
             self._load()
             if self._meta["home"] != str(self.folder):
-                moved = pyarrow.array([str(self.place(row)) for row in range(len(self))], pyarrow.string())
+                moved = pyarrow.array(self.paths(), pyarrow.string())
                 self._rows = self._rows.set_column(1, "path", moved)
                 self._meta = {**self._meta, "checkpoint": self.checkpoint, "home": str(self.folder)}
             yield
 
-    def _commit(self, table: pyarrow.Table, segments: list[dict[str, Any]]) -> None:
-        meta = {**self._meta, "segments": segments, "written": self._meta["written"] + 1}
+    def _commit(self, table: pyarrow.Table, segments: list[dict[str, Any]], **changes: Any) -> None:
+        meta = {**self._meta, "segments": segments, "written": self._meta["written"] + 1, **changes}
         _write_table(self.folder, table, meta)
-        _sweep(self.folder, {entry["file"] for entry in segments})
+        stems = {Path(entry["file"]).stem for entry in segments}
+        _sweep(self.folder, stems | ({meta["codes"]["stem"]} if meta["codes"] else set()))
         self._load()
+
+    def _with_segment(self, values: Floats) -> list[dict[str, Any]]:
+        """The entries of the segments with one more, which takes in those before it that are no larger.
+
+        So there are few, however little is added at a time, and each row is copied a few times at most.
+        """
+        entries, blocks, rows = list(self._named), [values], len(values)
+        while entries and entries[-1]["rows"] <= rows:
+            blocks.insert(0, self._segments[len(entries) - 1])
+            rows += entries.pop()["rows"]
+        return [*entries, self._write_segment(blocks, rows)]
 
     def _compact(self, kept: npt.NDArray[np.bool_]) -> None:
         physical = self._physical[kept]
         blocks = (self._stored(physical[at : at + _BLOCK]) for at in range(0, len(physical), _BLOCK))
         segments = [self._write_segment(blocks, len(physical))] if len(physical) else []
         table = self._rows.filter(pyarrow.array(kept))
-        self._commit(table.set_column(0, "row", pyarrow.array(np.arange(len(physical)))), segments)
+        numbered = table.set_column(0, "row", pyarrow.array(np.arange(len(physical))))
+        self._commit(numbered, segments, codes=None)
 
-    def _write_segment(self, blocks: Iterable[Floats], rows: int | None = None) -> dict[str, Any]:
-        """Write a segment that no table names yet; its entry."""
-        blocks = list(blocks) if rows is None else blocks
-        rows = sum(map(len, blocks)) if rows is None else rows
+    def _write_segment(self, blocks: Iterable[Floats], rows: int) -> dict[str, Any]:
+        """Write a segment of so many rows, which no table names yet; its entry."""
         file = f"features-{self._meta['written'] + 1:06d}.npy"
         with _complete(self.folder / file) as path, path.open("wb") as handle:
             header = {"descr": "<f4", "fortran_order": False, "shape": (rows, self._size)}
@@ -529,10 +628,10 @@ def _complete(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path, named: set[str]) -> None:
-    """Delete the segments that no table names: of a process that was killed, or replaced by others."""
+def _sweep(folder: Path, stems: set[str]) -> None:
+    """Delete the files that no table names: of a process that was killed, or replaced by others."""
     for path in folder.iterdir():
-        if path.name.startswith("features-") and path.name not in named:
+        if path.name.lstrip(".").startswith(("features-", "codes-")) and path.name.split(".")[0] not in stems:
             with suppress(OSError):
                 path.unlink()
 

@@ -2,44 +2,19 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from drawn_index import SIZE, Floats, drawn, facts, rows
 from pyarrow import parquet
 
-from reid.gallery import Facts, Index, IndexFault, Row
+from reid.errors import UsageError
+from reid.gallery import Index, IndexFault, Row, approximate
 from reid.judging.stored_threshold import FeatureSpace
-
-Floats = npt.NDArray[np.float32]
-SIZE = 24
-
-
-def facts(**changes: Any) -> Facts:
-    values = {
-        "model": "a" * 64, "size": SIZE, "space": FeatureSpace("euclidean", True, "after"),
-        "preprocessing": {"height": 256, "width": 128},
-    }  # fmt: skip
-    return Facts(**{**values, **changes})
-
-
-def drawn(count: int, seed: int = 0, unit: bool = True) -> Floats:
-    """Features of people: 5 images each around a centre of their own."""
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(-(-count // 5), SIZE))
-    found = np.repeat(centres, 5, axis=0)[:count] + 0.3 * random.normal(size=(count, SIZE))
-    if unit:
-        found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return found.astype(np.float32)
-
-
-def rows(count: int, first: int = 0) -> list[Row]:
-    return [
-        Row(f"/crops/{number}.jpg", number // 5, number % 3, float(number))
-        for number in range(first, first + count)
-    ]
 
 
 def brute(queries: Floats, gallery: Floats, metric: str) -> npt.NDArray[np.float64]:
@@ -289,3 +264,77 @@ def test_two_objects_change_one_index(tmp_path: Path) -> None:
     assert second.remove(pids=[0]) == 5
     assert first.add(drawn(1), rows(1, 50)) == (1, 0)
     assert [Path(path).stem for path in first.paths()] == ["5", "6", "7", "50"]
+
+
+def test_many_small_additions_leave_few_segments(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "g", facts())
+    gallery = drawn(40)
+    for number in range(40):
+        index.add(gallery[number : number + 1], rows(1, number))
+    assert len(list((tmp_path / "g").glob("features-*"))) <= 6
+    assert np.array_equal(index.features(range(40)), gallery)
+    assert index.damaged_segments() == []
+
+
+def test_a_changed_byte_of_a_segment_is_found_by_a_check(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "g", facts())
+    index.add(drawn(5), rows(5))
+    file = tmp_path / "g" / "features-000001.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    assert Index.open(tmp_path / "g").damaged_segments() == [file.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_codes_find_what_comparing_all_finds(tmp_path: Path, metric: str) -> None:
+    pytest.importorskip("faiss", reason="the extra search is not installed")
+    random = np.random.default_rng(0)
+    gallery = drawn(9000, unit=metric == "euclidean")
+    index = Index.create(tmp_path / "g", facts(space=FeatureSpace(metric, metric == "euclidean", "after")))
+    index.add(gallery[:8500], rows(8500))
+    queries = gallery[random.integers(0, 9000, 30)] + 0.01 * drawn(30, seed=3)
+    assert "few enough" in index.arrange()
+    assert "codes" in index.arrange("codes")
+    index.add(gallery[8500:], rows(500, 8500))  # compared one by one until there are more of them
+    assert index.add(gallery[:20], rows(20)) == (0, 20)
+    index.arrange()
+    assert index._meta["codes"]["rows"] == 8500
+    filters: dict[str, Any] = {"cameras": [0, 2], "since": 100.0}
+    found = [index.search(queries, 20), index.search(queries, 10, **filters)]
+    reopened = Index.open(tmp_path / "g")
+    assert np.array_equal(reopened.search(queries, 20).rows, found[0].rows)
+    assert "as was chosen" in reopened.arrange("exact")
+    assert not list((tmp_path / "g").glob("codes*"))
+    exact = [reopened.search(queries, 20), reopened.search(queries, 10, **filters)]
+    for hits, all_compared in zip(found, exact, strict=True):
+        same = hits.rows == all_compared.rows
+        assert same.mean() > 0.97
+        assert np.array_equal(hits.distances[same], all_compared.distances[same])
+    index.arrange("codes")
+    index.remove(pids=[0])
+    assert not list((tmp_path / "g").glob("codes*"))  # they hold what was removed
+    index.arrange()
+    assert len(list((tmp_path / "g").glob("codes*"))) == 2
+    (next((tmp_path / "g").glob("codes*.codes"))).write_bytes(b"{}")
+    with pytest.raises(IndexFault, match="To make its codes anew"):
+        Index.open(tmp_path / "g").search(queries, 5)
+
+
+def test_small_galleries_need_no_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    index = Index.create(tmp_path / "g", facts())
+    gallery = drawn(50)
+    index.add(gallery, rows(50))
+    assert "exact" in index.arrange()
+    assert index.search(gallery[7:8], 1).rows.tolist() == [[7]]
+    approximate._faiss.cache_clear()
+    with pytest.raises(UsageError, match="pip install"):
+        index.arrange("codes")
+    assert Index.open(tmp_path / "g").search(gallery[7:8], 1).rows.tolist() == [[7]]
+
+
+def test_codes_of_a_handful_are_refused(tmp_path: Path) -> None:
+    index = Index.create(tmp_path / "g", facts())
+    index.add(drawn(5), rows(5))
+    with pytest.raises(UsageError, match="--kind exact"):
+        index.arrange("codes")
