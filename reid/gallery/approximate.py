@@ -188,10 +188,12 @@ class Approximate:
 
     Attributes:
         settings: by recall; each was measured with rows of the gallery as queries.
+        lists, directions: how many there are; a row has 4 bits a direction.
     """
 
     def __init__(self, index: Any, facts: dict[str, Any], halves: Path) -> None:
-        self._index, self._lists = index, _lists(index)
+        self._index, inverted = index, _lists(index)
+        self.lists, self.directions = int(inverted.nlist), int(inverted.d)
         self.rows, self.size = int(facts["rows"]), int(facts["size"])
         self._cosine, self._scale = bool(facts["cosine"]), float(facts["scale"])
         self.settings = {float(recall): Setting(**one) for recall, one in facts["settings"].items()}
@@ -224,7 +226,7 @@ class Approximate:
         setting = self.settings[recall]
         more = count + 16 + count // 8  # what float16 may have put into another order
         looked_at = max(more, math.ceil(setting.candidates * max(1.0, count / NEAREST)))
-        lists = setting.lists if count <= NEAREST else self._lists.nlist
+        lists = setting.lists if count <= NEAREST else self.lists
         queries = _prepared(np.array(queries, np.float32, ndmin=2), self._cosine) * np.float32(self._scale)
         selector = None
         if allowed is not None:
@@ -232,7 +234,7 @@ class Approximate:
             if len(selected) <= max(MOST_CANDIDATES, looked_at):
                 return self._nearest(queries, [selected] * len(queries), more)
             if 2 * len(selected) < self.rows:
-                lists = self._lists.nlist  # what is near among few lies in farther lists
+                lists = self.lists  # what is near among few lies in farther lists
             bits = np.packbits(allowed, bitorder="little")
             selector = _faiss().IDSelectorBitmap(bits)
         found = _search(self._index, queries, min(looked_at, self.rows), lists, selector)
