@@ -28,6 +28,7 @@ CHUNK = 4096
 ALIKE = 5
 
 Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -89,29 +90,32 @@ def draw(scale: Scale, seed: int = 0) -> tuple[Embeddings, Embeddings]:
     return query, gallery
 
 
-def repeat_with_noise(embeddings: Floats, out: Floats, generator: np.random.Generator) -> None:
+def repeat_with_noise(embeddings: Floats, out: Floats, generator: np.random.Generator) -> Integers:
     """Fill `out` (n, C) with embeddings (N, C), each drawn at random and moved as embeddings differ.
 
     A row is moved by a fifth to four fifths of the difference between some image and one of its `ALIKE`
     nearest others, so that the noise has the directions in which images of one person differ, and by a
-    little isotropic noise. Rows have length 1, if the embeddings have.
+    little isotropic noise. Rows have length 1, if the embeddings have. Returns which embedding each row was
+    drawn from, (n,).
     """
     import faiss  # only here: the benchmarks that draw all do without
 
     _, near = faiss.knn(embeddings, embeddings, 1 + ALIKE)
     unit = bool(np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3))
     little = 0.1 * float(embeddings.std(axis=0).mean())
+    origins = generator.integers(len(embeddings), size=len(out))
     for start in range(0, len(out), CHUNK):
         part = out[start : start + CHUNK]
         count = len(part)
         first = generator.integers(len(embeddings), size=count)
         second = near[first, generator.integers(1, near.shape[1], size=count)]
         much = generator.uniform(0.2, 0.8, (count, 1)).astype(np.float32)
-        part[:] = embeddings[generator.integers(len(embeddings), size=count)]
+        part[:] = embeddings[origins[start : start + CHUNK]]
         part += much * (embeddings[first] - embeddings[second])
         part += little * generator.standard_normal(part.shape, np.float32)
         if unit:
             part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return origins
 
 
 def _features(people: Tensor, centres: Tensor, to_features: Tensor, generator: torch.Generator) -> Tensor:

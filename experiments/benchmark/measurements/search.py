@@ -109,14 +109,14 @@ def _case(setup: Setup, name: str, crops: tuple[str, str] | None) -> Case:
 
 
 def make(folder: str, quick: bool, crops: tuple[str, str] | None) -> dict[str, float | str]:
-    """Write gallery.npy and queries.npy; how hard they are."""
+    """Write gallery.npy, queries.npy, and origins.npy with the person or crop of each; how hard they are."""
     scale = QUICK if quick else WHOLE
     place = Path(folder)
     if crops is None:
         query, gallery = draw(scale)
         np.save(place / "gallery.npy", gallery.features.numpy())
         np.save(place / "queries.npy", query.features.numpy())
-        np.save(place / "people.npy", np.concatenate([query.pids, gallery.pids]))
+        np.save(place / "origins.npy", np.concatenate([query.pids, gallery.pids]))
         some = query.select(torch.arange(min(SCORED, len(query))))
         known: dict[str, float | str] = {f"mAP of {len(some):,} queries": evaluate(some, gallery).mAP}
     else:
@@ -131,10 +131,10 @@ def make(folder: str, quick: bool, crops: tuple[str, str] | None) -> dict[str, f
         )
         queries = np.empty((scale.queries, features.shape[1]), np.float32)
         generator = np.random.default_rng(0)
-        repeat_with_noise(features, gallery_file, generator)
-        repeat_with_noise(features, queries, generator)
+        origins = [repeat_with_noise(features, out, generator) for out in (queries, gallery_file)]
         gallery_file.flush()
         np.save(place / "queries.npy", queries)
+        np.save(place / "origins.npy", np.concatenate(origins))
         known = {"embeddings that were repeated": f"{len(features):,}"}
     gallery_rows = np.load(place / "gallery.npy", mmap_mode="r")
     return {**known, "rows": gallery_rows.shape[0], "size": gallery_rows.shape[1]}
@@ -206,10 +206,11 @@ def contest(folder: str, repeats: int) -> dict[str, Any]:
     apart = np.sqrt(exact_distances[:, [0, 9, NEAREST - 1, -1]]).mean(axis=0)
     hardness = [f"{value:.3f}" for value in apart]
     facts = {f"mean distance of the nearest, 10th, {NEAREST}th, {exact.shape[1]:,}th": " / ".join(hardness)}
-    if (people := Path(folder) / "people.npy").exists():
-        query_people, gallery_people = np.split(np.load(people), [len(queries)])
-        own = (gallery_people[exact[:, :NEAREST]] == query_people[:, None]).sum(axis=1).mean()
-        facts[f"of the nearest {NEAREST} the query's own person, others"] = f"{own:.0f}, {NEAREST - own:.0f}"
+    query_origins, gallery_origins = np.split(np.load(Path(folder) / "origins.npy"), [len(queries)])
+    own = (gallery_origins[exact[:, :NEAREST]] == query_origins[:, None]).sum(axis=1).mean()
+    facts[f"of the nearest {NEAREST} of the query's own person or crop, others"] = (
+        f"{own:.0f}, {NEAREST - own:.0f}"
+    )
     return {
         "facts": facts, "one": one, "many": many, "levels": levels, "queries": len(queries),
         "flat_p50": statistics.median(singles[FLAT]), "flat_p99": float(np.percentile(singles[FLAT], 99)),
