@@ -53,8 +53,8 @@ _VARIANCE, _MOST_DIRECTIONS, _DIRECTIONS_STEP = 0.95, 256, 32
 _TRAINED_ON, _MOST_LISTS = 2**15, 2**9
 #: A trained quantiser serves a gallery that has grown by no more than this factor.
 _GROWTH = 4
-#: Rows that are read, encoded and written at once.
-_BLOCK = 2**15
+#: Bytes of float32 rows that are read, encoded and written at once.
+_BLOCK_BYTES = 2**26
 #: Nanoseconds for a code's direction that is scanned, and a row's dimension that is looked at again, as
 #: measured on one core: they weigh lists against candidates.
 _SCAN, _LOOK = 0.022, 2.0
@@ -142,7 +142,8 @@ def build(
     else:
         sample = _sample(parts, cosine)
         scale = 1 / max(float(np.sqrt(np.square(sample).sum(axis=1).max())), 1e-30)
-        index, learned_from = _learn(sample * np.float32(scale), rows), rows
+        sample *= np.float32(scale)
+        index, learned_from = _learn(sample, rows), rows
         del sample
 
     def halves(file: BinaryIO) -> None:
@@ -404,8 +405,17 @@ def _write(path: Path, fill: Any) -> None:
 def _blocks(parts: Sequence[Floats], cosine: bool) -> Iterator[Floats]:
     """The rows in order, in copies of a bounded size."""
     for part in parts:
-        for start in range(0, len(part), _BLOCK):
-            yield _prepared(np.array(part[start : start + _BLOCK], np.float32), cosine)
+        step = max(1, _BLOCK_BYTES // (4 * part.shape[1]))
+        for start in range(0, len(part), step):
+            yield _prepared(np.array(part[start : start + step], np.float32), cosine)
+            _let_go(part)
+
+
+def _let_go(part: Floats) -> None:
+    """Let the pages of a mapped file leave this process: the system keeps them as long as it has room."""
+    mapped = getattr(part, "_mmap", None)
+    if mapped is not None and part.flags.writeable is False and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _sample(parts: Sequence[Floats], cosine: bool) -> Floats:

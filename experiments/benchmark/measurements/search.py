@@ -94,8 +94,8 @@ def _case(setup: Setup, name: str, crops: tuple[str, str] | None) -> Case:
             Goal("one query, p50", 1e3 * level["p50"], GOAL_MS, "<=", "ms"),
             Goal("one query, p99", 1e3 * level["p99"], None, "<=", "ms"),
             ratio("a thousand queries at once, faiss Flat / ours", many[FLAT], many[ours]),
-            Goal("peak memory of a search, mapped rows included", alone.peak_mib, GOAL_MIB, "<=", "MiB"),
-            Goal("peak memory of the build, mapped rows included", built.peak_mib, GOAL_MIB, "<=", "MiB"),
+            Goal("peak memory, search", alone.peak_mib, GOAL_MIB, "<=", "MiB"),
+            Goal("peak memory, build", built.peak_mib, GOAL_MIB, "<=", "MiB"),
             Goal("time of the build", built.value["seconds"], None, "<=", "s"),
             Goal("one query, time / limit", level["p50"] / least, None, "<="),
         ],
@@ -103,7 +103,7 @@ def _case(setup: Setup, name: str, crops: tuple[str, str] | None) -> Case:
         | {f"a thousand at once, {name}": values for name, values in many.items()},
         limit_seconds=least,
         limit="the opened codes and the candidates' rows read once from memory",
-        peak_mib={"build": built.peak_mib, "search": alone.peak_mib},
+        peak_mib={"build": built.peak_mib, "search, with the rows that it mapped": alone.peak_mib},
         facts=made | {"faiss": faiss.__version__},
     )
 
@@ -208,7 +208,7 @@ def contest(folder: str, repeats: int) -> dict[str, Any]:
     facts = {f"mean distance of the nearest, 10th, {NEAREST}th, {exact.shape[1]:,}th": " / ".join(hardness)}
     query_origins, gallery_origins = np.split(np.load(Path(folder) / "origins.npy"), [len(queries)])
     own = (gallery_origins[exact[:, :NEAREST]] == query_origins[:, None]).sum(axis=1).mean()
-    facts[f"of the nearest {NEAREST} of the query's own person or crop, others"] = (
+    facts[f"of the nearest {NEAREST}: of the query's own person or crop, others"] = (
         f"{own:.0f}, {NEAREST - own:.0f}"
     )
     return {
