@@ -26,6 +26,8 @@ from reid.terminal import Terminal
 RESULTS = Path(__file__).parent / "results"
 #: The benchmark that starts the commands of any version.
 OTHER_VERSIONS = "start"
+#: The benchmark that takes embeddings of real images.
+REAL = "search"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,6 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--repeats {options.repeats}: expected 1 or more")
     if options.version and options.names != [OTHER_VERSIONS]:
         parser.error(f"--version {options.version}: only {OTHER_VERSIONS} measures another version's code")
+    if (options.crops is None) != (options.checkpoint is None) or (
+        options.crops and REAL not in options.names
+    ):
+        parser.error(f"--crops and --checkpoint: {REAL} takes both, a folder of images and a model")
+    if options.crops and not Path(options.crops).is_dir():
+        parser.error(f"--crops {options.crops}: there is no such folder")
     console = Terminal()
     if not console.is_terminal:
         console.width = 120
@@ -76,7 +84,8 @@ def _run(
         benchmark = load(name)
         repeats = options.repeats or (1 if options.quick else benchmark.REPEATS)
         with source_tree(options.version or str(ROOT)) as source:
-            cases = benchmark.measure(Setup(options.quick, repeats, limits, say, source))
+            crops = (options.crops, options.checkpoint) if options.crops else None
+            cases = benchmark.measure(Setup(options.quick, repeats, limits, say, source, crops))
         machine = describe(limits) | ({"git_sha": options.version} if options.version else {})
         outcome = Outcome(name, question, options.quick, repeats, machine, cases)
     except NotHere as error:
@@ -118,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", help=f"of {OTHER_VERSIONS}: a commit or a folder, whose code is measured"
     )
+    parser.add_argument(
+        "--crops", help=f"of {REAL}: a folder of real images, whose embeddings are repeated with noise"
+    )
+    parser.add_argument("--checkpoint", help=f"of {REAL}: the model that embeds --crops")
     parser.add_argument("--results", default=str(RESULTS), help="folder to write to (default: %(default)s)")
     return parser
 

@@ -32,6 +32,7 @@ class Setup:
         repeats: how often each contestant is timed.
         limits: the machine's speeds.
         say: prints what is under way.
+        crops: a folder of real images and a checkpoint, where `search` was given them.
         source: the source tree whose commands are started; another version's only with `--version`.
     """
 
@@ -40,6 +41,7 @@ class Setup:
     limits: Limits
     say: Callable[[str], None]
     source: Path = ROOT
+    crops: tuple[str, str] | None = None
 
 
 def names() -> dict[str, str]:

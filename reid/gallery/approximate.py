@@ -53,8 +53,8 @@ _VARIANCE, _MOST_DIRECTIONS, _DIRECTIONS_STEP = 0.95, 256, 32
 _TRAINED_ON, _MOST_LISTS = 2**15, 2**9
 #: A trained quantiser serves a gallery that has grown by no more than this factor.
 _GROWTH = 4
-#: Rows that are read, encoded and written at once.
-_BLOCK = 2**15
+#: Bytes of float32 rows that are read, encoded and written at once.
+_BLOCK_BYTES = 2**26
 #: Nanoseconds for a code's direction that is scanned, and a row's dimension that is looked at again, as
 #: measured on one core: they weigh lists against candidates.
 _SCAN, _LOOK = 0.022, 2.0
@@ -142,7 +142,8 @@ def build(
     else:
         sample = _sample(parts, cosine)
         scale = 1 / max(float(np.sqrt(np.square(sample).sum(axis=1).max())), 1e-30)
-        index, learned_from = _learn(sample * np.float32(scale), rows), rows
+        sample *= np.float32(scale)
+        index, learned_from = _learn(sample, rows), rows
         del sample
 
     def halves(file: BinaryIO) -> None:
@@ -188,10 +189,12 @@ class Approximate:
 
     Attributes:
         settings: by recall; each was measured with rows of the gallery as queries.
+        lists, directions: how many there are; a row has 4 bits a direction.
     """
 
     def __init__(self, index: Any, facts: dict[str, Any], halves: Path) -> None:
-        self._index, self._lists = index, _lists(index)
+        self._index, inverted = index, _lists(index)
+        self.lists, self.directions = int(inverted.nlist), int(inverted.d)
         self.rows, self.size = int(facts["rows"]), int(facts["size"])
         self._cosine, self._scale = bool(facts["cosine"]), float(facts["scale"])
         self.settings = {float(recall): Setting(**one) for recall, one in facts["settings"].items()}
@@ -224,7 +227,7 @@ class Approximate:
         setting = self.settings[recall]
         more = count + 16 + count // 8  # what float16 may have put into another order
         looked_at = max(more, math.ceil(setting.candidates * max(1.0, count / NEAREST)))
-        lists = setting.lists if count <= NEAREST else self._lists.nlist
+        lists = setting.lists if count <= NEAREST else self.lists
         queries = _prepared(np.array(queries, np.float32, ndmin=2), self._cosine) * np.float32(self._scale)
         selector = None
         if allowed is not None:
@@ -232,7 +235,7 @@ class Approximate:
             if len(selected) <= max(MOST_CANDIDATES, looked_at):
                 return self._nearest(queries, [selected] * len(queries), more)
             if 2 * len(selected) < self.rows:
-                lists = self._lists.nlist  # what is near among few lies in farther lists
+                lists = self.lists  # what is near among few lies in farther lists
             bits = np.packbits(allowed, bitorder="little")
             selector = _faiss().IDSelectorBitmap(bits)
         found = _search(self._index, queries, min(looked_at, self.rows), lists, selector)
@@ -402,8 +405,17 @@ def _write(path: Path, fill: Any) -> None:
 def _blocks(parts: Sequence[Floats], cosine: bool) -> Iterator[Floats]:
     """The rows in order, in copies of a bounded size."""
     for part in parts:
-        for start in range(0, len(part), _BLOCK):
-            yield _prepared(np.array(part[start : start + _BLOCK], np.float32), cosine)
+        step = max(1, _BLOCK_BYTES // (4 * part.shape[1]))
+        for start in range(0, len(part), step):
+            yield _prepared(np.array(part[start : start + step], np.float32), cosine)
+            _let_go(part)
+
+
+def _let_go(part: Floats) -> None:
+    """Let the pages of a mapped file leave this process: the system keeps them as long as it has room."""
+    mapped = getattr(part, "_mmap", None)
+    if mapped is not None and part.flags.writeable is False and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _sample(parts: Sequence[Floats], cosine: bool) -> Floats:

@@ -238,6 +238,22 @@ def test_a_call_that_ends_with_another_exit_code_is_no_measurement(place: Place)
         place.cpu_seconds(Call(["-c", "print('no such key'); raise SystemExit(3)"], code=2))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "--crops", "."], "takes both, a folder of images and a model"),
+        (["rerank", "--crops", ".", "--checkpoint", "model.pt"], "search takes both"),
+        (["search", "--crops", "nowhere", "--checkpoint", "model.pt"], "nowhere: there is no such folder"),
+    ],
+)
+def test_real_crops_go_with_a_model_to_the_search(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert message in capsys.readouterr().err
+
+
 def test_only_start_measures_another_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["rerank", "--version", "HEAD"])

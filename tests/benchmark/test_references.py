@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmark.features import Scale, draw, market
+from experiments.benchmark.features import Scale, draw, market, repeat_with_noise
 from experiments.benchmark.growth import exponent
 from experiments.benchmark.memory import in_child, peak_mib
 from experiments.benchmark.references import distance_matrix, evaluate_loop, ranked_list_loss, rerank_dense
@@ -35,6 +35,20 @@ def test_the_loop_over_queries_gives_the_scores_of_ours() -> None:
     scores = evaluate(query, gallery, max_rank=10)
     assert mean_ap == pytest.approx(scores.mAP, abs=1e-9)
     np.testing.assert_allclose(cmc, scores.cmc.numpy(), atol=1e-9)
+
+
+def test_embeddings_that_are_repeated_with_noise_stay_near_where_they_came_from() -> None:
+    faiss = pytest.importorskip("faiss")
+    generator = np.random.default_rng(0)
+    embeddings = generator.standard_normal((10, 1, 32)) + 0.2 * generator.standard_normal((10, 6, 32))
+    embeddings = embeddings.reshape(60, 32).astype(np.float32)
+    faiss.normalize_L2(embeddings)
+    rows = np.empty((500, 32), np.float32)
+    origins = repeat_with_noise(embeddings, rows, generator)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert len(np.unique(rows, axis=0)) == 500
+    assert len(np.unique(origins)) == 60
+    np.testing.assert_array_equal((rows @ embeddings.T).argmax(axis=1) // 6, origins // 6)
 
 
 def test_the_loop_over_anchors_gives_the_loss_of_ours() -> None:
