@@ -21,7 +21,7 @@ from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
 from reid.engine.compute import Compute
-from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
+from reid.engine.describe import build_model, checkpoint_meta, data_inputs, describe_data, run_facts
 from reid.engine.distributed import share_neck, synchronise_batch_norm
 from reid.engine.finite import DivergedError
 from reid.engine.loop import train_epoch
@@ -90,6 +90,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     facts = run_facts(settings, run.dataset, run.training, run.judged)
     facts |= {"reid.processes": run.compute.processes.count, **origin}
     with job.track(replace(settings, eval=run.evaluation), facts) as tracker:
+        tracker.inputs(data_inputs(settings, run.training, run.judged))
         session.attach(job.folder, tracker.run_id, tracker.run_key, job.resuming)
         # What a kill kept from the tracker; what it has already is not sent again.
         for row in session.history:
@@ -314,9 +315,12 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
     session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], True, data)
     trained = session.finish()
     card = model_card(session.meta)
-    tracker.text(card, card_path(trained).name)
+    written = tracker.text(card, card_path(trained).name)
     if settings.tracking.checkpoint:
-        tracker.artifact(trained, "checkpoints")
+        tracker.model(
+            trained, written, height=settings.image.height, width=settings.image.width,
+            embedding_size=session.model.embedding_size, step=session.epoch,
+        )  # fmt: skip
     with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
         drawn = run_figures.draw(
             job.folder, session.history, last, run.dataset, run.judged, job.name, run.evaluation.protocol

@@ -4,6 +4,7 @@
 Importing this package does not import mlflow; the first use of a store does.
 """
 
+from reid.tracking.data_input import DataInput
 from reid.tracking.deliver import Delivery
 from reid.tracking.ended_run import attach, describe, fetch_artifact, read_run, run_address
 from reid.tracking.errors import TrackingError
@@ -18,8 +19,17 @@ from reid.tracking.records import (
     fetch_checkpoint,
     list_runs,
     local_children,
+    model_paths,
     read_record,
     run_folders,
+)
+from reid.tracking.registry import (
+    SCHEME,
+    check_names_to_register,
+    check_reference,
+    fetch_registered,
+    register,
+    registered_as,
 )
 from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
 from reid.tracking.store import Store, default_store, refuse_password, ui_command
@@ -29,6 +39,8 @@ from reid.tracking.uris import sqlite_uri
 
 __all__ = [
     "JOURNAL",
+    "SCHEME",
+    "DataInput",
     "Delivery",
     "LateDelivery",
     "Provenance",
@@ -44,6 +56,8 @@ __all__ = [
     "artifact_bytes",
     "artifact_paths",
     "attach",
+    "check_names_to_register",
+    "check_reference",
     "children",
     "default_store",
     "delete_runs",
@@ -51,16 +65,20 @@ __all__ = [
     "environment",
     "fetch_artifact",
     "fetch_checkpoint",
+    "fetch_registered",
     "figure_markdown",
     "folder_bytes",
     "hide_home",
     "list_runs",
     "local_children",
+    "model_paths",
     "open_parent",
     "prepare_views",
     "read_record",
     "read_run",
     "refuse_password",
+    "register",
+    "registered_as",
     "run_address",
     "run_folders",
     "send_late",
