@@ -15,13 +15,13 @@ import torch
 
 from reid.config.checks import ConfigError
 from reid.config.dataset import judged_on
-from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
+from reid.config.schema import ImageConfig, ThresholdConfig
 from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.division import validation_split
 from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
-from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
+from reid.engine.checkpoint_source import find_checkpoint, is_tracked, trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.describe import rebuild_model
 from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
@@ -42,7 +42,7 @@ from reid.retrieval import (
     require_pairs,
     verify_counts,
 )
-from reid.tracking import TrackingError, attach, default_store, under_way
+from reid.tracking import SCHEME, TrackingError, default_store, replace_model, run_registered_as, under_way
 from reid.tracking.journal import replace_text
 
 log = logging.getLogger(__name__)
@@ -126,14 +126,14 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
 
 
 def destination(settings: ThresholdConfig, source: Path, folder: Path) -> Path:
-    """Where the result goes: to `output`, for a run id into the job's folder, else into the file itself.
+    """Where the result goes: to `output`, of a tracked run into the job's folder, else into the file itself.
 
     Raises:
         CheckpointError: the file is still being trained, so the next epoch would overwrite it.
     """
     if settings.output is not None:
         return Path(settings.output)
-    if is_run_id(settings.checkpoint):
+    if is_tracked(settings.checkpoint):
         return folder / source.name
     if source.name == LAST and under_way(source.parent):
         raise CheckpointError(
@@ -143,21 +143,19 @@ def destination(settings: ThresholdConfig, source: Path, folder: Path) -> Path:
     return source
 
 
-def is_run_id(checkpoint: str) -> bool:
-    """Whether `checkpoint` names an MLflow run, as `find_checkpoint` reads it."""
-    return bool(RUN_ID.fullmatch(checkpoint)) and not Path(checkpoint).exists()
-
-
 def logged(settings: ThresholdConfig, target: Path) -> str:
     """Put the new checkpoint into the MLflow run that it came from; the words that say what became of it."""
-    if settings.output is not None or not is_run_id(settings.checkpoint):
+    if settings.output is not None or not is_tracked(settings.checkpoint):
         return ""
+    store, run_id = default_store(home(), settings.tracking.uri), settings.checkpoint
     try:
-        attach(default_store(home(), settings.tracking.uri), settings.checkpoint, target, "checkpoints")
+        if settings.checkpoint.startswith(SCHEME):
+            run_id = run_registered_as(store, settings.checkpoint)
+        replace_model(store, run_id, target, card_path(target))
     except TrackingError as error:
         log.warning("%s. The threshold is in %s alone", error, target)
         return ""
-    return f", and as checkpoints/{target.name} into run {settings.checkpoint}"
+    return f", and as the model of run {run_id}"
 
 
 def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ from reid.judging.stored_scores import stored_scores
 from reid.models import ReidModel
 from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import JOURNAL, Tracker
+from reid.tracking.system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
 
@@ -211,11 +212,14 @@ def epochs(run: Run, tracker: Tracker) -> Judgement | None:
     batches = training_batches(run)
     last: Judgement | None = None
     collapsed = False
+    system = SystemMetrics() if settings.tracking.system_metrics else None
     if judged_after(session.epoch, settings) and not session.judged:
         judgement(run, tracker)
     while session.epoch < settings.epochs:
         values = epoch(run, network, batches)
         tracker.metrics(trackable(values), session.epoch)
+        if system is not None:
+            tracker.metrics(system.since_last(), session.epoch)
         trouble = collapse(values)
         # Within the warm-up an untrained network may look so.
         if trouble and not collapsed and session.epoch > settings.tricks.warmup:

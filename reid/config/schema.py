@@ -106,6 +106,7 @@ class TrackingConfig:
     run_name: str | None = None
     checkpoint: bool = True
     images: bool = False  # crops of people leave the run's folder only when asked
+    system_metrics: bool = False  # load and memory of the machine, an epoch each
 
 
 @dataclass

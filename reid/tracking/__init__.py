@@ -6,7 +6,14 @@ Importing this package does not import mlflow; the first use of a store does.
 
 from reid.tracking.data_input import DataInput
 from reid.tracking.deliver import Delivery
-from reid.tracking.ended_run import attach, describe, fetch_artifact, read_run, run_address
+from reid.tracking.ended_run import (
+    attach,
+    describe,
+    fetch_artifact,
+    read_run,
+    replace_model,
+    run_address,
+)
 from reid.tracking.errors import TrackingError
 from reid.tracking.journal import JOURNAL, under_way
 from reid.tracking.late import LateDelivery, send_late, store_of
@@ -29,7 +36,8 @@ from reid.tracking.registry import (
     check_reference,
     fetch_registered,
     register,
-    registered_as,
+    registered_runs,
+    run_registered_as,
 )
 from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
 from reid.tracking.store import Store, default_store, refuse_password, ui_command
@@ -78,9 +86,11 @@ __all__ = [
     "read_run",
     "refuse_password",
     "register",
-    "registered_as",
+    "registered_runs",
+    "replace_model",
     "run_address",
     "run_folders",
+    "run_registered_as",
     "send_late",
     "sqlite_uri",
     "store_of",

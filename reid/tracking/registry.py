@@ -1,12 +1,15 @@
 """MLflow's registry of models: a trained model gets a name, a version and an alias, and is found by these.
 
-`models:/<name>@<alias>` and `models:/<name>/<version>` name a checkpoint wherever one is named. What is fetched
-is the checkpoint alone; a pyfunc is never loaded.
+`models:/<name>@<alias>` and `models:/<name>/<version>` name a checkpoint wherever one is named. What is
+fetched is the checkpoint alone; a pyfunc is never loaded.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ SCHEME = "models:/"
 _WORD = r"[\w.-]+"
 _REFERENCE = re.compile(rf"{SCHEME}({_WORD})(?:/(\d+)|@({_WORD}))")
 _LOGGED = re.compile(rf"{SCHEME}(m-[0-9a-f]{{32}})")
+_DEFAULT_STORE = "MLFLOW_TRACKING_URI"
 #: What the store says of something that is not there.
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -41,8 +45,8 @@ def check_names_to_register(name: str, alias: str | None) -> None:
         raise TrackingError(f"--name {name!r}: expected letters, digits, '_', '-' and '.'")
     if alias is not None and (not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"(?i)latest|v?\d+", alias)):
         raise TrackingError(
-            f"--alias {alias!r}: expected letters, digits, '_' and '-', and neither a number nor `latest`, which "
-            "MLflow keeps for versions"
+            f"--alias {alias!r}: expected letters, digits, '_' and '-', and neither a number nor `latest`, "
+            "which MLflow keeps for versions"
         )
 
 
@@ -66,7 +70,8 @@ def register(store: Store, run_id: str, name: str, alias: str | None = None) -> 
         else:
             model = find_model(client, run)
             source = f"{run.info.artifact_uri}/checkpoints" if model is None else SCHEME + model.model_id
-            created = client.create_model_version(name, source, run_id)
+            with _as_default(store):
+                created = client.create_model_version(name, source, run_id)
             version = int(created.version)
         if alias is not None:
             client.set_registered_model_alias(name, alias, str(version))
@@ -75,10 +80,24 @@ def register(store: Store, run_id: str, name: str, alias: str | None = None) -> 
     return version
 
 
+@contextmanager
+def _as_default(store: Store) -> Iterator[None]:
+    """While it holds, MLflow's own lookups go to `store`: it looks for a LoggedModel in its default store."""
+    before = os.environ.get(_DEFAULT_STORE)
+    os.environ[_DEFAULT_STORE] = store.uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_DEFAULT_STORE]
+        else:
+            os.environ[_DEFAULT_STORE] = before
+
+
 def fetch_registered(store: Store, reference: str) -> Path:
     """A local path of the checkpoint that `models:/…` names, downloaded where the store is a server.
 
-    Raises TrackingError when the store does not answer, or has no such version; the message names those it has.
+    Raises TrackingError when the store does not answer, or has no such version; then it names what there is.
     """
     check_reference(reference)
     if store.is_unwritten:
@@ -92,10 +111,19 @@ def fetch_registered(store: Store, reference: str) -> Path:
         raise TrackingError(f"{reference} could not be fetched: {reason(error)}") from error
     if not version.run_id:
         raise TrackingError(
-            f"{reference} was registered from {version.source}, and names no run of this suite. Register a run by "
-            "python -m reid.runs register"
+            f"{reference} was registered from {version.source}, and names no run of this suite. Register "
+            "one by python -m reid.runs register"
         )
     return fetch_checkpoint(store, version.run_id)
+
+
+def run_registered_as(store: Store, reference: str) -> str:
+    """The id of the run whose model `models:/…` names. Raises TrackingError as `fetch_registered`."""
+    check_reference(reference)
+    run_id = _version(store, reference).run_id
+    if not run_id:
+        raise TrackingError(f"{reference} was not registered from a run")
+    return str(run_id)
 
 
 def _version(store: Store, reference: str) -> ModelVersion:
@@ -131,10 +159,15 @@ def _references(store: Store, model: RegisteredModel) -> list[str]:
     return aliases + [f"{SCHEME}{model.name}/{number}" for number in numbers]
 
 
-def registered_as(store: Store, run_id: str) -> list[str]:
-    """The versions that a run is registered as. Raises TrackingError when the store cannot tell."""
+def registered_runs(store: Store) -> dict[str, list[str]]:
+    """For the id of each run that is registered, what names its versions: `models:/reid-market/3`.
+
+    Raises TrackingError when the store cannot tell.
+    """
+    found: dict[str, list[str]] = {}
     try:
-        found = store.client.search_model_versions(f"run_id = '{run_id}'", max_results=100)
+        for one in store.client.search_model_versions(max_results=10_000):
+            found.setdefault(str(one.run_id), []).append(f"{SCHEME}{one.name}/{one.version}")
     except Exception as error:
         raise TrackingError(f"the registry could not be read: {reason(error)}") from error
-    return [f"{SCHEME}{one.name}/{one.version}" for one in found]
+    return found
