@@ -151,7 +151,7 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
         origin: dict[str, object] = {}
         if not job.resuming:
             line, origin = begin(model, start)
-            job.console.print(line, highlight=False)
+            job.console.print(line, highlight=False, soft_wrap=True)
         training = open_training_data(dataset, settings, job.progress, all_training_crops)
         judged = open_judged_data(dataset, settings.image, settings.data, job.progress, evaluation.protocol)
         job.console.print(describe_data(dataset, training, judged), highlight=False)

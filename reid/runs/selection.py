@@ -132,8 +132,9 @@ def run_score(run: RunRecord) -> RunScore:
     name = next(
         (f"{prefix}{split}" for prefix in ("", "best/") if f"{prefix}{split}/mAP" in run.metrics), split
     )
-    values = [run.metrics.get(f"{name}/{score}") for score in ("mAP", "rank-1")]
-    return RunScore(split, *values, best=run.tags.get("reid.kind") == "sweep" and values[0] is not None)
+    score, rank1 = (run.metrics.get(f"{name}/{kind}") for kind in ("mAP", "rank-1"))
+    best = run.tags.get("reid.kind") == "sweep" and score is not None
+    return RunScore(split, score, rank1, best)
 
 
 def busy(run: RunRecord, folder: Path | None) -> str:

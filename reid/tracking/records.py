@@ -143,9 +143,9 @@ def fetch_checkpoint(store: Store, run_id: str, name: str = CHECKPOINT) -> Path:
         if model is not None:
             return fetch_from_model(store, model)
     except Exception as error:
-        raise _unreadable(store, f"the model of run {run_id}", error) from error
+        raise _unreadable(store, f"{artifact} of run {run_id}", error) from error
     raise TrackingError(
-        f"run {run_id} has no model and no artifact {artifact} in {store.public_uri}; it has "
+        f"run {run_id} has no artifact {artifact} in {store.public_uri}, nor a model; it has "
         f"{', '.join(present) or 'no checkpoint'}. Name one of these, or a checkpoint file"
     )
 
