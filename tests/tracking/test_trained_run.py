@@ -48,8 +48,8 @@ Runner = Callable[..., "subprocess.CompletedProcess[str]"]
 FOLDER, TABLE, CROP = "whistleblowers", "informants", "mallory"
 #: What a config says of the folder of one's data is stored, and the README says so.
 PLACES = {
-    "dataset.root", "dataset.file", "data.root", "data.store", "reid.command", "reid.overrides", "reid.data.name",
-    "mlflow.runName",
+    "dataset.root", "dataset.file", "data.root", "data.store", "reid.command", "reid.overrides",
+    "reid.data.name", "mlflow.runName",
 }  # fmt: skip
 
 
