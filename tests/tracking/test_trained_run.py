@@ -288,6 +288,25 @@ def test_a_registered_model_is_a_checkpoint_by_its_alias_and_its_version(
     assert "it is registered as models:/reid-own/1" in capsys.readouterr().err
 
 
+def test_scores_on_other_data_go_into_the_card_of_a_registered_model(
+    at_home: Trained, tiny_data: Path, run_command: Runner
+) -> None:
+    evaluate = ["reid.evaluate", "checkpoint=models:/reid-own@champion", "card=true", "device=cpu"]
+    other = ["dataset=synthetic", "dataset.preset=tiny", f"data.root={tiny_data}"]
+    refused = run_command(*evaluate, *other, "eval.flip=true", home=at_home.home)
+    assert refused.returncode == 2
+    assert "mean with the mirror image" in refused.stderr
+    judged = run_command(*evaluate, *other, home=at_home.home)
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    assert f"as the model of run {at_home.run_id}" in judged.stdout
+    assert "| synthetic, test split, **never trained on** |" in (at_home.model / "model_card.md").read_text()
+    own, new = load_checkpoint(at_home.model / "model.pt").meta["scores"]
+    assert (own["dataset"], own["own"], new["dataset"], new["own"]) == ("table", True, "synthetic", False)
+    run = at_home.store.client.get_run(at_home.run_id)
+    assert "never trained on" in run.data.tags["mlflow.note.content"]
+    assert len(list((at_home.home / "mlartifacts").rglob("model.pt"))) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
