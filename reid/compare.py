@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", type=Path, help="two or more crops of one person each")
     parser.add_argument(
         "--checkpoint",
-        help="a file, a run's folder or an MLflow run id (default: the newest model.pt under outputs/)",
+        help="a file, a run's folder, an MLflow run id or models:/<name>@<alias> (default: the newest "
+        "model.pt under outputs/)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("-o", "--output", type=Path, metavar="PICTURE.png", help="draw the pairs")

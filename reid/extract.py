@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint",
-        help="a file, a run's folder or an MLflow run id (default: the newest model.pt under outputs/)",
+        help="a file, a run's folder, an MLflow run id or models:/<name>@<alias> (default: the newest "
+        "model.pt under outputs/)",
     )
     parser.add_argument(
         "--on-bad-image",

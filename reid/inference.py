@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from reid.config.schema import RUN_ID
 from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import to_device
@@ -29,7 +28,7 @@ from reid.data.image_inputs import ImageInput, decoded_batches, is_one, named_im
 from reid.data.pictures import open_picture
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
-from reid.engine.checkpoint_source import find_checkpoint
+from reid.engine.checkpoint_source import find_checkpoint, is_tracked
 from reid.engine.checkpoint_source import newest_model as newest_model
 from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
@@ -254,7 +253,7 @@ def load_model(
     feature_norm: bool | None = None,
     neck_feature: str | None = None,
 ) -> TrainedModel:
-    """The model of a checkpoint: a file, a run's folder or an MLflow run id.
+    """The model of a checkpoint: a file, a run's folder, an MLflow run id, or `models:/<name>@<alias>`.
 
     What is not given of the last three is as the checkpoint was evaluated. Nothing is changed of the process:
     no switch or seed of torch, nor which GPU is current.
@@ -277,8 +276,8 @@ def load_model(
     model.eval_feature = space.neck_feature
     size = loaded.meta["preprocessing"]
     stored = stored_threshold(loaded.meta)
-    by_run = RUN_ID.fullmatch(str(checkpoint)) and path != Path(checkpoint)  # fetched into a temporary folder
-    name = str(checkpoint) if by_run else str(path)
+    # What a store has is fetched into a temporary folder.
+    name = str(checkpoint) if is_tracked(str(checkpoint)) else str(path)
     return TrainedModel(
         model, compute.device, size["height"], size["width"], space, stored, loaded.meta, name
     )

@@ -44,8 +44,9 @@ def test_a_run_is_tracked_listed_and_judged_by_its_id(
 ) -> None:
     status = status_of(trained)
     assert database(home, "select run_uuid, status from runs") == [(status["run_id"], "FINISHED")]
-    stored = home / "mlartifacts" / status["run_id"] / "artifacts"
-    assert (stored / "checkpoints" / "model.pt").read_bytes() == (trained / "model.pt").read_bytes()
+    (stored,) = (home / "mlartifacts").rglob("model.pt")  # once, in the LoggedModel of the run
+    assert stored.relative_to(home / "mlartifacts").parts[0] == "models"
+    assert stored.read_bytes() == (trained / "model.pt").read_bytes()
     fetched = fetch_checkpoint(default_store(home), status["run_id"])
     assert fetched.read_bytes() == (trained / "model.pt").read_bytes()
     listed = run_command("reid.runs", "list", "--json", home=home)

@@ -19,7 +19,8 @@ from PIL import Image
 
 from reid import compare, extract
 from reid.commands.extract import WRITERS
-from reid.commands.threshold import check_not_trained_on, data_name, hardest_by_batch, under_way
+from reid.commands.threshold import check_not_trained_on, data_name, hardest_by_batch
+from reid.commands.trained_file import destination
 from reid.config.checks import ConfigError
 from reid.config.schema import EvalConfig
 from reid.config.settings import threshold_settings
@@ -212,13 +213,21 @@ def test_people_of_a_joint_training_are_known_by_their_images(tmp_path: Path) ->
 
 
 def test_a_run_under_way_keeps_its_checkpoint(tmp_path: Path) -> None:
-    assert not under_way(tmp_path)
+    last, elsewhere = tmp_path / "last.pt", tmp_path / "elsewhere"
+
+    def place(output: str | None = None) -> Path:
+        return destination(str(last), output, last, elsewhere)
+
+    assert place() == last
     journal = Journal(tmp_path)
     journal.acquire()
     journal.append({"op": "create", "run_key": "x"})
-    assert under_way(tmp_path)
+    with pytest.raises(CheckpointError, match="under way, whose next epoch replaces it"):
+        place()
+    assert place("other.pt") == Path("other.pt")
+    assert destination("f" * 32, None, last, elsewhere) == elsewhere / "last.pt"
     journal.release()
-    assert not under_way(tmp_path)
+    assert place() == last
 
 
 def test_hardest_pairs_come_from_batches_of_known_people() -> None:

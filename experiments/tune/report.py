@@ -115,7 +115,7 @@ def close_parent(search: Search, parent: Tracker, test_scores: Mapping[str, floa
         parent.description(f"{as_markdown(text)}\n\n{listed}")
         best = best_trial(search)
         if best is not None and best.value is not None:
-            parent.metrics({f"best/{SCORE}": best.value}, len(table))
+            parent.metrics({SCORE: best.value}, len(table))
             parent.tags({"reid.best_trial": best.number})
         if test_scores:
             winner = {f"winner/{name}": value for name, value in test_scores.items()}

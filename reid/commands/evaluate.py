@@ -2,13 +2,17 @@
 
 from dataclasses import asdict, replace
 from textwrap import shorten
+from typing import Any
 
-from reid.config.schema import EvaluateConfig, ImageConfig
+from reid.commands.trained_file import destination, put_back
+from reid.config.checks import ConfigError
+from reid.config.schema import EvalConfig, EvaluateConfig, ImageConfig
 from reid.config.settings import as_trained, evaluate_settings
+from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.compute import Compute
-from reid.engine.describe import how_far, rebuild_model
+from reid.engine.describe import data_input, how_far, rebuild_model
 from reid.engine.prepare import CAMERAS_UNKNOWN, fingerprint, open_judged_data
 from reid.home import home
 from reid.jobs import run_figures
@@ -17,25 +21,32 @@ from reid.jobs.job import NAME_LENGTH, Job
 from reid.judging.domains import read_domain, read_domains
 from reid.judging.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.judging.queries import QUERIES, query_csv
+from reid.judging.stored_scores import store_scores, stored_scores
+from reid.judging.stored_threshold import feature_space
 from reid.retrieval import Scores
 from reid.tracking import default_store, hide_home
+from reid.tracking.journal import replace_text
 
 
 def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     """Scores (fractions) of a checkpoint on one dataset or on many; tracked, drawn, and in scores.json."""
     compute = Compute.set_up(settings.device, settings.precision)
-    checkpoint = with_data_now(
-        load_checkpoint(find_checkpoint(settings.checkpoint, settings.tracking.uri)), settings.data.root
-    )
+    source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
+    checkpoint = with_data_now(load_checkpoint(source), settings.data.root)
+    target = destination(settings.checkpoint, None, source, job.folder) if settings.card else None
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
     trained_on, so_far = checkpoint.meta["dataset"], how_far(checkpoint.meta)
     if evaluation.datasets:
         keys = settings.dataset  # null: eval.datasets holds those of each
+        readers = {entry["label"]: entry["name"] for entry in evaluation.datasets}
         domains = read_domains(evaluation.datasets, trained_on, evaluation, job.progress, job.overrides)
     else:
         keys = settings.dataset or trained_dataset(checkpoint)
         domains = [read_domain(keys, trained_on, evaluation, job.progress, job.overrides)]
         evaluation = domains[0].evaluation
+        readers = {domains[0].label: keys["name"]}
+    if settings.card:
+        check_same_space(evaluation, checkpoint.meta["eval"])
     model = compute.place(rebuild_model(checkpoint))
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
@@ -63,6 +74,14 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             judgement = judge(model, judged.query, judged.gallery, how, compute, job.progress)
             assert judgement is not None  # one process judges alone
             label = domain.label
+            reader = readers[label]
+            tracker.inputs(
+                [
+                    data_input(
+                        reader, fingerprint(judged.fingerprint), "eval", image, judged.query, judged.gallery
+                    )
+                ]
+            )
             results[label], fingerprints[label] = judgement, fingerprint(judged.fingerprint)
             folder = job.folder / "figures" / (label if evaluation.datasets else "")
             with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
@@ -112,9 +131,32 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     header = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
     job.console.print(score_table(rows, header))
     uri = default_store(home(), settings.tracking.uri).public_uri
+    if target is not None:
+        stored = [
+            row
+            for domain in domains
+            for row in stored_scores(
+                results[domain.label], domain.evaluation, readers[domain.label], domain.own,
+                fingerprints[domain.label],
+            )
+        ]  # fmt: skip
+        replace_text(card_path(target), model_card(store_scores(source, target, stored)))
+        logged = put_back(settings.checkpoint, settings.tracking.uri, target)
+        job.console.print(f"written into {target}{logged}", highlight=False, soft_wrap=True)
     places = f"scores.json and figures/ are in {job.folder}; {tracked_as(tracker.run_id, uri, job.folder)}"
     job.console.print(places, highlight=False, soft_wrap=True)
     return values
+
+
+def check_same_space(settings: EvalConfig, trained: dict[str, Any]) -> None:
+    """Raises ConfigError where the card would hold scores of other features beside those of the training."""
+    ours, theirs = feature_space(settings), feature_space(trained)
+    if ours != theirs or settings.query_expansion != trained.get("query_expansion", 0):
+        raise ConfigError(
+            f"card=true: the card holds scores of the {theirs.describe()}, and these would be of the "
+            f"{ours.describe()}{', with query expansion' if settings.query_expansion else ''}. Leave eval.* "
+            "as the model was judged, or leave card=true out"
+        )
 
 
 def run(job: Job) -> dict[str, float]:

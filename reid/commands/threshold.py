@@ -13,20 +13,19 @@ from typing import Any
 
 import torch
 
+from reid.commands.trained_file import destination, put_back
 from reid.config.checks import ConfigError
 from reid.config.dataset import judged_on
-from reid.config.schema import RUN_ID, ImageConfig, ThresholdConfig
+from reid.config.schema import ImageConfig, ThresholdConfig
 from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.division import validation_split
 from reid.engine.card import card_path, model_card
-from reid.engine.checkpoint import CheckpointError, load_checkpoint
+from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.describe import rebuild_model
 from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
-from reid.engine.rundir import LAST
-from reid.home import home
 from reid.jobs.job import Job
 from reid.judging import verification_report as threshold_report
 from reid.judging.embed import embed
@@ -42,7 +41,6 @@ from reid.retrieval import (
     require_pairs,
     verify_counts,
 )
-from reid.tracking import TrackingError, attach, default_store, under_way
 from reid.tracking.journal import replace_text
 
 log = logging.getLogger(__name__)
@@ -53,7 +51,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     compute = Compute.set_up(settings.device, settings.precision)
     source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
     checkpoint = with_data_now(load_checkpoint(source), settings.data.root)
-    target = destination(settings, source, job.folder)
+    target = destination(settings.checkpoint, settings.output, source, job.folder)
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
     # Both belong to a ranking; a pair has none.
     evaluation = replace(evaluation, query_expansion=0, rerank=False)
@@ -115,49 +113,16 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     card = card_path(target)
     replace_text(card, model_card(store_threshold(source, target, chosen)))
 
+    logged = "" if settings.output else put_back(settings.checkpoint, settings.tracking.uri, target)
+
     job.console.print(threshold_report.table(measured, sure, header))
     for line in (
         threshold_report.verdict(chosen),
-        f"written into {target}{logged(settings, target)}",
+        f"written into {target}{logged}",
         f"threshold.json and figures/ ({', '.join(path.name for path in figures)}) are in {job.folder}",
     ):
         job.console.print(line, highlight=False, soft_wrap=True)
     return {f"{evaluation.split}/{name}": value for name, value in threshold_report.values(measured).items()}
-
-
-def destination(settings: ThresholdConfig, source: Path, folder: Path) -> Path:
-    """Where the result goes: to `output`, for a run id into the job's folder, else into the file itself.
-
-    Raises:
-        CheckpointError: the file is still being trained, so the next epoch would overwrite it.
-    """
-    if settings.output is not None:
-        return Path(settings.output)
-    if is_run_id(settings.checkpoint):
-        return folder / source.name
-    if source.name == LAST and under_way(source.parent):
-        raise CheckpointError(
-            f"{source} belongs to a run that is under way, whose next epoch replaces it: wait for its end, "
-            "or write a copy with output=other.pt"
-        )
-    return source
-
-
-def is_run_id(checkpoint: str) -> bool:
-    """Whether `checkpoint` names an MLflow run, as `find_checkpoint` reads it."""
-    return bool(RUN_ID.fullmatch(checkpoint)) and not Path(checkpoint).exists()
-
-
-def logged(settings: ThresholdConfig, target: Path) -> str:
-    """Put the new checkpoint into the MLflow run that it came from; the words that say what became of it."""
-    if settings.output is not None or not is_run_id(settings.checkpoint):
-        return ""
-    try:
-        attach(default_store(home(), settings.tracking.uri), settings.checkpoint, target, "checkpoints")
-    except TrackingError as error:
-        log.warning("%s. The threshold is in %s alone", error, target)
-        return ""
-    return f", and as checkpoints/{target.name} into run {settings.checkpoint}"
 
 
 def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[str, Any]) -> None:

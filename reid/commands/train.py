@@ -21,7 +21,7 @@ from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
 from reid.engine.compute import Compute
-from reid.engine.describe import build_model, checkpoint_meta, describe_data, run_facts
+from reid.engine.describe import build_model, checkpoint_meta, data_inputs, describe_data, run_facts
 from reid.engine.distributed import share_neck, synchronise_batch_norm
 from reid.engine.finite import DivergedError
 from reid.engine.loop import train_epoch
@@ -56,6 +56,7 @@ from reid.judging.stored_scores import stored_scores
 from reid.models import ReidModel
 from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import JOURNAL, Tracker
+from reid.tracking.system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     facts = run_facts(settings, run.dataset, run.training, run.judged)
     facts |= {"reid.processes": run.compute.processes.count, **origin}
     with job.track(replace(settings, eval=run.evaluation), facts) as tracker:
+        tracker.inputs(data_inputs(settings, run.training, run.judged))
         session.attach(job.folder, tracker.run_id, tracker.run_key, job.resuming)
         # What a kill kept from the tracker; what it has already is not sent again.
         for row in session.history:
@@ -149,7 +151,7 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
         origin: dict[str, object] = {}
         if not job.resuming:
             line, origin = begin(model, start)
-            job.console.print(line, highlight=False)
+            job.console.print(line, highlight=False, soft_wrap=True)
         training = open_training_data(dataset, settings, job.progress, all_training_crops)
         judged = open_judged_data(dataset, settings.image, settings.data, job.progress, evaluation.protocol)
         job.console.print(describe_data(dataset, training, judged), highlight=False)
@@ -210,11 +212,14 @@ def epochs(run: Run, tracker: Tracker) -> Judgement | None:
     batches = training_batches(run)
     last: Judgement | None = None
     collapsed = False
+    system = SystemMetrics() if settings.tracking.system_metrics else None
     if judged_after(session.epoch, settings) and not session.judged:
         judgement(run, tracker)
     while session.epoch < settings.epochs:
         values = epoch(run, network, batches)
         tracker.metrics(trackable(values), session.epoch)
+        if system is not None:
+            tracker.metrics(system.since_last(), session.epoch)
         trouble = collapse(values)
         # Within the warm-up an untrained network may look so.
         if trouble and not collapsed and session.epoch > settings.tricks.warmup:
@@ -314,9 +319,12 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
     session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], True, data)
     trained = session.finish()
     card = model_card(session.meta)
-    tracker.text(card, card_path(trained).name)
+    written = tracker.text(card, card_path(trained).name)
     if settings.tracking.checkpoint:
-        tracker.artifact(trained, "checkpoints")
+        tracker.model(
+            trained, written, height=settings.image.height, width=settings.image.width,
+            embedding_size=session.model.embedding_size, step=session.epoch,
+        )  # fmt: skip
     with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
         drawn = run_figures.draw(
             job.folder, session.history, last, run.dataset, run.judged, job.name, run.evaluation.protocol

@@ -106,6 +106,7 @@ class TrackingConfig:
     run_name: str | None = None
     checkpoint: bool = True
     images: bool = False  # crops of people leave the run's folder only when asked
+    system_metrics: bool = False  # load and memory of the machine, an epoch each
 
 
 @dataclass
@@ -224,7 +225,8 @@ class TuneConfig(TrainConfig):
 class EvaluateConfig:
     """What `reid.evaluate` needs: the rest it reads from the checkpoint."""
 
-    checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id
+    checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id, models:/<name>@<alias>
+    card: bool = False  # write the scores into the checkpoint and its model card
     dataset: dict[str, Any] | None = None  # the one that it was trained on
     device: str = "auto"
     precision: str = one_of("float32", "tf32", "bf16", "fp16")

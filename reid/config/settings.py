@@ -74,7 +74,7 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     if "last_stride" in settings.backbone:
         raise ConfigError("no key backbone.last_stride: it is one of the tricks. Set tricks.last_stride")
     if settings.init_from is not None:
-        settings.init_from = _absolute_unless_run_id(settings.init_from)
+        settings.init_from = _absolute_unless_tracked(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
     _check_head(settings)
     _check_across(settings)
@@ -169,8 +169,10 @@ def _typed(config: DictConfig) -> Any:
     return settings
 
 
-def _absolute_unless_run_id(name: str) -> str:
-    return name if RUN_ID.fullmatch(name) else str(Path(name).expanduser().absolute())
+def _absolute_unless_tracked(name: str) -> str:
+    if RUN_ID.fullmatch(name) or name.startswith("models:/"):
+        return name
+    return str(Path(name).expanduser().absolute())
 
 
 def _check_head(settings: TrainConfig) -> None:

@@ -111,9 +111,10 @@ def _threshold(meta: Mapping[str, Any]) -> str:
     missed = _rate(1 - stored["tar"], [1 - end for end in reversed(stored["tar_interval"])])
     people = f"{stored['identities']:,} people of {_public(stored['dataset'])}, {stored['split']} split"
     return (
-        f"## Same person or not\n\nA pair with a {stored['metric']} distance of at most {stored['value']:.4f} "
-        f"counts as the same person. At this threshold {false} % of the pairs of two people were called the "
-        f"same, and {missed} % of the pairs of one person were missed ({stored['impostor_pairs']:,} and "
+        "## Same person or not\n\n"
+        f"A pair with a {stored['metric']} distance of at most {stored['value']:.4f} counts as the same "
+        f"person. At this threshold {false} % of the pairs of two people were called the same, and {missed} "
+        f"% of the pairs of one person were missed ({stored['impostor_pairs']:,} and "
         f"{stored['genuine_pairs']:,} pairs of {people}). Expect other rates elsewhere."
     )
 

@@ -12,32 +12,35 @@ from reid.config.schema import RUN_ID
 from reid.data import DatasetError
 from reid.engine.errors import CheckpointError
 from reid.home import home
-from reid.tracking import default_store, fetch_checkpoint
+from reid.tracking import SCHEME, check_reference, default_store, fetch_checkpoint, fetch_registered
 
 if TYPE_CHECKING:
     from reid.engine.checkpoint import Checkpoint
 
 
 def find_checkpoint(name: str, tracking_uri: str | None = None, key: str = "checkpoint") -> Path:
-    """The checkpoint file that `name` stands for: a file, a run's folder, or an MLflow run id.
+    """The checkpoint file that `name` stands for: a file, a run's folder, an MLflow run id, or a model of
+    MLflow's registry (`models:/<name>@<alias>`, `models:/<name>/<version>`).
 
     tracking_uri: the store that knows the run; None stands for the default one.
     key: what the user typed it under, for messages.
 
-    A file is not opened here, a run's is fetched.
+    A file is not opened here, one of a store is fetched, and nothing beside it.
 
     Raises:
         CheckpointError, TrackingError: there is none.
     """
-    if RUN_ID.fullmatch(name) and not Path(name).exists():
-        return fetch_checkpoint(default_store(home(), tracking_uri), name)
+    if is_tracked(name):
+        fetch = fetch_registered if name.startswith(SCHEME) else fetch_checkpoint
+        return fetch(default_store(home(), tracking_uri), name)
     path = Path(name).expanduser()
     if path.is_file():
         return path
     if not path.is_dir():
         raise CheckpointError(
             f"{key}={name}: no such file or folder ({path.absolute()}). Expected a checkpoint that "
-            "reid.train wrote, a run's folder, or an MLflow run id of 32 digits"
+            "reid.train wrote, a run's folder, an MLflow run id of 32 digits, or a registered model "
+            "(models:/<name>@<alias>)"
         )
     for candidate in ("model.pt", "last.pt"):
         if (path / candidate).is_file():
@@ -46,13 +49,20 @@ def find_checkpoint(name: str, tracking_uri: str | None = None, key: str = "chec
 
 
 def check_checkpoint(name: str, key: str = "checkpoint") -> None:
-    """Refuse a file or a folder that is not there; a tracked run is looked for once it is needed.
+    """Refuse a file or a folder that is not there; what a store has is looked for once it is needed.
 
     Raises:
-        CheckpointError: as `find_checkpoint`.
+        CheckpointError, TrackingError: as `find_checkpoint`.
     """
-    if not RUN_ID.fullmatch(name):
+    if name.startswith(SCHEME):
+        check_reference(name)
+    elif not RUN_ID.fullmatch(name):
         find_checkpoint(name, key=key)
+
+
+def is_tracked(name: str) -> bool:
+    """Whether `name` stands for a checkpoint in a store of MLflow, as `find_checkpoint` reads it."""
+    return name.startswith(SCHEME) or bool(RUN_ID.fullmatch(name) and not Path(name).exists())
 
 
 def newest_model() -> Path:

@@ -9,10 +9,13 @@ from reid.config.identity import config_hash, flat, resume_hash
 from reid.config.schema import ImageConfig, TrainConfig
 from reid.data import ReidDataset
 from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from reid.data.image_store import ImageStore
 from reid.data.pictures import describe_treatments
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint
 from reid.models import ReidModel, described_model
+from reid.people import is_person
+from reid.tracking import DataInput
 
 
 def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False) -> ReidModel:
@@ -102,6 +105,25 @@ def how_far(meta: Mapping[str, Any]) -> str:
     if epoch is None or epochs is None or epoch >= epochs:
         return ""
     return f"a training not at its end, after epoch {epoch} of {epochs}"
+
+
+def data_inputs(settings: TrainConfig, data: TrainingData, judged: JudgedData) -> list[DataInput]:
+    """The data of a run as the tracker lists them: what is trained on, and what is judged on."""
+    name = settings.dataset["name"]
+    return [
+        data_input(name, data.fingerprint, "training", settings.image, data.store),
+        data_input(
+            name, fingerprint(judged.fingerprint), "eval", settings.image, judged.query, judged.gallery
+        ),
+    ]
+
+
+def data_input(name: str, digest: str, context: str, image: ImageConfig, *stores: ImageStore) -> DataInput:
+    """The images of some stores as one input of a run."""
+    crops = [crop for store in stores for crop in store.crops]
+    people = {crop.pid for crop in crops if is_person(crop.pid)}
+    cameras = {crop.camid for crop in crops}
+    return DataInput(name, digest, context, len(crops), len(people), len(cameras), image.height, image.width)
 
 
 def run_facts(

@@ -1,10 +1,12 @@
 """The scores that a checkpoint carries, with what they were measured on and how sure they are."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reid.config.schema import EvalConfig
+from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reid.judging.judge import Judgement
 from reid.retrieval import Scores
 from reid.retrieval.bootstrap import mean_intervals
@@ -38,6 +40,26 @@ def stored_scores(
         for reranked, scores in rankings.items()
         if scores is not None
     ]
+
+
+def store_scores(source: Path, target: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write the checkpoint `source`, with these rows in it, to `target`, which may be the same file.
+
+    A row takes the place of one of the same data, split, protocol and ranking. Returns the new `meta`.
+
+    Raises:
+        CheckpointError: `source` cannot be read.
+        OSError: `target` cannot be written; what was there before is untouched.
+    """
+    checkpoint = load_checkpoint(source)
+    known = {_kind(row): row for row in [*checkpoint.meta.get(KEY, []), *rows]}
+    meta = {**checkpoint.meta, KEY: list(known.values())}
+    save_checkpoint(target, Checkpoint(checkpoint.model, meta, checkpoint.training))
+    return meta
+
+
+def _kind(row: dict[str, Any]) -> tuple[object, ...]:
+    return tuple(row[key] for key in ("dataset", "split", "protocol", "reranked"))
 
 
 def _row(scores: Scores, pids: np.ndarray) -> dict[str, Any]:

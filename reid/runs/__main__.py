@@ -1,4 +1,4 @@
-"""The tracked runs: `python -m reid.runs list | show | compare | delete`.
+"""The tracked runs: `python -m reid.runs list | show | compare | register | delete`.
 
 A run is named by its MLflow id or the beginning of it. Parents are the runs of whole sweeps, their children
 the jobs.
@@ -33,7 +33,16 @@ from reid.runs.selection import (
 )
 from reid.runs.tables import comparison, run_row, run_table, show_comparison, write_csv
 from reid.terminal import Terminal
-from reid.tracking import RunRecord, Store, TrackingError, all_runs, default_store
+from reid.tracking import (
+    SCHEME,
+    RunRecord,
+    Store,
+    TrackingError,
+    all_runs,
+    check_names_to_register,
+    default_store,
+    register,
+)
 
 # Nobody waits in a training loop here, so a slow server gets more time than MLflow is given there.
 _TIMEOUT_S = "30"
@@ -59,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Terminal(highlight=False), Terminal(stderr=True, soft_wrap=True, highlight=False)
     try:
         store = default_store(home(), options.uri)
+        if options.act is _register:
+            check_names_to_register(options.name, options.alias)
     except TrackingError as error:
         errors.print(f"reid.runs: {error}")
         return 2
@@ -135,6 +146,26 @@ def _compare(request: Request) -> int:
     return 0
 
 
+def _register(request: Request) -> int:
+    options, run = request.options, request.chosen[0]
+    if run.tags.get("reid.kind") != "run":
+        request.errors.print(
+            f"reid.runs register: {run.run_id} ({run.name}) is a {run.tags.get('reid.kind')}, which has no "
+            "model. Name a run of reid.train: `python -m reid.runs show` lists those of a sweep"
+        )
+        return 2
+    version = register(request.store, str(run.run_id), options.name, options.alias)
+    names = [f"{SCHEME}{options.name}/{version}"]
+    if options.alias:
+        names.insert(0, f"{SCHEME}{options.name}@{options.alias}")
+    request.console.print(
+        f"registered as version {version} of {options.name}: every command takes it as checkpoint="
+        f"{' or '.join(names)}",
+        soft_wrap=True,
+    )
+    return 0
+
+
 def _delete(request: Request) -> int:
     options, run_filter, now = request.options, _run_filter(request.options), time.time()
     if not request.chosen and not run_filter:
@@ -195,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--uri", help="the store (default: MLFLOW_TRACKING_URI, else mlflow.db of the project)"
     )
-    commands = parser.add_subparsers(required=True, metavar="list | show | compare | delete")
+    commands = parser.add_subparsers(required=True, metavar="list | show | compare | register | delete")
 
     listing = commands.add_parser(
         "list", parents=[common], help="all runs, newest first, jobs below their sweep"
@@ -220,6 +251,16 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("runs", nargs="+", metavar="run")
     comparing.add_argument("--json", action="store_true", help="for scripts")
     comparing.set_defaults(act=_compare)
+
+    registering = commands.add_parser(
+        "register", parents=[common], help="give the model of a run a name in MLflow's registry"
+    )
+    registering.add_argument("runs", nargs=1, metavar="run")
+    registering.add_argument("--name", required=True, help="such as reid-market")
+    registering.add_argument(
+        "--alias", help="of this version, such as champion; it moves from the version that had it"
+    )
+    registering.set_defaults(act=_register)
 
     deleting = commands.add_parser(
         "delete", parents=[common], help="delete runs for good, with their artifacts; a sweep with its jobs"

@@ -12,7 +12,15 @@ from rich.console import Console
 from reid.home import home
 from reid.runs.selection import busy, families, short_ids, with_children
 from reid.runs.tables import run_table, size
-from reid.tracking import RunRecord, Store, artifact_bytes, delete_runs, folder_bytes, run_folders
+from reid.tracking import (
+    RunRecord,
+    Store,
+    artifact_bytes,
+    delete_runs,
+    folder_bytes,
+    registered_runs,
+    run_folders,
+)
 
 
 def delete(
@@ -28,17 +36,26 @@ def delete(
 ) -> int:
     """Delete the chosen ones of `runs` and their children; the exit code.
 
-    0 done (or nobody wanted it), 1 refused because a run is under way, 2 nobody could be asked. Raises
-    TrackingError and OSError where the store or a disk fails.
+    0 done (or nobody wanted it), 1 refused since a run is under way or registered, 2 nobody could be asked.
+    Raises TrackingError and OSError where the store or a disk fails.
     """
     doomed = with_children(chosen, runs)
     known = run_folders([home() / "outputs", home() / "multirun"])
     places = {run.run_id: known.get(run.tags.get("reid.run_key", "")) for run in doomed}
     in_use = [(run, why) for run in doomed if (why := busy(run, places[run.run_id]))]
+    registered = registered_runs(store)
+    in_use += [
+        (
+            run,
+            f"it is registered as {', '.join(registered[str(run.run_id)])}: delete that in MLflow first",
+        )
+        for run in doomed
+        if str(run.run_id) in registered
+    ]
     for run, why in in_use:
         errors.print(f"reid.runs: {run.run_id} ({run.name}) is not deleted: {why}")
     if in_use:
-        errors.print("nothing was deleted. Stop these runs, or choose others")
+        errors.print("nothing was deleted. Choose others, or see to these first")
         return 1
     mine = [place for place in places.values() if place is not None] if folders else []
     stored = sum(artifact_bytes(store, run) for run in doomed)

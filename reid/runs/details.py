@@ -11,7 +11,8 @@ from reid.config.schema import default_config
 from reid.home import home
 from reid.runs.selection import code_version, died, differing, families
 from reid.runs.tables import age, duration, is_share, run_row
-from reid.tracking import RunRecord, Store, artifact_paths, run_folders
+from reid.tracking import RunRecord, Store, artifact_paths, model_paths, registered_runs, run_folders
+from reid.tracking.logged_model import CHECKPOINT
 from reid.words import percent
 
 #: Where things lie and what is drawn says nothing about a run's recipe.
@@ -26,6 +27,7 @@ def details(store: Store, run: RunRecord, runs: Sequence[RunRecord]) -> dict[str
     """
     run_id = str(run.run_id)
     artifacts = artifact_paths(store, run_id)
+    model = model_paths(store, run_id)
     folder = run_folders([home() / "outputs", home() / "multirun"]).get(run.tags.get("reid.run_key", ""))
     kin = next((kin for head, kin in families(runs) if head.run_id == run_id), [])
     siblings = [other for other in runs if run.parent is not None and other.parent == run.parent]
@@ -54,7 +56,8 @@ def details(store: Store, run: RunRecord, runs: Sequence[RunRecord]) -> dict[str
         "machine": f"{run.tags.get('reid.host', '?')}, {run.tags.get('reid.cpu', '?')}, "
         f"GPU {run.tags.get('reid.gpu', '?')}",
         "folder": str(folder) if folder else None,
-        "checkpoint": _checkpoint(run_id, artifacts),
+        "checkpoint": _checkpoint(run_id, [*artifacts, *model]),
+        "registered": registered_runs(store).get(run_id, []) if model else [],
         "artifacts": artifacts,
         "children": [run_row(child) for child in kin],
     }
@@ -92,6 +95,7 @@ def show_details(console: Console, facts: dict[str, Any]) -> None:
     line("machine", facts["machine"])
     line("folder", facts["folder"] or "none on this machine")
     line("checkpoint", facts["checkpoint"])
+    line("registered", ", ".join(facts["registered"]))
     if facts["artifacts"]:
         console.print("artifacts:")
         for path in facts["artifacts"]:
@@ -126,5 +130,5 @@ def _from_defaults(run: RunRecord) -> dict[str, str]:
 
 
 def _checkpoint(run_id: str, artifacts: Sequence[str]) -> str | None:
-    kept = [path for path in artifacts if path.startswith("checkpoints/")]
+    kept = [path for path in artifacts if path.startswith("checkpoints/") or path == CHECKPOINT]
     return f"{', '.join(kept)}: checkpoint={run_id} names it to the commands" if kept else None

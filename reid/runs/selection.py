@@ -128,10 +128,13 @@ def with_children(chosen: Sequence[RunRecord], runs: Sequence[RunRecord]) -> lis
 def run_score(run: RunRecord) -> RunScore:
     """The score that counts for a run: that of its own split; of a sweep the best of its children."""
     split = run.tags.get("reid.score_split", "test")
-    own, best = f"{split}/mAP", f"best/{split}/mAP"
-    if own in run.metrics or best not in run.metrics:
-        return RunScore(split, run.metrics.get(own), run.metrics.get(f"{split}/rank-1"))
-    return RunScore(split, run.metrics[best], run.metrics.get(f"best/{split}/rank-1"), best=True)
+    # Sweeps of older versions have their best score under a name of its own.
+    name = next(
+        (f"{prefix}{split}" for prefix in ("", "best/") if f"{prefix}{split}/mAP" in run.metrics), split
+    )
+    score, rank1 = (run.metrics.get(f"{name}/{kind}") for kind in ("mAP", "rank-1"))
+    best = run.tags.get("reid.kind") == "sweep" and score is not None
+    return RunScore(split, score, rank1, best)
 
 
 def busy(run: RunRecord, folder: Path | None) -> str:

@@ -168,9 +168,10 @@ def write(
         for path in written:
             parent.artifact(path)
         summary = terminal_text(report, written, publish(folder, experiment, name))
-        best = report.settings[0].mean(report.score)
-        if not math.isnan(best):
-            parent.metrics({f"best/{report.score}": best}, 0)
+        best = {name: report.settings[0].mean(f"{split}/{name}") for name in ("mAP", "rank-1")}
+        if not math.isnan(best["mAP"]):
+            # In the columns of the jobs: a sweep and its jobs are then compared at a glance.
+            parent.metrics({f"{split}/{name}": value for name, value in best.items()}, 0)
             parent.tags({"reid.selected_on": split})
     except Exception as error:
         log.warning(

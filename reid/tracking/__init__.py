@@ -4,8 +4,16 @@
 Importing this package does not import mlflow; the first use of a store does.
 """
 
+from reid.tracking.data_input import DataInput
 from reid.tracking.deliver import Delivery
-from reid.tracking.ended_run import attach, describe, fetch_artifact, read_run, run_address
+from reid.tracking.ended_run import (
+    attach,
+    describe,
+    fetch_artifact,
+    read_run,
+    replace_model,
+    run_address,
+)
 from reid.tracking.errors import TrackingError
 from reid.tracking.journal import JOURNAL, under_way
 from reid.tracking.late import LateDelivery, send_late, store_of
@@ -18,8 +26,18 @@ from reid.tracking.records import (
     fetch_checkpoint,
     list_runs,
     local_children,
+    model_paths,
     read_record,
     run_folders,
+)
+from reid.tracking.registry import (
+    SCHEME,
+    check_names_to_register,
+    check_reference,
+    fetch_registered,
+    register,
+    registered_runs,
+    run_registered_as,
 )
 from reid.tracking.removal import Removal, artifact_bytes, delete_runs, folder_bytes
 from reid.tracking.store import Store, default_store, refuse_password, ui_command
@@ -29,6 +47,8 @@ from reid.tracking.uris import sqlite_uri
 
 __all__ = [
     "JOURNAL",
+    "SCHEME",
+    "DataInput",
     "Delivery",
     "LateDelivery",
     "Provenance",
@@ -44,6 +64,8 @@ __all__ = [
     "artifact_bytes",
     "artifact_paths",
     "attach",
+    "check_names_to_register",
+    "check_reference",
     "children",
     "default_store",
     "delete_runs",
@@ -51,18 +73,24 @@ __all__ = [
     "environment",
     "fetch_artifact",
     "fetch_checkpoint",
+    "fetch_registered",
     "figure_markdown",
     "folder_bytes",
     "hide_home",
     "list_runs",
     "local_children",
+    "model_paths",
     "open_parent",
     "prepare_views",
     "read_record",
     "read_run",
     "refuse_password",
+    "register",
+    "registered_runs",
+    "replace_model",
     "run_address",
     "run_folders",
+    "run_registered_as",
     "send_late",
     "sqlite_uri",
     "store_of",

@@ -9,8 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from reid.tracking.data_input import send_inputs
 from reid.tracking.errors import TrackingError, is_deleted, reason
 from reid.tracking.journal import Journal, Operation, Sent
+from reid.tracking.logged_model import send_model
 from reid.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 RUN_KEY = "reid.run_key"
 PARENT_RUN = "mlflow.parentRunId"
+#: Operations whose content lies in files.
+_UPLOADS = ("artifact", "model")
 # MLflow's limits for one log_batch.
 _MAX_PARAMS = _MAX_TAGS = 100
 _MAX_METRICS = 1000
@@ -88,7 +92,7 @@ def deliver(store: Store, journal: Journal, budget_s: float | None = None) -> De
         last_upload = {_upload_key(operation): index for index, (operation, _) in enumerate(pending)}
         try:
             for index, (operation, after) in enumerate(pending):
-                upload = operation["op"] == "artifact"
+                upload = operation["op"] in _UPLOADS
                 # Of a file logged several times only the present content can be sent: once is enough.
                 if not upload or last_upload[_upload_key(operation)] == index:
                     if upload and delivery.error is not None:
@@ -138,6 +142,10 @@ def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path
     from mlflow.entities import Metric, Param, RunTag
 
     match operation["op"]:
+        case "inputs":
+            send_inputs(client, run_id, operation)
+        case "model":
+            send_model(client, run_id, operation, folder)
         case "create":
             pass  # ensure_run has done it
         case "params":
@@ -209,7 +217,7 @@ def _parent_tags(store: Store, journal: Journal, creation: Operation, experiment
 
 
 def _upload_key(operation: Operation) -> tuple[str, str] | None:
-    return (operation["path"], operation["folder"]) if operation["op"] == "artifact" else None
+    return (operation["path"], operation["folder"]) if operation["op"] in _UPLOADS else None
 
 
 def _batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reid.tracking.errors import TrackingError, reason
+from reid.tracking.logged_model import find_model, put_files
 from reid.tracking.records import RunRecord
 from reid.tracking.store import Store
 
@@ -59,6 +60,26 @@ def attach(store: Store, run_id: str, path: Path, folder: str) -> None:
         store.client.log_artifact(run_id, str(path), folder)
     except Exception as error:
         raise _failed(f"{path.name} could not be added to run {run_id}", error) from error
+
+
+def replace_model(store: Store, run_id: str, checkpoint: Path, card: Path) -> None:
+    """Put another `model.pt` and its card in the place of those of a run; the card is its description too.
+
+    A version of the registry that was made of the run has the new file then.
+
+    Raises TrackingError when the store does not answer, or has no such run.
+    """
+    try:
+        client = store.client
+        model = find_model(client, client.get_run(run_id))
+        if model is None:
+            client.log_artifact(run_id, str(checkpoint), "checkpoints")
+        else:
+            put_files(client, model.model_id, [checkpoint, card])
+        client.log_artifact(run_id, str(card))
+    except Exception as error:
+        raise _failed(f"{checkpoint.name} could not be added to run {run_id}", error) from error
+    describe(store, run_id, card.read_text(encoding="utf-8"))
 
 
 def run_address(store: Store, run_id: str, port: int = 5000) -> str | None:

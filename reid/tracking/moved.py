@@ -41,13 +41,20 @@ def bring_artifacts_along(database: Path, root: Path) -> None:
                     "SELECT run_uuid, artifact_uri FROM runs WHERE experiment_id = ?", (experiment,)
                 ).fetchall()
                 for run, uri in runs:
-                    place = local_folder(uri or "")
-                    if place is None or not place.is_relative_to(old):
-                        continue
-                    new = root / place.relative_to(old)
-                    if new.exists() or not place.exists():
+                    if new := _place_now(uri, old, root):
+                        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (new, run))
+                models = connection.execute(
+                    "SELECT model_id, artifact_location FROM logged_models WHERE experiment_id = ?",
+                    (experiment,),
+                ).fetchall()
+                for model, uri in models:
+                    if new := _place_now(uri, old, root):
                         connection.execute(
-                            "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (folder_uri(new), run)
+                            "UPDATE logged_models SET artifact_location = ? WHERE model_id = ?", (new, model)
+                        )
+                        connection.execute(
+                            "UPDATE model_versions SET storage_location = ? WHERE source = ?",
+                            (new, f"models:/{model}"),
                         )
                 connection.execute(
                     "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
@@ -55,6 +62,15 @@ def bring_artifacts_along(database: Path, root: Path) -> None:
                 )
     except sqlite3.Error as error:  # such as a file that this user may only read
         _log.warning("the artifacts of the moved store %s could not be brought along: %s", database, error)
+
+
+def _place_now(uri: str | None, old: Path, root: Path) -> str | None:
+    """The URI of an artifact folder that was moved from below `old` to below `root`; None if it was not."""
+    place = local_folder(uri or "")
+    if place is None or not place.is_relative_to(old):
+        return None
+    new = root / place.relative_to(old)
+    return folder_uri(new) if new.exists() or not place.exists() else None
 
 
 def database_now(database: Path, folder: Path, run_id: str | None) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from reid.tracking.deliver import PARENT_RUN, RUN_KEY
 from reid.tracking.errors import TrackingError, reason
 from reid.tracking.journal import JOURNAL, Journal
+from reid.tracking.logged_model import CHECKPOINT, fetch_from_model, find_model
 from reid.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -125,24 +126,42 @@ def run_folders(roots: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def fetch_checkpoint(store: Store, run_id: str, name: str = "model.pt") -> Path:
-    """A local path of the run's artifact `checkpoints/<name>`, downloaded where the store is a server.
+def fetch_checkpoint(store: Store, run_id: str, name: str = CHECKPOINT) -> Path:
+    """A local path of the run's checkpoint, downloaded where the store is a server, and nothing beside it.
+
+    It lies in the LoggedModel of the run, or, as older versions have it, among the run's own artifacts as
+    `checkpoints/<name>`.
 
     Raises TrackingError when the store does not answer, or has no such run or artifact.
     """
     artifact = f"checkpoints/{name}"
     try:
         present = [item.path for item in store.client.list_artifacts(run_id, "checkpoints")]
-        if artifact not in present:
-            raise TrackingError(
-                f"run {run_id} has no artifact {artifact} in {store.public_uri}; it has "
-                f"{', '.join(present) or 'no checkpoint'}. Name one of these, or a checkpoint file"
-            )
-        return Path(store.client.download_artifacts(run_id, artifact))
-    except TrackingError:
-        raise
+        if artifact in present:
+            return Path(store.client.download_artifacts(run_id, artifact))
+        model = find_model(store.client, store.client.get_run(run_id)) if name == CHECKPOINT else None
+        if model is not None:
+            return fetch_from_model(store, model)
     except Exception as error:
         raise _unreadable(store, f"{artifact} of run {run_id}", error) from error
+    raise TrackingError(
+        f"run {run_id} has no artifact {artifact} in {store.public_uri}, nor a model; it has "
+        f"{', '.join(present) or 'no checkpoint'}. Name one of these, or a checkpoint file"
+    )
+
+
+def model_paths(store: Store, run_id: str) -> list[str]:
+    """The files of a run's LoggedModel; [] where it has none.
+
+    Raises TrackingError when the store cannot tell.
+    """
+    try:
+        model = find_model(store.client, store.client.get_run(run_id))
+        if model is None:
+            return []
+        return [item.path for item in store.client.list_logged_model_artifacts(model.model_id)]
+    except Exception as error:
+        raise _unreadable(store, f"the model of run {run_id}", error) from error
 
 
 def artifact_paths(store: Store, run_id: str, folder: str | None = None) -> list[str]:

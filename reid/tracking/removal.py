@@ -6,11 +6,20 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reid.tracking.errors import TrackingError, reason
+from reid.tracking.logged_model import find_model
 from reid.tracking.records import RunRecord
 from reid.tracking.store import Store
 from reid.tracking.uris import local_folder
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+#: Places of artifacts that the server serves itself.
+_SERVED = "mlflow-artifacts:"
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,11 @@ def delete_runs(store: Store, runs: Sequence[RunRecord]) -> Removal:
     freed = done = 0
     try:
         for run in runs:
-            size = artifact_bytes(store, run)
-            if _clear_artifacts(store, run):
-                freed += size
+            model = _model_of(store, run)
+            freed += _clear(store, run.artifacts, str(run.run_id))
+            if model is not None:
+                freed += _clear(store, model.artifact_location, model.model_id)
+                _remove_model(store, model.model_id)
             _remove(store, str(run.run_id))
             done += 1
     except Exception as error:
@@ -46,13 +57,16 @@ def delete_runs(store: Store, runs: Sequence[RunRecord]) -> Removal:
 
 
 def artifact_bytes(store: Store, run: RunRecord) -> int:
-    """What the artifacts of a run take; 0 where the store cannot tell."""
-    folder = local_folder(run.artifacts)
+    """What the artifacts of a run and its model take; 0 where the store cannot tell."""
+    model = _model_of(store, run)
+    return _bytes_at(store, run.artifacts) + (_bytes_at(store, model.artifact_location) if model else 0)
+
+
+def _bytes_at(store: Store, place: str) -> int:
+    folder = local_folder(place)
     if folder is not None:
         return folder_bytes(folder)
-    if run.run_id is None or not run.artifacts.startswith("mlflow-artifacts:"):
-        return 0
-    return sum(_listed_sizes(store, run.run_id, None))
+    return sum(_listed_sizes(_repository(store, place), None)) if place.startswith(_SERVED) else 0
 
 
 def folder_bytes(folder: Path) -> int:
@@ -60,29 +74,46 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-def _listed_sizes(store: Store, run_id: str, folder: str | None) -> Iterable[int]:
-    for item in store.client.list_artifacts(run_id, folder):
+def _model_of(store: Store, run: RunRecord) -> LoggedModel | None:
+    return find_model(store.client, store.client.get_run(run.run_id)) if run.run_id else None
+
+
+def _listed_sizes(repository: ArtifactRepository, folder: str | None) -> Iterable[int]:
+    for item in repository.list_artifacts(folder):
         if item.is_dir:
-            yield from _listed_sizes(store, run_id, item.path)
+            yield from _listed_sizes(repository, item.path)
         else:
             yield item.file_size or 0
 
 
-def _clear_artifacts(store: Store, run: RunRecord) -> bool:
-    """Remove the artifacts of a run, those at a server where it serves them itself; whether that was so."""
-    if store.is_server and not run.artifacts.startswith("mlflow-artifacts:"):
-        return False
-    folder = local_folder(run.artifacts)
-    if folder is None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+def _clear(store: Store, place: str, owner: str) -> int:
+    """Remove an artifact folder, that of a server where it serves it itself; the bytes that are free now.
 
-        get_artifact_repository(run.artifacts, tracking_uri=store.uri).delete_artifacts()
-        return True
+    owner: the id of the run or the model that the folder was made for.
+    """
+    if store.is_server and not place.startswith(_SERVED):
+        return 0
+    size, folder = _bytes_at(store, place), local_folder(place)
+    if folder is None:
+        _repository(store, place).delete_artifacts()
+        return size
     if folder.is_dir():  # MLflow would unquote its path twice
         shutil.rmtree(folder)
-    if folder.parent.name == run.run_id and folder.parent.is_dir():
-        folder.parent.rmdir()  # made for this run; an error says what else somebody put there
-    return True
+    if folder.parent.name == owner and folder.parent.is_dir():
+        folder.parent.rmdir()  # made for this owner; an error says what else somebody put there
+    return size
+
+
+def _repository(store: Store, place: str) -> ArtifactRepository:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(place, tracking_uri=store.uri)
+
+
+def _remove_model(store: Store, model_id: str) -> None:
+    store.client.delete_logged_model(model_id)
+    if not store.is_server:
+        store.client._tracking_client.store._hard_delete_logged_model(model_id)
 
 
 def _remove(store: Store, run_id: str) -> None:

@@ -12,12 +12,13 @@ import math
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 from reid.tracking.courier import Courier
+from reid.tracking.data_input import DataInput, input_operation
 from reid.tracking.errors import TrackingError
 from reid.tracking.journal import (
     Journal,
@@ -28,6 +29,8 @@ from reid.tracking.journal import (
     replace_text,
     status_change,
 )
+from reid.tracking.logged_model import FOLDER as MODEL_FOLDER
+from reid.tracking.logged_model import model_operation, write_model_files
 from reid.tracking.machine import hide_home
 from reid.tracking.names import MAX_PARAM, MAX_TAG, as_text, check_names, cut
 from reid.tracking.store import Store
@@ -192,6 +195,29 @@ class Tracker:
         stored = resolved.relative_to(self.folder) if inside else resolved
         self._record({"op": "artifact", "path": stored.as_posix(), "folder": folder})
 
+    def inputs(self, inputs: Sequence[DataInput]) -> None:
+        """Name the data that the run reads, by their digests. Naming them again changes nothing."""
+        check_names([one.name for one in inputs], "dataset")
+        self._record(input_operation(inputs))
+
+    def model(
+        self, checkpoint: Path, card: Path, *, height: int, width: int, embedding_size: int, step: int
+    ) -> None:
+        """Log `checkpoint`, which lies in the run's folder, as the trained model of the run.
+
+        card: its Markdown card. height, width: of the model's images. step: the epochs it was trained for.
+        What is sent is the content at the time of sending. A full disk is only warned of; then the checkpoint
+        is an artifact of the run.
+        """
+        folder = self.folder / MODEL_FOLDER
+        try:
+            write_model_files(folder, height, width, embedding_size, card)
+        except OSError as error:
+            logger.warning("%s could not be written: %s", folder, error)
+            self.artifact(checkpoint, "checkpoints")
+        else:
+            self._record(model_operation(checkpoint, folder, self.folder, step))
+
     def text(self, text: str, name: str) -> Path:
         """Write `text` to `name` (it may hold folders) in the run's folder and log it under the same name.
 
@@ -316,6 +342,12 @@ class SilentTracker(Tracker):
     def tags(self, values: Mapping[str, object]) -> None: ...
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
+
+    def inputs(self, inputs: Sequence[DataInput]) -> None: ...
+
+    def model(
+        self, checkpoint: Path, card: Path, *, height: int, width: int, embedding_size: int, step: int
+    ) -> None: ...
 
     def text(self, text: str, name: str) -> Path:
         return Path(name)

@@ -113,15 +113,31 @@ def view_state(runs: Sequence[RunRecord]) -> dict[str, Any]:
         )
     for number, chart in enumerate(charts):
         chart["uuid"] = f"reid-{number}"
-    section = {"uuid": _SECTION, "name": "reid", "display": True, "isReordered": False, "deleted": False}
     return {
         "selectedColumns": columns,
         "columnOrder": columns,
         "compareRunCharts": charts,
-        "compareRunSections": [{**section, "isGenerated": False}],
+        "compareRunSections": _sections(known),
         "viewMaximized": False,
         "runListHidden": False,
     }
+
+
+def _sections(metrics: set[str]) -> list[dict[str, Any]]:
+    """Our charts in an open section, above those that MLflow makes of every metric, which are closed."""
+    theirs = sorted(dict.fromkeys(_section_of(name) for name in metrics))[:_MOST_KEYS]
+    ours = {"uuid": _SECTION, "name": VIEW_KEY, "display": True, "isGenerated": False}
+    closed = [
+        {"uuid": f"{_SECTION}-{number}", "name": name, "display": False, "isGenerated": True}
+        for number, name in enumerate(theirs)
+    ]
+    return [{**section, "isReordered": False, "deleted": False} for section in (ours, *closed)]
+
+
+def _section_of(metric: str) -> str:
+    """The section in which MLflow puts a metric: it is called after the folder of its name."""
+    folder = metric.rpartition("/")[0]
+    return {"": "Model metrics", "system": "System metrics"}.get(folder, folder)
 
 
 def swept_params(runs: Sequence[RunRecord]) -> list[str]:

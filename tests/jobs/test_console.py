@@ -119,6 +119,7 @@ def test_of_one_run_in_full() -> None:
         "status": "FINISHED",
         "split": "val",
         "data_fingerprint": {},
+        "registered": [],
         "metrics": {"val/mAP": 0.4567, "train/coverage": 0.5, "train/loss": 1.5},
         "children": [child],
     }

@@ -218,6 +218,20 @@ def test_a_user_finds_sweep_children_comparison_and_curves(study: Study, browser
     browser.get(f"{address}{view.path}&compareRunsMode=CHART")
     click(browser, "[data-component-id*=runnamecellrenderer]")  # charts show the runs that the list shows
     wait_until(lambda: len(elements(browser, ".scatterlayer .trace")) >= len(ALPHAS), "metric curves")
+    # Ours are open; MLflow's own charts, one a metric, are closed.
+    sections = wait_until(
+        lambda: {
+            each.text.split("(")[0].strip(): each.get_attribute("aria-expanded")
+            for each in elements(
+                browser, "[data-testid=experiment-view-compare-runs-chart-area] [aria-expanded]"
+            )
+            if each.text.strip()
+        },
+        "sections of charts",
+    )
+    assert {name: opened for name, opened in sections.items() if name in ("reid", "train", "val")} == {
+        "reid": "true", "train": "false", "val": "false",
+    }  # fmt: skip
     browser.save_screenshot(str(PICTURES / "charts.png"))
 
     # The description of the sweep, with its table and its figure.

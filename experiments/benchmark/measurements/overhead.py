@@ -48,7 +48,9 @@ def _steps(setup: Setup, store: ImageStore, folder: Path) -> Case:
     trainee = Trainee.build("resnet18", 64, torch.device("cpu"))
     stream = stream_of(training_batches(store, trainee.compute.device))
     runs = itertools.count()
-    around, within = [], []
+    around, within, closing = [], [], []
+    checkpoint = folder / "model.pt"
+    torch.save(trainee.model.state_dict(), checkpoint)
 
     def untracked() -> None:
         for _ in range(epochs):
@@ -65,14 +67,18 @@ def _steps(setup: Setup, store: ImageStore, folder: Path) -> Case:
             started = time.perf_counter()
             tracker.metrics({f"train/{name}": value for name, value in values.items()}, epoch + 1)
             spent += time.perf_counter() - started
+        os.link(checkpoint, place / checkpoint.name)
         started = time.perf_counter()
+        card = tracker.text("# A card", "model_card.md")
+        tracker.model(place / checkpoint.name, card, height=64, width=32, embedding_size=512, step=epochs)
         tracker.finish()
-        around.append(opened + time.perf_counter() - started)
+        closing.append(time.perf_counter() - started)
+        around.append(opened + closing[-1])
         within.append(spent)
 
     seconds = Contest({"tracked": tracked, "untracked": untracked}).run(setup.repeats)
     # What opening and closing take is shown apart: it does not grow with the steps.
-    del around[0], within[0]
+    del around[0], within[0], closing[0]
     net = [all_of_it - once for all_of_it, once in zip(seconds["tracked"], around, strict=True)]
     added = [100 * (a / b - 1) for a, b in zip(net, seconds["untracked"], strict=True)]
     count = epochs * steps
@@ -89,7 +95,10 @@ def _steps(setup: Setup, store: ImageStore, folder: Path) -> Case:
             ),
         ],
         {name: [one / count for one in every] for name, every in seconds.items()},
-        facts={"opening and closing the run, once, s": statistics.median(around)},
+        facts={
+            "opening and closing the run, once, s": statistics.median(around),
+            "of it the model with its card, and the end, s": statistics.median(closing),
+        },
     )
 
 
