@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reid.figures.style import INK, MUTED, PALETTE, SMALL, headline, log_scale, new_figure, styled
+from reid.figures.style import INK, MUTED, PALETTE, SMALL, headline, new_figure, styled
 
 _MARKERS = "osD^vP"
 
@@ -38,7 +39,10 @@ def accuracy_latency(points: Sequence[Point], batch: int, machine: str) -> Figur
         raise ValueError("no network has a score; expected one at least")
     figure = new_figure(height=5.0)
     axes = figure.add_subplot()
-    log_scale(axes, "x")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     for number, data in enumerate(dict.fromkeys(point.data for point in points)):
         colour, ours = PALETTE[number % len(PALETTE)], [point for point in points if point.data == data]
         best = unbeaten(ours)
@@ -49,9 +53,9 @@ def accuracy_latency(points: Sequence[Point], batch: int, machine: str) -> Figur
                   linestyle="none", label=data)  # fmt: skip
         named = {point.name: point for point in sorted(ours, key=lambda point: point.mAP)}
         for point in named.values():  # runs that differ in their seed have one name: at the best of them
-            axes.annotate(point.name, (1000 * point.latency, 100 * point.mAP), xytext=(8, -3),
+            axes.annotate(point.name, (1000 * point.latency, 100 * point.mAP), xytext=(7, 6),
                           textcoords="offset points", fontsize=SMALL, color=INK)  # fmt: skip
-    axes.margins(x=0.22, y=0.12)
+    axes.margins(x=0.25, y=0.15)
     axes.set_xlabel(f"milliseconds for {'one image' if batch == 1 else f'{batch} images'}")
     axes.set_ylabel("mAP (%)")
     headline(figure, "Accuracy against latency")
