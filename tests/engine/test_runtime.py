@@ -1,6 +1,7 @@
 """What a command sets in its own process, and what a library call leaves as it was."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,15 @@ import torch
 from reid.config.checks import ConfigError
 from reid.engine import runtime
 from reid.engine.compute import work_bytes
-from reid.engine.runtime import library_call, require_compiler, restored_switches, set_up_backend
+from reid.engine.runtime import (
+    borrowed_process,
+    library_call,
+    require_compiler,
+    restored_switches,
+    seed_everything,
+    set_up_backend,
+    set_up_process,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -175,3 +184,37 @@ def test_compiling_without_a_compiler_is_refused_in_words(monkeypatch: pytest.Mo
     with pytest.raises(ConfigError, match="compile=true and ATEN_CPU_CAPABILITY=default"):
         require_compiler(CPU)
     require_compiler(GPU)
+
+
+def denormals_by_thread() -> list[bool]:
+    """Whether each half of a large tensor, computed by a thread of its own, keeps numbers below 1.2e-38."""
+    kept = torch.full((2**20,), 1e-39).mul(1.0) > 0
+    return [bool(half.all()) for half in kept.chunk(2)]
+
+
+def test_a_borrowed_process_computes_as_a_command_and_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    random.seed(5)
+    torch.manual_seed(5)
+    expected = random.random(), torch.rand(1).item()
+    try:
+        assert denormals_by_thread() == [True, True]  # the threads have begun, without what a command sets
+        random.seed(5)
+        torch.manual_seed(5)
+        with borrowed_process():
+            set_up_process()
+            seed_everything(1)
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = True
+            assert denormals_by_thread() == [False, False]
+        assert denormals_by_thread() == [True, True]
+        assert (random.random(), torch.rand(1).item()) == expected
+        assert torch.get_num_threads() == 2
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.set_num_threads(threads)
