@@ -52,7 +52,8 @@ FOREIGN = re.compile(
     r"(\W|^)(data|outputs|multirun|mlartifacts|mypackage|my|crops|people|cam2|train|val|query|gallery|figures)/|mine|/path|/tmp|<|…|^\./"
 )
 NOT_YET = {
-    "config_resolved.yaml", "crops.csv", "split.csv", "history.csv",
+    "config_resolved.yaml", "crops.csv", "split.csv", "history.csv", "model_card.md", "reid.onnx.yaml",
+    "botsort.yaml", "checkpoints/model.pt", "logged_model/", "verdicts.csv",
     "experiments/benchmark/results/gpu_check.md",
 }  # fmt: skip
 
