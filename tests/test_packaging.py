@@ -16,6 +16,7 @@ from choices import own_crops, write_package
 from conftest import TINY
 
 ROOT = Path(__file__).parents[1]
+GALLERY = ROOT / "reid" / "gallery"
 pytestmark = pytest.mark.slow
 
 #: What pip writes into console scripts: three in one process, since the imports take seconds. A source tree
@@ -83,9 +84,15 @@ def test_the_wheel_holds_the_package_and_every_choice(wheel: zipfile.ZipFile) ->
     names = set(wheel.namelist())
     sources = {str(file.relative_to(ROOT)) for file in (ROOT / "reid").rglob("*.py")}
     choices = {f"reid/{file.relative_to(ROOT)}" for file in (ROOT / "conf").rglob("*.yaml")}
+    pages = {
+        str(file.relative_to(ROOT))
+        for place in ("static", "templates")
+        for file in GALLERY.glob(f"{place}/*")
+    }
     assert "reid/conf/train.yaml" in choices
+    assert "reid/gallery/templates/index.html" in pages
     assert "reid/py.typed" in names  # without it, type checkers see nothing of an installed package
-    assert sources <= names
+    assert sources | pages <= names
     assert choices <= names
     assert not [name for name in names if not name.startswith(("reid/", "reid_suite-"))]
 

@@ -74,13 +74,13 @@ def run(options: argparse.Namespace, dataset: ReidDataset | None) -> int:
             views = views_of_runs(options, dataset, progress)
         port = listener.getsockname()[1]
         guard = Guard(make_app(views, Thumbnails(views.crops.paths)), port)
-        address = f"http://{HOST}:{port}/?token={guard.token}"
+        address = f"http://{HOST}:{port}/?token="
         for note in views.notes:
             terminal.print(note, highlight=False)
-        print(f"{views.title}: {address}  (on this machine alone; Ctrl-C ends it)", flush=True)
+        print(f"{views.title}: {address}{guard.token}  (on this machine alone; Ctrl-C ends it)", flush=True)
         serving = server(guard)
         if not options.no_open and _has_screen():
-            threading.Timer(0.5, webbrowser.open, [address]).start()
+            threading.Timer(0.5, webbrowser.open, [address + guard.ticket()]).start()
         # The server ends in order by itself; what it raises again afterwards is no news.
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: None)

@@ -65,8 +65,14 @@ class Guard:
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app = app
         self.token, self._session = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+        self._tickets: set[str] = set()
         self._hosts = {f"{HOST}:{port}", f"localhost:{port}"}
         self._cookie = f"reid-browse-{port}"  # cookies know no ports, and pages of two runs may be open
+
+    def ticket(self) -> str:
+        """A token that counts once, for an address that a list of the machine's processes may show."""
+        self._tickets.add(made := secrets.token_urlsafe(24))
+        return made
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_guarded(message: Message) -> None:
@@ -93,7 +99,9 @@ class Guard:
             return _refused(403, "Another site may see nothing here.")
         given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
         if scope["path"] == "/" and given is not None:
-            if not _equal(given[0], self.token):
+            if given[0] in self._tickets:
+                self._tickets.remove(given[0])
+            elif not _equal(given[0], self.token):
                 return _refused(403, "This token is not that of the address which reid.browse has printed.")
             redirect = Response(status_code=303, headers={"Location": "/"})
             redirect.set_cookie(self._cookie, self._session, httponly=True, samesite="strict")

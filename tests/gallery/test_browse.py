@@ -6,6 +6,7 @@ to tests/output/browse/.
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import http.client
 import json
@@ -34,6 +35,7 @@ from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
 from reid.engine.prepare import open_training_data, read_dataset
 from reid.gallery import Facts, Index, Row
+from reid.gallery.page import Guard
 from reid.inference import load_model
 from reid.judging.stored_threshold import StoredThreshold
 
@@ -319,6 +321,43 @@ def test_lists_have_the_scores_of_the_evaluation(page: Page) -> None:
         distances = [item["distance"] for item in first["items"]]
         assert distances == sorted(distances)
         assert first["within"] == sum(distance <= first["threshold"] for distance in distances)
+
+
+def test_training_crops_have_lists_and_doubts_too(page: Page) -> None:
+    summary = page.json("/api/summary")
+    assert summary["labels"] == ["query and gallery", "training crops"]
+    crop = summary["queries"] + summary["gallery"]
+    lists = page.json(f"/api/list/{crop}")["lists"]
+    assert {item["mark"] for item in lists[0]["items"]} == {"wrong"}  # nobody is trained and tested on
+    found = wait_until(
+        lambda: (answer := page.json("/api/suspects?where=training%20crops"))["ready"] and answer, "doubts"
+    )
+    assert found["items"]
+    assert all(item[side]["crop"] >= crop for item in found["items"] for side in ("first", "second"))
+
+
+def test_a_ticket_counts_once() -> None:
+    """The address that a browser is started with stands in the list of processes."""
+
+    async def nothing(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody was let through")
+
+    def status(token: str) -> int:
+        scope = {
+            "type": "http", "method": "GET", "path": "/", "query_string": f"token={token}".encode(),
+            "headers": [(b"host", b"127.0.0.1:80")],
+        }  # fmt: skip
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(guard(scope, None, send))  # type: ignore[arg-type]
+        return int(sent[0]["status"])
+
+    guard = Guard(nothing, 80)
+    ticket = guard.ticket()
+    assert [status(ticket), status(ticket), status(guard.token), status(guard.token)] == [303, 403, 303, 303]
 
 
 def test_filters_leave_what_they_say(page: Page) -> None:

@@ -25,8 +25,11 @@ export function prepare(found) {
 
 export function show() {
   if (!where) pane.replaceChildren(el("p", { className: "empty" }, "Nothing here has labels."));
-  else if (!items) attempt(load);
+  else if (!items) loaded();
 }
+
+/** Why there is nothing to show stands where the count would. */
+const loaded = () => load().catch((error) => (counts.textContent = error.message));
 
 async function load() {
   const mine = where;
@@ -34,7 +37,7 @@ async function load() {
   if (mine !== where) return;
   if (!found.ready) {
     counts.textContent = `looking for labels that the model doubts … ${found.state}`;
-    setTimeout(() => mine === where && attempt(load), 700);
+    setTimeout(() => mine === where && loaded(), 700);
     return;
   }
   [items, file, at] = [found.items, found.file, 0];
@@ -63,7 +66,7 @@ const listed = () => (items ?? []).filter((item) => !chosen || item.kind === cho
 function draw() {
   const some = listed();
   filters.replaceChildren(
-    places.length > 1 ? choice("where", "Among", places.map((place) => [place, place]), where, (value) => ((where = value), (items = null), list.replaceChildren(), pane.replaceChildren(), attempt(load))) : "",
+    places.length > 1 ? choice("where", "Among", places.map((place) => [place, place]), where, (value) => ((where = value), (items = null), list.replaceChildren(), pane.replaceChildren(), loaded())) : "",
     choice("suspect", "What is in question", [["", "everything"], ...kinds().map((kind) => [kind, kind])], chosen, (value) => ((chosen = value), (at = 0), draw())),
   );
   list.replaceChildren(

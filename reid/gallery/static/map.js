@@ -1,6 +1,6 @@
 // The map of the features: a canvas that is dragged, zoomed and clicked.
 
-import { $, ask, attempt, count, describe, el, newest, picture } from "/static/page.js";
+import { $, ask, count, describe, el, newest, picture } from "/static/page.js";
 import * as detail from "/static/detail.js";
 
 const root = $("#map");
@@ -23,7 +23,7 @@ export function prepare(found) {
     el(
       "div",
       { className: "filters" },
-      options("Map", [["pca", "PCA"], ["tsne", "t-SNE"]], method, (value) => ((method = value), attempt(load))),
+      options("Map", [["pca", "PCA"], ["tsne", "t-SNE"]], method, (value) => ((method = value), loaded())),
       options("Colour", colours, colouring, (value) => ((colouring = value), draw())),
       el("button", { type: "button", onclick: () => ((zoom = { scale: 1, x: 0, y: 0 }), draw()) }, "Whole map"),
     ),
@@ -39,7 +39,7 @@ export function prepare(found) {
 }
 
 export function show(crop) {
-  if (!points) attempt(load);
+  if (!points) loaded();
   if (crop !== null && detail.current()?.query?.crop !== crop) return detail.open(crop);
   draw();
   return null;
@@ -49,13 +49,16 @@ export function leave() {
   tip.hidden = true;
 }
 
+/** Why there is no map stands where the count would. */
+const loaded = () => load().catch((error) => (status.textContent = error.message));
+
 async function load() {
   const mine = method;
   status.textContent = mine === "pca" ? "projecting …" : "t-SNE is being computed; the PCA stays until it is there …";
   const found = await latest(ask(`/api/map/${mine}`));
   if (!found || mine !== method) return;
   if (!found.ready) {
-    setTimeout(() => mine === method && attempt(load), 700);
+    setTimeout(() => mine === method && loaded(), 700);
     return;
   }
   points = found;
