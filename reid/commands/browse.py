@@ -28,6 +28,7 @@ from reid.data.files import in_threads
 from reid.data.image_store import open_store
 from reid.data.pictures import upright
 from reid.distance import distance_function
+from reid.engine.card import model_card
 from reid.engine.checkpoint import Checkpoint
 from reid.engine.checkpoint_source import trained_dataset, with_data_now
 from reid.engine.compute import Compute
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace, dataset: ReidDataset | None) -> int:
         address = f"http://{HOST}:{port}/?token="
         for note in views.notes:
             terminal.print(note, highlight=False)
+        listener.listen()  # who opens the address before the server runs waits for it
         print(f"{views.title}: {address}{guard.token}  (on this machine alone; Ctrl-C ends it)", flush=True)
         serving = server(guard)
         if not options.no_open and _has_screen():
@@ -220,6 +222,7 @@ def look_of(
         scores={"mAP": scores.mAP, "rank-1": scores.rank(1)},
         embed=lambda image: model.embed([image]).numpy()[0],
         activation=activation_of(model),
+        card=model_card(model.meta),
     )
 
 
@@ -310,6 +313,7 @@ def views_of_index(options: argparse.Namespace) -> Views:
         cross_camera=False,
         embed=None if model is None else lambda image: model.embed([image]).numpy()[0],
         activation=None if model is None else activation_of(model),
+        card="" if model is None else model_card(model.meta),
     )
 
     def doubts(_: Progress) -> Sequence[Suspect]:
@@ -400,7 +404,7 @@ def labels_of(
     sources: dict[str, Background[Sequence[Suspect]]] = {"query and gallery": Background(of_judged)}
     if dataset.train:
         sources["training crops"] = Background(of_trained)
-    return Labels(sources, file or _corrections(dataset.name), dataset.root)
+    return Labels(sources, file or _corrections(f"{dataset.name}_{dataset.root.name}"), dataset.root)
 
 
 def _corrections(name: str) -> Path:

@@ -78,6 +78,7 @@ class Look:
             how each query went; None where the crops have no labels.
         by_camera: camera -> (Q,) average precision among the gallery's images of that camera alone.
         scores: of all queries, by their names.
+        card: what the model is and may be used for, in Markdown.
         embed, activation: of a picture the features (C,), and a map (h, w) in 0 to 1; None without the model.
     """
 
@@ -95,6 +96,7 @@ class Look:
     scores: Mapping[str, float] = field(default_factory=dict)
     embed: Callable[[Image.Image], Features] | None = None
     activation: Callable[[Image.Image], Features] | None = None
+    card: str = ""
 
 
 class Background(Generic[T]):
@@ -205,7 +207,7 @@ class Views:
                 {
                     "name": one.name, "space": one.space, "threshold": one.threshold, "note": one.note,
                     "scores": dict(one.scores), "searches": one.embed is not None,
-                    "activates": one.activation is not None,
+                    "activates": one.activation is not None, "card": one.card,
                 }
                 for one in self.looks
             ],
@@ -221,31 +223,36 @@ class Views:
         keep = np.ones(crops.queries, bool)
         if wanted.camera is not None:
             keep &= crops.camids[: crops.queries] == wanted.camera
-        precision = look.precision
-        if wanted.other is not None:
-            precision = look.by_camera.get(wanted.other)
-            keep &= np.isfinite(precision) if precision is not None else False
+        whole = wanted.other is None
+        by_look = [one.precision if whole else one.by_camera.get(wanted.other) for one in self.looks]
+        precision, others = by_look[0], by_look[1] if len(by_look) > 1 else None
+        if not whole:
+            keep &= False if precision is None else np.isfinite(precision)
         if precision is not None:
             if (wanted.low, wanted.high) != (0, 1):
                 keep &= (precision >= wanted.low) & (precision <= wanted.high)
             if wanted.kind:
                 keep &= np.array([kind == wanted.kind for kind in look.kinds], bool)
-        text = wanted.text.strip().lower()
         found = np.flatnonzero(keep)
-        if text:
+        if text := wanted.text.strip().lower():
             found = np.array([row for row in found if self._speaks_of(int(row), text)], np.int64)
-        found = found[self._ordering(wanted.order, precision, found)]
+        if precision is not None and wanted.order != "name":
+            values = precision[found]
+            if wanted.order in ("gained", "lost") and others is not None:
+                values = values - others[found]
+            # NaN, which is no match at all, comes last either way.
+            found = found[
+                np.argsort(-values if wanted.order in ("best", "gained") else values, kind="stable")
+            ]
         return {
             "total": len(found),
             "items": [
                 {
                     **self._facts(int(row)),
-                    "ap": _number(precision[row]) if precision is not None else None,
-                    "first": int(look.first[row])
-                    if precision is look.precision and look.first is not None
-                    else None,
+                    "ap": None if precision is None else _number(precision[row]),
+                    "other_ap": None if others is None else _number(others[row]),
+                    "first": int(look.first[row]) if whole and look.first is not None else None,
                     "kind": look.kinds[row] if look.kinds else "",
-                    "other_ap": self._other_precision(int(row)),
                 }
                 for row in found[offset : offset + count]
             ],
@@ -253,20 +260,8 @@ class Views:
 
     def _speaks_of(self, row: int, text: str) -> bool:
         pid = int(self.crops.pids[row])
-        return (
-            text in self._lower[row] or text == f"id {pid}" or text in self.crops.people.get(pid, "").lower()
-        )
-
-    def _ordering(self, order: str, precision: Floats | None, found: Ints) -> Ints:
-        if precision is None or order == "name":
-            return np.arange(len(found))
-        values = precision[found]
-        if order in ("gained", "lost") and len(self.looks) > 1:
-            change = self._change()[found]
-            values = -change if order == "gained" else change
-        elif order == "best":
-            values = -values
-        return np.argsort(values, kind="stable")  # NaN, which is no match at all, comes last
+        person = self.crops.people.get(pid, "").lower()
+        return text in self._lower[row] or text == f"id {person or pid}" or text in person
 
     def _facts(self, crop: int) -> dict[str, Any]:
         crops, pid, camera = self.crops, int(self.crops.pids[crop]), int(self.crops.camids[crop])
@@ -277,10 +272,6 @@ class Views:
             "camera": None if camera == UNKNOWN else camera + 1,
             "query": crop < crops.queries,
         }
-
-    def _other_precision(self, row: int) -> float | None:
-        other = self.looks[1].precision if len(self.looks) > 1 else None
-        return None if other is None else _number(other[row])
 
     def _camera_pairs(self, look: Look) -> list[dict[str, Any]]:
         """The mean average precision by the query's camera and the gallery's."""
@@ -377,13 +368,15 @@ class Views:
         ranks = np.cumsum(counted)  # of what counts; junk has none
         right = np.flatnonzero(marks == "right")
         whole = len(places) == crops.end - crops.gallery
+        within = None if look.threshold is None else int((distances <= look.threshold).sum())
         precision = (np.arange(1, len(right) + 1) / ranks[right]).mean() if whole and len(right) else None
         return {
             "model": look.name,
             "threshold": look.threshold,
             "note": look.note,
             "total": crops.end - crops.gallery,
-            "within": int((distances <= look.threshold).sum()) if look.threshold is not None else None,
+            "within": within,
+            "at_least": not whole and within == len(distances),
             "ap": None if precision is None else float(precision),
             "matches": len(right) if whole else None,
             "first": int(ranks[right[0]]) if len(right) else None,

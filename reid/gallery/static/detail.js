@@ -24,6 +24,7 @@ export const current = () => shown;
 
 /** Shows the lists of crop `number`. */
 export function open(number) {
+  if (shown?.query?.crop === number) return Promise.resolve();
   return attempt(async () => {
     const found = await latest(ask(`/api/list/${number}?count=${LENGTH}`));
     if (!found) return;
@@ -98,7 +99,7 @@ function column(list, model) {
     node.append(el("button", { type: "button", className: "more", onclick: (event) => attempt(() => more(event.target, items, list, model)) }, "Show more"));
   if (list.threshold === null && list.note) node.append(el("p", { className: "note" }, list.note));
   else if (list.within > items.querySelectorAll(".hit").length)
-    node.append(el("p", { className: "note" }, `The threshold ${list.threshold.toFixed(3)} lies further down: ${count(list.within)} images are within it.`));
+    node.append(el("p", { className: "note" }, `The threshold ${list.threshold.toFixed(3)} lies further down: ${list.at_least ? "at least " : ""}${count(list.within)} images are within it.`));
   return node;
 }
 

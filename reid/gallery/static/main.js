@@ -36,6 +36,17 @@ function route() {
   attempt(async () => VIEWS[view].show(number));
 }
 
+/** What each model is, in the words of its card. */
+function cards(models) {
+  const dialog = $("#cards");
+  dialog.replaceChildren(
+    ...models.map((model) => el("pre", {}, model.card || `${model.name}: the model itself is not here.`)),
+    el("button", { type: "button", onclick: () => dialog.close() }, "Close"),
+  );
+  dialog.showModal();
+  dialog.scrollTop = 0; // the button, which has the focus, stands below
+}
+
 function help() {
   const dialog = $("#keys");
   if (!dialog.children.length)
@@ -80,6 +91,7 @@ attempt(async () => {
   detail.prepare(summary);
   for (const each of [map, labels, search]) each.prepare(summary);
   $("#help").addEventListener("click", help);
+  $("#about").addEventListener("click", () => cards(models));
   addEventListener("keydown", key);
   addEventListener("hashchange", route);
   const listed = queries.prepare(summary);

@@ -47,7 +47,7 @@ function field(name, words, control) {
 
 function range() {
   const bound = (name, value, words) => el("input", { type: "number", name, min: 0, max: 100, step: "any", value, ariaLabel: words });
-  return el("fieldset", { className: "field range" }, el("legend", {}, "AP in %"), bound("low", 0, "AP from, in percent"), "to", bound("high", 100, "AP up to, in percent"));
+  return el("fieldset", { className: "field range" }, el("legend", {}, "AP in %"), bound("low", 0, "AP from, in percent"), "to", bound("high", 100, "AP up to, in percent"), el("button", { type: "button", id: "clear", onclick: () => set({}) }, "Clear filters"));
 }
 
 let waiting;

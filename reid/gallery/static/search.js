@@ -53,7 +53,7 @@ function send(file) {
 function verdict(list) {
   if (list.threshold === null) return "";
   if (!list.within) return "Nobody in this gallery, says the threshold.";
-  return `${list.within} images are within the threshold.`;
+  return `${list.at_least ? "At least " : ""}${list.within} images are within the threshold.`;
 }
 
 export function show() {
