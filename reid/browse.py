@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.gallery is not None:
             from reid.gallery import Index
 
-            Index.open(options.gallery)
+            Index.open(options.gallery)  # refused here where there is none
         else:
             options.run = options.run or _newest()
         terminal = Terminal(stderr=True, soft_wrap=True)

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from reid.commands.compare import expectation
+from reid.commands.index import model_of
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig, register
 from reid.config.settings import as_trained
 from reid.data import Crop, ReidDataset
@@ -34,7 +35,7 @@ from reid.engine.checkpoint_source import trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.prepare import JudgedData, check_judgeable, open_judged_data, with_protocol_of
 from reid.errors import UsageError
-from reid.gallery import Facts, Index
+from reid.gallery import Index
 from reid.gallery.page import HOST, Guard, listen, make_app, server
 from reid.gallery.thumbnails import Thumbnails
 from reid.gallery.views import UNKNOWN, Background, Crops, Labels, Look, Views
@@ -285,14 +286,9 @@ def views_of_index(options: argparse.Namespace) -> Views:
     """The images of an index; each is looked for among the others."""
     index = Index.open(options.gallery)
     number = len(index)
-    pids, camids = (
-        np.array([UNKNOWN if value is None else value for value in index.column(name)], np.int64)
-        for name in ("pid", "camid")
-    )
+    pids, people = _people(index)
+    camids = np.array([UNKNOWN if one is None else one for one in index.column("camid")], np.int64)
     paths = [index.place(row) for row in range(number)]
-    people = {
-        pid: name for pid, name in zip(pids.tolist(), index.column("name"), strict=True) if name is not None
-    }
     crops = Crops(paths, _shortened(paths), pids, camids, number, 0, number, people)
     model, note = _model_of(index, options)
     facts = index.facts
@@ -337,6 +333,20 @@ def views_of_index(options: argparse.Namespace) -> Views:
     )
 
 
+def _people(index: Index) -> tuple[np.ndarray, dict[int, str]]:
+    """The pid of each row, UNKNOWN where nothing is said of it, and the names of those that have one.
+
+    A person who has but a name gets a number behind all pids.
+    """
+    rows = list(zip(index.column("pid"), index.column("name"), strict=True))
+    free = 1 + max((pid for pid, _ in rows if pid is not None), default=0)
+    named = sorted({name for pid, name in rows if pid is None and name is not None})
+    number = {name: free + place for place, name in enumerate(named)}
+    pids = [number.get(name, UNKNOWN) if pid is None else pid for pid, name in rows]
+    people = {pid: name for pid, (_, name) in zip(pids, rows, strict=True) if name is not None}
+    return np.array(pids, np.int64), people
+
+
 def _model_of(index: Index, options: argparse.Namespace) -> tuple[TrainedModel | None, str]:
     """The model that the index was made with, or None and why pictures cannot be searched for.
 
@@ -347,20 +357,11 @@ def _model_of(index: Index, options: argparse.Namespace) -> tuple[TrainedModel |
     if name is None:
         return None, "The index does not say which checkpoint it was made with: name it too."
     try:
-        model = load_model(name, options.device)
-        index.check(facts_of(model))
+        return model_of(index, name, options.device), ""
     except UsageError as error:
         if options.run:
             raise
         return None, f"Pictures cannot be searched for, since the model of the index is not there: {error}"
-    return model, ""
-
-
-def facts_of(model: TrainedModel) -> Facts:
-    """What the features of a model are, for an index."""
-    return Facts.of(
-        model.model.state_dict(), model.model.embedding_size, model.meta, model.space, model.threshold
-    )
 
 
 def _shortened(paths: Sequence[Path]) -> list[str]:

@@ -77,7 +77,7 @@ class Page:
         for name, value in sent.items():
             if value:
                 connection.putheader(name, value)
-        if body is not None and "Transfer-Encoding" not in sent:
+        if body is not None:
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders()
         try:
@@ -649,7 +649,8 @@ def test_an_index_is_opened_with_and_without_its_model(start: Callable[..., Page
     images = sorted(path for path in (study.home / "train").iterdir() if path.suffix == ".jpg")[:24]
     facts = Facts.of(model.model.state_dict(), model.model.embedding_size, model.meta, model.space, None)
     index = Index.create(study.home / "index", facts, checkpoint=str(study.models[0]))
-    rows = [Row(image, pid=number // 4, camid=number % 2) for number, image in enumerate(images)]
+    rows = [Row(image, pid=1 + number // 4, camid=number % 2) for number, image in enumerate(images[:16])]
+    rows += [Row(image, name="somebody") for image in images[16:20]] + [Row(image) for image in images[20:]]
     index.add(model.embed(images).numpy(), rows)
 
     page = start("--gallery", str(study.home / "index"))
@@ -657,6 +658,10 @@ def test_an_index_is_opened_with_and_without_its_model(start: Callable[..., Page
     assert (summary["judged"], summary["queries"], summary["gallery"]) == (False, 24, 24)
     assert [one["name"] for one in page.json("/api/queries")["items"]] == [image.name for image in images]
     (found,) = page.json("/api/list/3?count=500")["lists"]
+    marks = {item["crop"]: item["mark"] for item in found["items"]}
+    assert [marks[crop] for crop in (0, 5, 17, 22)] == ["right", "wrong", "wrong", "unknown"]
+    assert page.json("/api/list/17")["query"]["pid"] == "somebody"
+    assert page.json("/api/queries?text=somebody")["total"] == 4
     distances = model.distances(model.embed(images))[3]
     assert [item["crop"] for item in found["items"]] == [
         crop for crop in distances.argsort(stable=True).tolist() if crop != 3
