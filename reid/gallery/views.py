@@ -223,10 +223,10 @@ class Views:
         keep = np.ones(crops.queries, bool)
         if wanted.camera is not None:
             keep &= crops.camids[: crops.queries] == wanted.camera
-        whole = wanted.other is None
-        by_look = [one.precision if whole else one.by_camera.get(wanted.other) for one in self.looks]
+        other = wanted.other
+        by_look = [one.precision if other is None else one.by_camera.get(other) for one in self.looks]
         precision, others = by_look[0], by_look[1] if len(by_look) > 1 else None
-        if not whole:
+        if other is not None:
             keep &= False if precision is None else np.isfinite(precision)
         if precision is not None:
             if (wanted.low, wanted.high) != (0, 1):
@@ -251,7 +251,7 @@ class Views:
                     **self._facts(int(row)),
                     "ap": None if precision is None else _number(precision[row]),
                     "other_ap": None if others is None else _number(others[row]),
-                    "first": int(look.first[row]) if whole and look.first is not None else None,
+                    "first": int(look.first[row]) if other is None and look.first is not None else None,
                     "kind": look.kinds[row] if look.kinds else "",
                 }
                 for row in found[offset : offset + count]
