@@ -79,7 +79,7 @@ def test_it_computes_the_bits_of_the_command_and_leaves_the_process_as_it_was(
     home: Path, tiny: list[str], commanded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["notebook", "-f", "/tmp/kernel.json"])
-    own_log = logging.FileHandler(tmp_path / "own.log", mode="w")
+    own_log = logging.FileHandler(tmp_path / "own.log", mode="w")  # which would not open again once closed
     logging.getLogger("mine").addHandler(own_log)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         torch.manual_seed(3)

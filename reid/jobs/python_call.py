@@ -133,10 +133,11 @@ def _hydra_and_logging() -> Iterator[None]:
     named = logging.root.manager.loggerDict.values()
     loggers = [logging.root, *(one for one in named if isinstance(one, logging.Logger))]
     before = [(one, one.level, one.handlers[:], one.disabled, one.propagate) for one in loggers]
-    # Hydra's `dictConfig` would close the handlers that are there.
-    handlers: list[Any] = logging._handlerList[:]  # type: ignore[attr-defined]
-    logging._handlerList.clear()  # type: ignore[attr-defined]
-    captured, shown = logging._warnings_showwarning is not None, warnings.formatwarning  # type: ignore[attr-defined]
+    # Hydra's `dictConfig` would close the handlers that are there; what lists them has no public name.
+    internal: Any = logging
+    handlers, handlers_by_name = internal._handlerList[:], dict(internal._handlers)
+    internal._handlerList.clear()
+    captured, shown = internal._warnings_showwarning is not None, warnings.formatwarning
     try:
         with warnings.catch_warnings():
             try:
@@ -151,7 +152,8 @@ def _hydra_and_logging() -> Iterator[None]:
                 handler.close()
             logger.handlers[:], logger.disabled, logger.propagate = its_handlers, disabled, propagate
             logger.setLevel(level)
-        logging._handlerList[:] = handlers  # type: ignore[attr-defined]
+        internal._handlerList[:] = handlers
+        internal._handlers.update(handlers_by_name)
         GlobalHydra.instance().clear()
         if ours is not None:
             GlobalHydra.instance().initialize(ours)
