@@ -270,10 +270,8 @@ def conclusion(answer: Answer) -> Text:
     named = nearest.pid is not None
     others = list(dict.fromkeys(_who(hit) for hit in within if named and _who(hit) != _who(nearest)))
     also = f"; these also show {', '.join(others[:3])}{', …' if len(others) > 3 else ''}" if others else ""
-    return Text.assemble(
-        (_who(nearest), "bold green"),
-        f" at {nearest.distance:.3f}; {len(within)} of {len(answer.hits)} hits lie within the threshold{also}",
-    )
+    share = f"{len(within)} of {len(answer.hits)} hits lie within the threshold{also}"
+    return Text.assemble((_who(nearest), "bold green"), f" at {nearest.distance:.3f}; {share}")
 
 
 def _who(hit: Hit) -> str:
