@@ -90,7 +90,8 @@ def decode(row: Row, height: int, width: int) -> Decoded:
     if found.picture is None or found.state is None or found.digest is None:
         return Decoded(row, None, found.reason)
     small = Image.fromarray(found.picture.resized(height, width))
-    mtime = Path(row.path).stat().st_mtime_ns
+    unsigned = found.state.mtime_ns
+    mtime = unsigned - 2**64 if unsigned >= 2**63 else unsigned  # before 1970
     known = row._replace(size=found.state.size, mtime_ns=mtime, digest=found.digest.hex())
     return Decoded(known, small, None)
 
@@ -213,21 +214,24 @@ def _embed(
 
     batches = _decoded(rows, model, options.batch)
     steps = -(-len(rows) // options.batch)
-    for decoded in ConsoleProgress(errors)(batches, steps, "embedding batches of images"):
-        good = [one for one in decoded if one.image is not None]
-        if good:
-            images = [one.image for one in good if one.image is not None]
-            waiting.append((model.embed(images, options.batch, silent).numpy(), [one.row for one in good]))
-        new = {Path(one.row.path): str(one.reason) for one in decoded if one.image is None}
-        bad |= new
-        if time.monotonic() - written > WRITE_EVERY or (new and options.on_bad_image == "raise"):
-            write()
-        if new and options.on_bad_image == "raise":
-            raise DatasetError(
-                f"{name_unreadable(new)}\nReplace or delete them, or leave them out with --on-bad-image "
-                f"skip; what came before is in {options.output}."
-            )
-    write()
+    try:
+        for decoded in ConsoleProgress(errors)(batches, steps, "embedding batches of images"):
+            good = [one for one in decoded if one.image is not None]
+            if good:
+                images = [one.image for one in good if one.image is not None]
+                features = model.embed(images, options.batch, silent).numpy()
+                waiting.append((features, [one.row for one in good]))
+            new = {Path(one.row.path): str(one.reason) for one in decoded if one.image is None}
+            bad |= new
+            if time.monotonic() - written > WRITE_EVERY:
+                write()
+            if new and options.on_bad_image == "raise":
+                raise DatasetError(
+                    f"{name_unreadable(new)}\nReplace or delete them, or leave them out with --on-bad-image "
+                    f"skip; what came before is in {options.output}."
+                )
+    finally:  # Ctrl-C too
+        write()
     if bad:
         errors.print(f"left out: {name_unreadable(bad)}")
     return bad

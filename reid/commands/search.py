@@ -194,8 +194,13 @@ def answers(
     return result
 
 
-def limit_of(model: TrainedModel, index: Index, options: Options) -> tuple[StoredThreshold | None, str]:
-    """The threshold that may be applied, or None; and what there is to say of it."""
+def limit_of(
+    model: TrainedModel, index: Index, options: Options, joined: bool
+) -> tuple[StoredThreshold | None, str]:
+    """The threshold that may be applied, or None; and what there is to say of it.
+
+    joined: whether queries are means of several images.
+    """
     threshold = model.threshold or index.facts.threshold
     if threshold is None:
         return None, (
@@ -207,8 +212,10 @@ def limit_of(model: TrainedModel, index: Index, options: Options) -> tuple[Store
     except ThresholdError as refusal:
         return None, f"distances alone: {refusal}"
     note = expectation(threshold)
-    if options.expand:
-        note += ". It was measured without query expansion, which brings queries nearer to what they find"
+    means = ["means of several images"] if joined else []
+    means += ["query expansion"] if options.expand else []
+    if means:
+        note += f". It was measured on single images without {' or '.join(means)}, which bring distances down"
     return threshold, note
 
 
@@ -260,10 +267,11 @@ def conclusion(answer: Answer) -> Text:
         )
     within = [hit for hit in answer.hits if hit.same]
     nearest = min(within, key=lambda hit: hit.distance)
-    return Text.assemble(
-        (_who(nearest), "bold green"),
-        f" at {nearest.distance:.3f}; {len(within)} of {len(answer.hits)} hits lie within the threshold",
-    )
+    named = nearest.pid is not None
+    others = list(dict.fromkeys(_who(hit) for hit in within if named and _who(hit) != _who(nearest)))
+    also = f"; these also show {', '.join(others[:3])}{', …' if len(others) > 3 else ''}" if others else ""
+    share = f"{len(within)} of {len(answer.hits)} hits lie within the threshold{also}"
+    return Text.assemble((_who(nearest), "bold green"), f" at {nearest.distance:.3f}; {share}")
 
 
 def _who(hit: Hit) -> str:
@@ -359,7 +367,7 @@ def run(options: argparse.Namespace) -> int:
     problems = [] if options.many else [shape_problem(image, model.height, model.width) for image in images]
     warnings = [problem for problem in problems if problem]
     chosen = Options(
-        options.top,
+        max(1, min(options.top, len(index))),
         options.combine,
         options.rerank,
         options.expand,
@@ -371,7 +379,8 @@ def run(options: argparse.Namespace) -> int:
     queries = list(features.split(1)) if options.many else [features]
     shown = [[image] for image in images] if options.many else [images]
     found, reranked = search(index, queries, shown, chosen)
-    threshold, note = limit_of(model, index, chosen)
+    joined = chosen.combine == "mean" and any(len(features) > 1 for features in queries)
+    threshold, note = limit_of(model, index, chosen, joined)
     result = answers(index, shown, found, reranked, threshold.value if threshold else None)
     gone = 0
     if len(index) <= LOOKED_AT:

@@ -163,9 +163,15 @@ class Index:
     @cached_property
     def facts(self) -> Facts:
         """What the features are."""
+        from reid.engine.errors import CheckpointError
         from reid.gallery.facts import Facts  # torch, which opening an index does without
 
-        return Facts.from_json(self._meta["facts"])
+        try:
+            return Facts.from_json(self._meta["facts"])
+        except (KeyError, TypeError, CheckpointError) as error:
+            raise IndexFault(
+                f"{self.folder}: what it says of its model is not of this version ({error}): make it anew"
+            ) from error
 
     @property
     def checkpoint(self) -> str | None:
@@ -588,6 +594,8 @@ def _read_table(folder: Path, rows: bool = True) -> tuple[pyarrow.Table, dict[st
             table = file.read(use_threads=False) if rows else schema.empty_table()
         meta = json.loads((schema.metadata or {})[_META])
         version, columns = meta["format"], schema.remove_metadata()
+        if version == FORMAT:
+            _check_meta(meta)
     except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise IndexFault(
@@ -598,6 +606,22 @@ def _read_table(folder: Path, rows: bool = True) -> tuple[pyarrow.Table, dict[st
     if columns != _SCHEMA:
         raise IndexFault(f"{path} is damaged: its columns are not those of an index. Make the index anew")
     return table, meta
+
+
+def _check_meta(meta: dict[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError unless all is there that the index goes by."""
+    facts = meta["facts"]
+    texts = [meta["home"], facts["model"], facts["space"]["metric"]]
+    texts += [word for word in (meta["kind"], meta["checkpoint"]) if word is not None]
+    numbers = [meta["written"], facts["size"], *(entry["crc32"] for entry in meta["segments"])]
+    names = [(entry["file"], entry["rows"]) for entry in meta["segments"]]
+    names += [(meta["codes"]["stem"], meta["codes"]["rows"])] if meta["codes"] is not None else []
+    for name, rows in names:
+        if Path(name).name != name:
+            raise ValueError(f"{name!r} is no name of a file beside it")
+        numbers.append(rows)
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(one, int) for one in numbers):
+        raise ValueError("what it says of itself is of another kind")
 
 
 def _open_segment(folder: Path, entry: dict[str, Any], size: int) -> Floats:

@@ -215,6 +215,12 @@ def test_a_table_of_something_else_and_of_another_version_is_refused(tmp_path: P
         ({"format": 2}, "format 2, this version reads 1"),
         ({"segments": meta["segments"] * 2}, None),
         ({"segments": []}, "rows that no segment holds"),
+        ({"segments": [{"file": "../x.npy", "rows": 5, "crc32": 0}]}, "no name of a file beside it"),
+        ({"segments": [{"file": "x.npy", "rows": "5", "crc32": 0}]}, "is damaged"),
+        ({"facts": {"model": "a"}}, "is damaged"),
+        ({"codes": {"stem": "codes"}}, "is damaged"),
+        ({"kind": 7}, "is damaged"),
+        ({"home": None}, "is damaged"),
     ):
         parquet.write_table(
             table.replace_schema_metadata({b"reid.index": json.dumps({**meta, **change}).encode()}), file
@@ -222,6 +228,10 @@ def test_a_table_of_something_else_and_of_another_version_is_refused(tmp_path: P
         if words:
             with pytest.raises(IndexFault, match=words):
                 Index.open(tmp_path / "g")
+    later = {**meta, "facts": {**meta["facts"], "space": {**meta["facts"]["space"], "later": 1}}}
+    parquet.write_table(table.replace_schema_metadata({b"reid.index": json.dumps(later).encode()}), file)
+    with pytest.raises(IndexFault, match="not of this version"):
+        Index.open(tmp_path / "g").check(facts())
     parquet.write_table(table.replace_schema_metadata(None), file)
     with pytest.raises(IndexFault, match="no table of an index"):
         Index.open(tmp_path / "g")

@@ -1,6 +1,8 @@
 """Whoever is killed while an index changes loses no row that was there, and doubles none."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from drawn_index import drawn, facts, rows
 
-from reid.gallery import Index
+from reid.gallery import Index, IndexFault
 
 #: Forks processes that change one index and are killed, after a random time or just before their nth step on
 #: the disk. A process says after each change what it had finished. Light: no torch, and Python starts once.
@@ -124,3 +126,52 @@ def test_kills_while_removing_lose_nobody_else(tmp_path: Path) -> None:
         assert max(map(int, said), default=-1) < left[0] // 5
         assert whole
         assert damaged == []
+
+
+#: Two processes that add at once, ten images in common.
+TOGETHER = """
+import os, sys
+import pandas, pyarrow.parquet
+import numpy as np
+from reid.gallery.index import Index, Row
+
+folder = sys.argv[1]
+children = []
+for process in range(2):
+    child = os.fork()
+    if not child:
+        index = Index.open(folder)
+        for step in range(10):
+            numbers = [*range(100 * process + 5 * step, 100 * process + 5 * step + 5), 1000 + step]
+            values = np.stack([np.random.default_rng(n).normal(size=24).astype(np.float32) for n in numbers])
+            index.add(values, [Row(f"/c/{n}.jpg") for n in numbers])
+        os._exit(0)
+    children.append(child)
+sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_add_at_once(tmp_path: Path) -> None:
+    Index.create(tmp_path / "g", facts())
+    subprocess.run([sys.executable, "-c", TOGETHER, str(tmp_path / "g")], check=True, timeout=120)
+    index = Index.open(tmp_path / "g")
+    numbers = [int(Path(path).stem) for path in index.paths()]
+    assert sorted(numbers) == [*range(50), *range(100, 150), *range(1000, 1010)]
+    expected = [np.random.default_rng(n).normal(size=24).astype(np.float32) for n in numbers]
+    assert np.array_equal(index.features(range(len(index))), np.stack(expected))
+    assert index.damaged_segments() == []
+
+
+def test_a_lock_that_is_held_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Index.create(tmp_path / "g", facts())
+    monkeypatch.setattr("reid.gallery.index.PATIENCE", 0.05)
+    descriptor = os.open(tmp_path / "g" / ".lock", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(IndexFault, match="another process has been changing"):
+            index.add(drawn(1), rows(1))
+        assert len(Index.open(tmp_path / "g")) == 0
+    finally:
+        os.close(descriptor)
+    assert index.add(drawn(1), rows(1)) == (1, 0)
