@@ -72,9 +72,8 @@ def _answers(address: str) -> bool:
 
 
 def test_a_served_model_answers_with_the_features_of_embed(home: Path, address: str, tiny_data: Path) -> None:
-    crops = [
-        crop.path for crop in load_dataset("synthetic", tiny_data / "synthetic" / "day_tiny_0").query[:3]
-    ]
+    dataset = load_dataset("synthetic", tiny_data / "synthetic" / "day_tiny_0", preset="tiny")
+    crops = [crop.path for crop in dataset.query[:3]]
     images = [[base64.b64encode(crop.read_bytes()).decode()] for crop in crops]
     body = json.dumps({"dataframe_split": {"columns": ["image"], "data": images}}).encode()
     request = urllib.request.Request(
