@@ -131,7 +131,7 @@ class TrainedModel:
         count = 1 if is_one(images) else len(images) if isinstance(images, Sized) else None
         if count is not None:
             batches = progress(batches, -(-count // batch), "embedding batches of images")
-        nothing = torch.empty(0, self.model.embedding_size, device="cpu")
+        nothing = torch.empty(0, self.model.embedding_size, dtype=torch.float32, device="cpu")
         return torch.cat([nothing, *(self._features(names, pixels) for names, pixels in batches)])
 
     @torch.inference_mode()
@@ -189,7 +189,7 @@ class TrainedModel:
 
         def remembered() -> Iterator[ImageInput]:
             for name, image in named_images(images):
-                names.append(os.path.abspath(name))
+                names.append(os.path.abspath(os.path.expanduser(name)))
                 yield image
 
         features = self.embed(remembered())

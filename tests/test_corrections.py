@@ -103,6 +103,8 @@ def test_corrections_of_a_part_and_of_the_whole(
     assert len(found.corrections) == 2
     assert {crop.pid for crop in found.train if crop.path in (other, *crops[second])} == {first}
     assert len(found.uncorrected) == sum(map(len, crops.values())) + 1
+    plain = load_dataset("joint", tmp_path, parts=[{**parts[0], "corrections": None}, parts[1]])
+    assert found.uncorrected == plain.train  # by the same pids, also of the other part
 
 
 @pytest.mark.slow

@@ -47,6 +47,11 @@ def test_every_form_of_an_image_gives_the_same_bits(model: TrainedModel, crops: 
     assert one.shape == (1, 512)
     assert torch.equal(model.embed(arrays[0]), one)
     assert torch.equal(model.embed(Image.open(crops[0])), one)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert model.embed(crops[0]).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert not one.is_inference()  # a caller may go on with it as with any tensor
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reid.config.checks import ConfigError
+from reid.config.dataset import judged_on
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig
 from reid.config.settings import as_trained
 from reid.data import DatasetError, Progress, ReidDataset, load_dataset
@@ -147,7 +148,7 @@ def _dataset(model: TrainedModel, data_root: str, progress: Progress) -> tuple[R
     """The dataset that the model was trained on, or None and why it is not at hand."""
     checkpoint = with_data_now(Checkpoint({}, model.meta, {}), data_root)
     try:
-        return load_dataset(**trained_dataset(checkpoint), progress=progress), ""
+        return load_dataset(**judged_on(trained_dataset(checkpoint)), progress=progress), ""
     except (DatasetError, CheckpointError) as error:
         return None, f"the data of its training are not at hand ({str(error).splitlines()[0]})"
 

@@ -56,8 +56,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     # Both belong to a ranking; a pair has none.
     evaluation = replace(evaluation, query_expansion=0, rerank=False)
     spec = settings.dataset or trained_dataset(checkpoint)
-    spec = spec if evaluation.split == "val" else judged_on(spec)
-    dataset = load_dataset(**spec, progress=job.progress)
+    dataset = load_dataset(**judged_on(spec), progress=job.progress)
     if evaluation.split == "val":
         dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
     evaluation = with_protocol_of(dataset, evaluation, job.overrides)
@@ -163,7 +162,7 @@ def trained_images(meta: dict[str, Any]) -> set[Path]:
     None where these data are no longer as they were.
     """
     try:
-        joint = load_dataset(**meta["dataset"])
+        joint = load_dataset(**judged_on(meta["dataset"]))
     except DatasetError:
         return set()
     pids = set(meta["pids"])

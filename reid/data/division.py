@@ -28,13 +28,17 @@ def validation_split(dataset: ReidDataset, identities: int, seed: int) -> ReidDa
     camera becomes a query if one by another camera is left for it to find; the rest is the gallery.  The
     remaining people are trained on.  Neither the test query nor the test gallery is part of the result.
 
+    Corrections change neither who is held out nor whom their crops show: with another file of them, or
+    without it, a model is judged on the same people, and on nobody whom it was trained on.
+
     Raises:
         DatasetError: fewer than `identities` + 1 people could be held out.
     """
     if dataset.val:
         query, gallery = _judged(_by_pid(dataset.val).values(), dataset.cameras)
         return replace(dataset, query=query, gallery=gallery, val=())
-    by_pid = _by_pid(crop for crop in dataset.train if is_person(crop.pid))
+    labelled = dataset.uncorrected or dataset.train
+    by_pid = _by_pid(crop for crop in labelled if is_person(crop.pid))
     fit = [pid for pid in sorted(by_pid) if _can_be_judged(by_pid[pid], dataset.cameras)]
     if identities > len(fit) or identities >= len(by_pid):
         seen = "seen by two cameras and more than once by one" if dataset.cameras else "seen more than once"
@@ -45,7 +49,10 @@ def validation_split(dataset: ReidDataset, identities: int, seed: int) -> ReidDa
     chosen = np.random.default_rng(seed).permutation(len(fit))[:identities]
     held_out = {fit[index] for index in chosen}
     query, gallery = _judged([by_pid[pid] for pid in held_out], dataset.cameras)
-    train = tuple(crop for crop in dataset.train if crop.pid not in held_out)
+    # Whom corrections join with one of them is the same person.
+    images = {crop.path for pid in held_out for crop in by_pid[pid]} if dataset.uncorrected else set()
+    out = held_out | {crop.pid for crop in dataset.train if crop.path in images}
+    train = tuple(crop for crop in dataset.train if crop.pid not in out)
     return replace(dataset, train=train, query=query, gallery=gallery)
 
 

@@ -2,7 +2,7 @@
 
 | what | how it is taken |
 |---|---|
-| a path | the file, by the rules of `reid.data.pictures` |
+| a path | the file, by the rules of `reid.data.pictures`; `~` is the home folder |
 | a PIL image | by the same rules: turned upright, grey and transparent pixels to RGB |
 | an array (H, W, 3), or (N, H, W, 3) for many | uint8, red first |
 | a tensor (3, H, W), or (N, 3, H, W) for many | uint8, red first; on any device |
@@ -12,9 +12,11 @@ Nothing is guessed: floats, grey arrays and a fourth channel are refused, and th
 them. One thing cannot be seen: OpenCV gives blue first. Turn such an array round before: `array[..., ::-1]`.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import IOBase
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -39,10 +41,12 @@ EXPECTED = "expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, 
 def is_one(images: object) -> bool:
     """Whether this is one image, or what is meant to be one, and no collection of them."""
     if isinstance(images, np.ndarray):
-        return images.ndim < 4 and images.dtype.kind not in "OU"  # an array of paths is many
+        return images.ndim == 0 or (images.ndim < 4 and images.dtype.kind not in "OU")  # of paths: many
     if isinstance(images, torch.Tensor):
         return images.ndim < 4
-    return isinstance(images, str | bytes | PathLike | Image.Image) or not isinstance(images, Iterable)
+    # An open file would give its lines.
+    kinds = str | bytes | PathLike | Image.Image | IOBase
+    return isinstance(images, kinds) or not isinstance(images, Iterable)
 
 
 def named_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[tuple[str, ImageInput]]:
@@ -85,8 +89,10 @@ def decoded_batches(
 def _taken(image: ImageInput) -> _Source:
     try:
         if isinstance(image, str | PathLike):
-            return Path(image)
+            return Path(os.path.expanduser(image))
         if isinstance(image, Image.Image):
+            if 0 in image.size:  # PIL would make black of it
+                raise PictureError(f"a PIL image of {image.width} x {image.height} pixels shows nothing")
             return upright(image)
         if isinstance(image, np.ndarray):
             return _of_array(image)
@@ -94,15 +100,20 @@ def _taken(image: ImageInput) -> _Source:
             return _of_tensor(image)
     except PictureError as error:
         return error
-    hint = ". The bytes of a file: PIL.Image.open(io.BytesIO(image))" if isinstance(image, bytes) else ""
+    hint = ""
+    if isinstance(image, bytes | IOBase):
+        file = "io.BytesIO(image)" if isinstance(image, bytes) else "image"
+        hint = f". The bytes of a file: PIL.Image.open({file})"
     return PictureError(f"{type(image).__name__}, but {EXPECTED}{hint}")
 
 
 def _of_array(image: npt.NDArray[Any]) -> Picture:
     what = f"an array of {image.dtype} and shape {image.shape}"
     if image.dtype != np.uint8:
-        from_0_to_1 = ". Values from 0 to 1: np.rint(image * 255).astype(np.uint8)"
-        hint = from_0_to_1 if image.dtype.kind == "f" else ""
+        hint = ""
+        if image.dtype.kind == "f" and image.size:
+            scaled, end = ("image * 255", 1) if image.max() <= 1 else ("image", 255)
+            hint = f". Values from 0 to {end}: np.rint({scaled}).astype(np.uint8)"
         raise PictureError(f"{what}, but expected uint8{hint}")
     if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         hint = ""
@@ -119,8 +130,10 @@ def _of_array(image: npt.NDArray[Any]) -> Picture:
 def _of_tensor(image: torch.Tensor) -> Picture:
     what = f"a tensor of {image.dtype} and shape {tuple(image.shape)}"
     if image.dtype != torch.uint8:
-        from_0_to_1 = ". Values from 0 to 1: (image * 255).round().to(torch.uint8)"
-        hint = from_0_to_1 if image.is_floating_point() else ""
+        hint = ""
+        if image.is_floating_point() and image.numel():
+            scaled, end = ("(image * 255)", 1) if image.max() <= 1 else ("image", 255)
+            hint = f". Values from 0 to {end}: {scaled}.round().to(torch.uint8)"
         raise PictureError(f"{what}, but expected torch.uint8{hint}")
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
         hint = ""

@@ -73,9 +73,7 @@ def read_domain(
     Raises:
         DatasetError, EvaluationError: it is not there, or no query has a match.
     """
-    # Nobody needs the file of corrections for a test; people held out of the training set bear what it says.
-    spec = keys if settings.split == "val" else judged_on(keys)
-    dataset = load_dataset(**spec, progress=progress)
+    dataset = load_dataset(**judged_on(keys), progress=progress)
     if settings.split == "val":
         dataset = validation_split(dataset, settings.val_identities, settings.val_seed)
     evaluation = with_protocol_of(dataset, settings, overrides)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from reid.data.corrections import (
     verdict_path,
 )
 from reid.data.crops import Crop, DatasetError, ReidDataset
+from reid.data.division import validation_split
 
 ROOT = Path("/data/set")
 
@@ -90,6 +92,24 @@ def test_a_crop_that_is_left_out_merges_nothing(tmp_path: Path) -> None:
     found = correct(dataset(), file)
     assert found.corrections[0].merged == ()
     assert found.train == tuple(crop for crop in dataset().train if crop.path.stem not in ("1a", "3a"))
+
+
+def test_validation_people_stay_the_same_and_are_trained_on_under_no_name(tmp_path: Path) -> None:
+    whole = dataset()
+    seen = replace(whole, train=tuple(c._replace(camid=ord(c.path.stem[-1]) % 2) for c in whole.train))
+    plain = validation_split(seen, identities=2, seed=0)
+    held_out = sorted({crop.pid for crop in plain.query})
+    other = next(pid for pid in range(1, 7) if pid not in held_out)
+    away = next(pid for pid in range(1, 7) if pid not in (*held_out, other))
+    file = verdicts(
+        tmp_path,
+        (f"train/{held_out[0]}a.png", f"train/{other}a.png", SAME),
+        (f"train/{held_out[1]}b.png", f"train/{held_out[1]}a.png", WRONG_NAME),
+        *((f"train/{away}{x}.png", f"train/{other}c.png", WRONG_NAME) for x in "abc"),
+    )
+    corrected = validation_split(correct(seen, file), identities=2, seed=0)
+    assert (corrected.query, corrected.gallery) == (plain.query, plain.gallery)
+    assert {crop.pid for crop in corrected.train} == set(range(1, 7)) - {*held_out, other, away}
 
 
 def test_the_last_verdict_on_a_pair_holds(tmp_path: Path) -> None:

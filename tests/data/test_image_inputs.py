@@ -1,5 +1,6 @@
 """Images as Python code has them: what is taken, what is refused in words, and how many are held at once."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ def test_many_images_are_the_same_in_every_form(kind: str, batch: int, path: Pat
 REFUSED: dict[str, tuple[Any, list[str]]] = {
     "floats": (PIXELS / 255, ["array of float64 and shape (40, 20, 3)", "np.rint(image * 255)"]),
     "float tensor": (torch.rand(3, 40, 20), ["torch.float32", "(image * 255).round().to(torch.uint8)"]),
+    "floats to 255": (PIXELS.astype(np.float32), ["from 0 to 255: np.rint(image).astype(np.uint8)"]),
+    "float tensor to 255": (torch.full((3, 40, 20), 255.0), ["255: image.round().to(torch.uint8)"]),
+    "a mask": (PIXELS > 100, ["array of bool", "expected uint8"]),
     "integers": (PIXELS.astype(int), ["array of int64", "expected uint8"]),
     "grey": (PIXELS[:, :, 0], ["shape (40, 20), but expected (H, W, 3)", "Grey: np.stack"]),
     "grey tensor": (torch.zeros(1, 40, 20, dtype=torch.uint8), ["(1, 40, 20)", "Grey: image.expand(3"]),
@@ -85,6 +89,9 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "empty": (np.zeros((0, 20, 3), np.uint8), ["shape (0, 20, 3)"]),
     "a number": (7, ["int, but expected a path, a PIL image"]),
     "bytes": (b"\x89PNG", ["bytes, but expected", "io.BytesIO"]),
+    "an open file": (io.BytesIO(b"a\nb"), ["BytesIO, but expected", "PIL.Image.open(image)"]),
+    "an empty cut": (Image.new("RGB", (0, 5)), ["0 x 5 pixels shows nothing"]),
+    "an array of no shape": (np.array("a.jpg"), ["shape (), but expected uint8"]),
     "a list": ([PIXELS, PIXELS], ["list, but expected"]),
     "no file": ("/nowhere/a.jpg", ["/nowhere/a.jpg: No such file"]),
 }
@@ -99,6 +106,17 @@ def test_what_is_refused_is_named_by_its_place(kind: str) -> None:
         assert fragment in str(refusal.value)
     if kind != "no file":
         assert "images[3]: " in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["an open file", "an empty cut", "an array of no shape", "bytes"])
+def test_what_is_one_image_by_mistake_is_refused_as_one(kind: str) -> None:
+    with pytest.raises(DatasetError, match="the image: "):
+        pixels(REFUSED[kind][0])
+
+
+def test_a_tilde_is_the_home_folder(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert torch.equal(pixels(f"~/{path.name}"), pixels(path))
 
 
 def test_the_hints_of_a_refusal_lead_to_the_image(path: Path) -> None:

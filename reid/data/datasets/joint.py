@@ -53,7 +53,7 @@ def load(
         cameras=read[tested].cameras,
         names={pid: name for dataset in apart for pid, name in dataset.names.items()},
         corrections=tuple(applied for part in read for applied in part.corrections),
-        uncorrected=tuple(crop for part in apart for crop in part.uncorrected or part.train)
+        uncorrected=tuple(crop for part in apart for crop in part.uncorrected)
         if any(part.corrections for part in read)
         else (),
     )
@@ -71,16 +71,21 @@ def _kept_apart(parts: list[ReidDataset]) -> list[ReidDataset]:
     apart: list[ReidDataset] = []
     people = cameras = 0
     for part in parts:
-        train, val, query, gallery = (
+        train, val, query, gallery, uncorrected = (
             tuple(
                 Crop(crop.path, crop.pid + people if is_person(crop.pid) else crop.pid, crop.camid + cameras)
                 for crop in crops
             )
-            for crops in (part.train, part.val, part.query, part.gallery)
+            for crops in (part.train, part.val, part.query, part.gallery, part.uncorrected or part.train)
         )
         names = {pid + people: name for pid, name in part.names.items()}
-        apart.append(replace(part, train=train, val=val, query=query, gallery=gallery, names=names))
-        of_all = [crop for crops in (part.train, part.val, part.query, part.gallery) for crop in crops]
+        apart.append(
+            replace(
+                part, train=train, val=val, query=query, gallery=gallery, names=names, uncorrected=uncorrected
+            )
+        )
+        labelled = part.uncorrected or part.train  # corrections give nobody else another number
+        of_all = [crop for crops in (labelled, part.val, part.query, part.gallery) for crop in crops]
         people += max(crop.pid for crop in of_all) + 1
         cameras += max(crop.camid for crop in of_all) + 1
     return apart
