@@ -22,6 +22,7 @@ from reid.engine.checkpoint_source import trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.model_hash import model_hash
 from reid.engine.prepare import open_judged_data, with_protocol_of
+from reid.export.check import BATCHES
 from reid.export.drawn import drawn_crops
 from reid.export.exporter import Origin, Report, export
 from reid.export.judged import judge_graph, judge_model
@@ -54,12 +55,14 @@ def run(options: argparse.Namespace, calibration: Sequence[Path] | None) -> int:
     target = target_named(options.target)
     data_root = options.data_root or os.environ.get("REID_DATA") or str(home() / "data")
     dataset, missing = _dataset(model, data_root, progress)
-    if dataset is not None:
-        held_out = [crop.path for crop in (*dataset.query, *dataset.gallery)]
+    held_out = [crop.path for crop in (*dataset.query, *dataset.gallery)] if dataset else []
+    if len(held_out) >= max(BATCHES):
         crops, whose = read_some(held_out, LOOKED_AT), "of the test set"
-        calibration = calibration or [crop.path for crop in dataset.train]
     else:
-        crops, whose = drawn_crops(LOOKED_AT), f"of drawn pedestrians, since {missing}"
+        reason = missing or f"the test set has {len(held_out)}"
+        crops, whose = drawn_crops(LOOKED_AT), f"of drawn pedestrians, since {reason}"
+    if calibration is None and dataset is not None:
+        calibration = [crop.path for crop in dataset.train]
     chosen: list[np.ndarray] = []
     if options.precision == "int8":
         if not calibration:
@@ -149,7 +152,7 @@ def _dataset(model: TrainedModel, data_root: str, progress: Progress) -> tuple[R
     checkpoint = with_data_now(Checkpoint({}, model.meta, {}), data_root)
     try:
         return load_dataset(**judged_on(trained_dataset(checkpoint)), progress=progress), ""
-    except (DatasetError, CheckpointError) as error:
+    except (DatasetError, CheckpointError, OSError) as error:
         return None, f"the data of its training are not at hand ({str(error).splitlines()[0]})"
 
 

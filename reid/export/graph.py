@@ -86,6 +86,7 @@ def write_graph(
             dynamo=True,
             dynamic_shapes=({0: batch},),
             external_data=False,
+            optimize=True,
             verbose=False,
         )
 
