@@ -314,7 +314,7 @@ def test_the_lines_of_the_readme_give_the_features_of_the_model(
     ):
         assert re.search(words, done.stdout), done.stdout
     section = (ROOT / "reid" / "commands" / "README.md").read_text().partition("## A file for a tracker")[2]
-    lines = section.partition("```python\n")[2].partition("```")[0]
+    lines = section.partition("```py\n")[2].partition("```")[0]
     crops = sorted((tiny_data / "synthetic" / "day_tiny_0" / "query").glob("[0-9]*"))[:3]
     scope: dict[str, Any] = {"files": crops}
     exec(lines.replace('"reid.onnx"', repr(str(tmp_path / "reid.onnx"))).replace("128, 256", "32, 64"), scope)
