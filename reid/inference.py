@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
     import pandas
 
     from reid.gallery import Index
+
+#: What `embed` gives, also as an array, as it is stored.
+Features: TypeAlias = Tensor | npt.NDArray[np.floating[Any]]
 
 #: A crop smaller than this, in pixels (height, width), shows nobody that one could tell apart.
 SMALLEST = (32, 16)
@@ -205,10 +210,20 @@ class TrainedModel:
         rows = [gallery.row(int(row)) for row in hits.rows[query, rank]]
         return found.join(pandas.DataFrame(rows, columns=Row._fields)[columns])
 
-    def distances(self, first: Tensor, second: Tensor | None = None) -> Tensor:
-        """Distances (N, M) between features (N, C) and (M, C), in float64; among `first` without `second`."""
-        other = first if second is None else second
-        return distance_function(self.space.metric)(first.double(), other.double())
+    def distances(self, first: Features, second: Features | None = None) -> Tensor:
+        """Distances (N, M) between features (N, C) and (M, C), in float64; among `first` without `second`.
+
+        Raises:
+            ValueError: other shapes.
+        """
+        one = torch.as_tensor(first).double()
+        other = one if second is None else torch.as_tensor(second).double()
+        if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
+            raise ValueError(
+                f"features of the shapes {tuple(one.shape)} and {tuple(other.shape)}: expected (N, C) and "
+                "(M, C), as embed gives them; of one image features[:1], not features[0]"
+            )
+        return distance_function(self.space.metric)(one, other)
 
     def same(self, first: ImageInput, second: ImageInput) -> Verdict:
         """Whether two images, one each as `embed` takes them, show the same person.

@@ -52,6 +52,9 @@ def test_every_form_of_an_image_gives_the_same_bits(model: TrainedModel, crops: 
         assert model.embed(crops[0]).dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)
+    assert torch.equal(model.distances(one.numpy(), expected), model.distances(one, expected))
+    with pytest.raises(ValueError, match=r"shapes \(512,\) and \(3, 512\): expected \(N, C\)"):
+        model.distances(one[0], expected)
     assert not one.is_inference()  # a caller may go on with it as with any tensor
 
 

@@ -27,6 +27,8 @@ REFUSED = {
         "-m seed=0,1 epochs=0", "-m dataset=folder dataset.root=/nowhere seed=0,1", "--config-dir /nowhere",
         "eval.datasets=[market]", "dataset=joint dataset.parts=[markt]", "batch.size=0", "image.height=8",
         "schedule.milestones=[70,40]", "tracking.uri=ftp://there",
+        "dataset=synthetic dataset.corrections={}/a.png",
+        "-m dataset=synthetic dataset.corrections=null,/nowhere/v.csv",
     ],
     "reid.evaluate:main": [
         "", "chekpoint=a.pt", "checkpoint=/nowhere", "checkpoint={} ", "checkpoint={}/empty.pt dataset=markt",

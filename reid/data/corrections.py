@@ -381,7 +381,7 @@ def _refuse_irregular(file: Path) -> None:
 def _whole_lines(content: bytes) -> bytes:
     """The content up to its last whole line: a kill may have cut off what follows.
 
-    A last line that is whole but for its line break, as an editor may leave it, gets that.
+    A last line that is no beginning of another one, as an editor may leave it, gets its line break.
     """
     end = content.rfind(b"\n") + 1
     last = content[end:]
@@ -389,7 +389,9 @@ def _whole_lines(content: bytes) -> bytes:
         return content
     if end:
         fields = next(csv.reader([last.decode(errors="replace")]), [])
-        whole = len(fields) == len(COLUMNS) and fields[COLUMNS.index("verdict")] in WORDS
+        if len(fields) == 3 and fields[2] in WORDS:  # the time alone is missing
+            return content + b",\n"
+        whole = len(fields) > 3 or (len(fields) == 3 and not any(w.startswith(fields[2]) for w in WORDS))
     else:
         whole = not _line(COLUMNS).encode().startswith(last)  # what this is, the header's check says
     return content + b"\n" if whole else content[:end]

@@ -158,7 +158,7 @@ def borrowed_process() -> Iterator[None]:
             switches.append((holder, name, getattr(holder, name)))
     _restart_threads()
     try:
-        with restored_switches():
+        with restored_switches(), _modes_of_a_new_process():
             yield
     finally:
         for holder, name, value in switches:
@@ -178,6 +178,26 @@ def borrowed_process() -> Iterator[None]:
         _give_freed_memory_back()
 
 
+@contextlib.contextmanager
+def _modes_of_a_new_process() -> Iterator[None]:
+    """A block in torch's own modes: a notebook may have turned gradients off, or chosen another dtype."""
+    dtype = torch.get_default_dtype()
+    with contextlib.ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        modes.enter_context(full_products())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
 def _switches() -> list[tuple[object, str]]:
     """What `set_up_backend` sets; the names that are new since torch 2.9 last."""
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -191,7 +211,7 @@ def _switches() -> list[tuple[object, str]]:
 
 def _flushes_denormals() -> bool:
     """Whether the calling thread takes numbers below 1.2e-38 for zero: torch does not tell."""
-    return torch.tensor(1e-39).mul(1.0).item() == 0
+    return torch.tensor(1e-39, dtype=torch.float32, device="cpu").mul(1.0).item() == 0
 
 
 def _restart_threads() -> None:

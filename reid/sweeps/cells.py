@@ -32,6 +32,7 @@ from reid.config.schema import (
 from reid.config.search_space import tune_settings
 from reid.config.settings import evaluate_settings, threshold_settings, typed_train_settings
 from reid.data import load_dataset
+from reid.data.corrections import read_verdicts
 from reid.engine.checkpoint_source import check_checkpoint
 from reid.home import home
 from reid.models import check_weights
@@ -271,12 +272,17 @@ def refuse_missing(planned: Plan) -> None:
 
     Raises:
         WeightsError: a file that `backbone.weights` names is not there.
-        DatasetError: what the reader says of the data of the first job.
+        DatasetError: a file of corrections is not there, or is none; what the reader says of the data of the
+            first job.
     """
     if planned.launcher in HERE:
         for settings in planned.settings:
-            if isinstance(settings, TrainConfig) and settings.resume is None:  # a resumed run has its weights
-                check_weights(str(settings.backbone.get("weights", "none")))
+            if isinstance(settings, TrainConfig):
+                for dataset in (settings.dataset, *settings.dataset.get("parts", ())):
+                    if dataset.get("corrections") is not None:
+                        read_verdicts(Path(dataset["corrections"]))
+                if settings.resume is None:  # a resumed run has its weights
+                    check_weights(str(settings.backbone.get("weights", "none")))
         missing = [list(filter(_is_missing, _datasets(settings))) for settings in planned.settings]
         if missing and all(missing):
             load_dataset(**missing[0][0])

@@ -179,6 +179,16 @@ def test_a_torn_last_line_is_no_verdict_and_is_repaired(tmp_path: Path) -> None:
         assert read_verdicts(file) == [*known, added]
 
 
+@pytest.mark.parametrize("line", ["a.png,b.png,same persn,2026", "a.png,b.png,same persn"])
+def test_a_mistake_in_a_last_line_without_its_break_is_not_taken_for_a_torn_one(
+    tmp_path: Path, line: str
+) -> None:
+    file = tmp_path / "verdicts.csv"
+    file.write_text(f"{','.join(COLUMNS)}\n{line}")
+    with pytest.raises(DatasetError, match="line 2: "):
+        read_verdicts(file)
+
+
 def test_files_that_are_none_are_refused_by_their_line(tmp_path: Path) -> None:
     file = tmp_path / "verdicts.csv"
     with pytest.raises(DatasetError, match=r"No such file.*dataset\.corrections=null"):

@@ -218,3 +218,21 @@ def test_a_borrowed_process_computes_as_a_command_and_is_given_back(monkeypatch:
         assert not torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_borrowed_process_trains_whatever_modes_a_notebook_has_set() -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.inference_mode(), torch.autocast("cpu"), borrowed_process():
+            out = torch.nn.Linear(3, 3)(torch.ones(2, 3))
+            assert (out.dtype, out.device.type, out.requires_grad) == (torch.float32, "cpu", True)
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.get_default_device().type == "meta"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_float32_matmul_precision("highest")

@@ -38,7 +38,13 @@ def config_hash(words: list[str], file: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [[], ["tricks.bnneck=false"], ["loss.neck_feature=after", "eval.neck_feature=before"]]
+    "words",
+    [
+        [],
+        ["tricks.bnneck=false"],
+        ["loss.neck_feature=after", "eval.neck_feature=before"],
+        ["dataset.corrections=a.csv"],
+    ],
 )
 @pytest.mark.parametrize("older", [False, True], ids=["of now", "of 1e3f991"])
 def test_it_is_the_same_experiment_and_its_head_follows_what_is_typed(
