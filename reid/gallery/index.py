@@ -269,6 +269,8 @@ class Index:
         self, cameras: Collection[int] | None = None, since: float | None = None, until: float | None = None
     ) -> Numbers:
         """The numbers of the rows that filters leave; a row that does not say its camera or time goes."""
+        if cameras is None and since is None and until is None:
+            return self._all
         mask = np.ones(len(self), bool)
         if cameras is not None:
             known = compute.is_in(
@@ -409,10 +411,8 @@ class Index:
         codes = self._meta["codes"]
         if codes is None or len(rows) <= max(_FEW, 2 * top):
             return self._compared(queries, top, rows)
-        coded = int(np.searchsorted(self._physical[rows], codes["rows"]))
-        allowed = np.zeros(codes["rows"], bool)
-        allowed[self._physical[rows[:coded]]] = True
-        found = self._codes.candidates(queries, top, None if allowed.all() else allowed)
+        coded, allowed = self._all_coded if rows is self._all else self._coded(rows)
+        found = self._codes.candidates(queries, top, allowed)
         since = self._compared(queries, min(top, len(rows) - coded), rows[coded:])
         return (
             np.concatenate([np.sort(np.searchsorted(self._physical, near[near >= 0])), later])
@@ -423,12 +423,31 @@ class Index:
         """The same by comparing every row."""
         if top < 1:
             return [np.empty(0, np.int64)] * len(queries)
-        largest = float(np.sqrt(self._squared_norms.max(initial=0)))
-        found = Candidates(queries, top, self._metric, largest)
+        few = 4 * len(rows) < len(self) and "_squared_norms" not in self.__dict__
+        norms = self._squares(rows) if few else self._squared_norms[rows]
+        found = Candidates(queries, top, self._metric, float(np.sqrt(norms.max())))
         for start in range(0, len(rows), _BLOCK):
             numbers = rows[start : start + _BLOCK]
-            found.add(self._stored(self._physical[numbers]), self._squared_norms[numbers], numbers)
+            found.add(self._stored(self._physical[numbers]), norms[start : start + _BLOCK], numbers)
         return found.of_queries()
+
+    @cached_property
+    def _all(self) -> Numbers:
+        return np.arange(len(self))
+
+    @cached_property
+    def _all_coded(self) -> tuple[int, npt.NDArray[np.bool_] | None]:
+        return self._coded(self._all)
+
+    def _coded(self, rows: Numbers) -> tuple[int, npt.NDArray[np.bool_] | None]:
+        """How many of `rows`, the first ones, have codes; and a mask of all codes, None for all of them."""
+        places, codes = self._physical[rows], self._meta["codes"]["rows"]
+        coded = int(np.searchsorted(places, codes))
+        if coded == codes:
+            return coded, None
+        mask = np.zeros(codes, bool)
+        mask[places[:coded]] = True
+        return coded, mask
 
     @cached_property
     def _codes(self) -> Approximate:
@@ -445,10 +464,13 @@ class Index:
 
     @cached_property
     def _squared_norms(self) -> npt.NDArray[np.float32]:
-        """(rows,), of all live rows, summed in float64."""
+        return self._squares(self._all)
+
+    def _squares(self, rows: Numbers) -> npt.NDArray[np.float32]:
+        """The squared norms of rows, summed in float64."""
         parts = [np.empty(0, np.float32)]
-        for start in range(0, len(self), _BLOCK):
-            part = self._stored(self._physical[start : start + _BLOCK]).astype(np.float64)
+        for start in range(0, len(rows), _BLOCK):
+            part = self._stored(self._physical[rows[start : start + _BLOCK]]).astype(np.float64)
             parts.append(np.square(part, out=part).sum(axis=1).astype(np.float32))
         return np.concatenate(parts)
 
@@ -489,7 +511,7 @@ class Index:
         rising = bool((np.diff(self._physical) > 0).all()) and (not len(self) or self._physical[0] >= 0)
         if not rising or (len(self) and self._physical[-1] >= self._starts[-1]):
             raise IndexFault(f"{self.folder} is damaged: its table names rows that no segment holds")
-        for name in ("facts", "table", "_squared_norms", "_codes"):
+        for name in ("facts", "table", "_all", "_all_coded", "_squared_norms", "_codes"):
             self.__dict__.pop(name, None)
 
     @property
