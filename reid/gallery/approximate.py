@@ -405,10 +405,14 @@ def _write(path: Path, fill: Any) -> None:
 def _blocks(parts: Sequence[Floats], cosine: bool) -> Iterator[Floats]:
     """The rows in order, in copies of a bounded size."""
     for part in parts:
-        step = max(1, _BLOCK_BYTES // (4 * part.shape[1]))
+        step = _block_rows(part)
         for start in range(0, len(part), step):
             yield _prepared(np.array(part[start : start + step], np.float32), cosine)
             _let_go(part)
+
+
+def _block_rows(part: Floats) -> int:
+    return max(1, _BLOCK_BYTES // (4 * part.shape[1]))
 
 
 def _let_go(part: Floats) -> None:
@@ -426,12 +430,15 @@ def _sample(parts: Sequence[Floats], cosine: bool) -> Floats:
 
 def _rows(parts: Sequence[Floats], numbers: Numbers, cosine: bool) -> Floats:
     """Rows whose numbers rise, copied."""
-    starts = np.cumsum([0, *map(len, parts)])
-    found = [
-        part[numbers[(numbers >= start) & (numbers < start + len(part))] - start]
-        for start, part in zip(starts[:-1], parts, strict=True)
-    ]
-    return _prepared(np.concatenate(found).astype(np.float32, copy=False), cosine)
+    found, first = [], 0
+    for part in parts:
+        step = _block_rows(part)
+        for start in range(0, len(part), step):
+            low, high = np.searchsorted(numbers, [first + start, first + min(start + step, len(part))])
+            found.append(np.array(part[numbers[low:high] - first], np.float32))
+            _let_go(part)
+        first += len(part)
+    return _prepared(np.concatenate(found), cosine)
 
 
 def _prepared(rows: Floats, cosine: bool) -> Floats:
