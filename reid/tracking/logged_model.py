@@ -168,9 +168,16 @@ def put_files(client: MlflowClient, model_id: str, paths: Iterable[Path]) -> Non
 
 
 def find_model(client: MlflowClient, run: Run) -> LoggedModel | None:
-    """The LoggedModel of a run, also one whose creation was never answered; None where it has none."""
+    """The LoggedModel of a run, also one whose creation was never answered; None where it has none.
+
+    One that somebody deleted in MLflow is none.
+    """
     for model_id in _outputs(run):
-        return client.get_logged_model(model_id)
+        try:
+            return client.get_logged_model(model_id)
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
     found = client.search_logged_models(
         [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'", max_results=1
     )

@@ -69,9 +69,10 @@ def register(store: Store, run_id: str, name: str, alias: str | None = None) -> 
             version = max(int(one.version) for one in versions)
         else:
             model = find_model(client, run)
-            source = f"{run.info.artifact_uri}/checkpoints" if model is None else SCHEME + model.model_id
+            model_id = model.model_id if model else None
+            source = f"{SCHEME}{model_id}" if model_id else f"{run.info.artifact_uri}/checkpoints"
             with _as_default(store):
-                created = client.create_model_version(name, source, run_id)
+                created = client.create_model_version(name, source, run_id, model_id=model_id)
             version = int(created.version)
         if alias is not None:
             client.set_registered_model_alias(name, alias, str(version))

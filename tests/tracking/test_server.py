@@ -7,13 +7,27 @@ import logging
 import signal
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from reid import sync
-from reid.tracking import Store, Tracker, children, fetch_checkpoint, list_runs, open_parent, read_record
+from reid.tracking import (
+    Store,
+    Tracker,
+    children,
+    delete_runs,
+    fetch_checkpoint,
+    fetch_registered,
+    list_runs,
+    model_paths,
+    open_parent,
+    read_record,
+    register,
+    replace_model,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +104,28 @@ def test_checkpoint_travels_through_the_server(server: Server, tmp_path: Path) -
         run.artifact(path, "checkpoints")
     assert run.run_id is not None
     assert fetch_checkpoint(server.store, run.run_id).read_bytes() == path.read_bytes()
+
+
+def test_a_model_travels_through_the_server_is_registered_and_removed(server: Server, tmp_path: Path) -> None:
+    store, card = server.store, tmp_path / "run" / "model_card.md"
+    with Tracker.start(store, "rest", tmp_path / "run", "n") as run:
+        path = tmp_path / "run" / "model.pt"
+        path.write_bytes(b"weights" * 100_000)
+        card.write_text("a card")
+        run.model(path, card, height=64, width=32, embedding_size=8, step=1)
+    run_id = str(run.run_id)
+    assert "MLmodel" in model_paths(store, run_id)
+    assert fetch_checkpoint(store, run_id).read_bytes() == path.read_bytes()
+    assert register(store, run_id, "served", "champion") == 1
+    path.write_bytes(b"with a threshold")
+    replace_model(store, run_id, path, card)
+    fetched = fetch_registered(store, "models:/served@champion")
+    assert fetched.read_bytes() == path.read_bytes()
+    assert [each.name for each in fetched.parent.iterdir()] == ["model.pt"]
+    (record,) = [each for each in list_runs(store, "rest") if each.run_id == run_id]
+    record = replace(record, artifacts=store.client.get_run(run_id).info.artifact_uri)
+    assert delete_runs(store, [record]).freed > len(b"with a threshold")
+    assert not store.client.search_logged_models([store.prepare("rest")])
 
 
 def test_hanging_server_costs_one_timeout_and_nothing_is_sent_twice(
