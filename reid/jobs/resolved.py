@@ -83,7 +83,8 @@ def primary_config(command: str, typed: Sequence[str]) -> Primary:
             if isinstance(entry, DictConfig) and group in entry and group not in config:
                 config[group] = OmegaConf.load(config_folder() / group / f"{entry[group]}.yaml")
     if "dataset" in of_command and isinstance(config.get("dataset"), dict):  # keys of every dataset
-        config["dataset"] = {**OmegaConf.to_container(of_command)["dataset"], **config["dataset"]}
+        of_all: Any = OmegaConf.to_container(of_command.dataset)
+        config["dataset"] = {**of_all, **config["dataset"]}
     config |= {"defaults": [schema, "_self_"], "hydra": OmegaConf.to_container(of_command.hydra)}
     ConfigStore.instance().store(name=stored, node=config)
     return Primary(stored, rest, overrides)

@@ -40,8 +40,8 @@ def test_the_loop_over_queries_gives_the_scores_of_ours() -> None:
 def test_embeddings_that_are_repeated_with_noise_stay_near_where_they_came_from() -> None:
     faiss = pytest.importorskip("faiss")
     generator = np.random.default_rng(0)
-    embeddings = generator.standard_normal((10, 1, 32)) + 0.2 * generator.standard_normal((10, 6, 32))
-    embeddings = embeddings.reshape(60, 32).astype(np.float32)
+    drawn = generator.standard_normal((10, 1, 32)) + 0.2 * generator.standard_normal((10, 6, 32))
+    embeddings: np.ndarray = drawn.reshape(60, 32).astype(np.float32)
     faiss.normalize_L2(embeddings)
     rows = np.empty((500, 32), np.float32)
     origins = repeat_with_noise(embeddings, rows, generator)
