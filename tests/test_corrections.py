@@ -51,7 +51,7 @@ def test_the_key_names_a_file_and_its_default_is_no_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_content_of_the_file_counts_and_the_store_stays(
+def test_what_the_corrections_change_counts_and_the_store_stays(
     tiny_data: Path, tmp_path: Path, crops: dict[int, list[Path]]
 ) -> None:
     file = tmp_path / "verdicts.csv"
@@ -79,6 +79,8 @@ def test_the_content_of_the_file_counts_and_the_store_stays(
         assert now[1:] == (images - left_out, people - merged, stores)
         fingerprints.add(now[0])
     assert len(fingerprints) == 5
+    verdicts(file, *lines, (crops[second][0], crops[second][1], RIGHT))
+    assert prepared(f"dataset.corrections={file}")[0] == now[0]  # it changes nothing
     settings = settings_of(*keys, f"dataset.corrections={file}")
     assert data_fingerprint(settings, silent) != data_fingerprint(settings_of(*keys), silent)
 

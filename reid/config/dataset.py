@@ -123,7 +123,7 @@ def drawn_people(dataset: dict[str, Any]) -> int | None:
 def without_places(dataset: dict[str, Any]) -> dict[str, Any]:
     """What tells datasets apart wherever they lie: no folders, and of their files the names alone.
 
-    What a file of corrections holds counts in the fingerprint of the data.
+    What corrections change counts in the fingerprint of the data.
     """
     kept = {key: value for key, value in dataset.items() if key != "root"}
     for key in ("file", "corrections"):

@@ -19,7 +19,6 @@ the root of the dataset where they lie below it.
 import csv
 import difflib
 import errno
-import hashlib
 import io
 import os
 from collections import Counter
@@ -145,14 +144,12 @@ class Applied:
     """What the verdicts of one file changed in a dataset.
 
     Attributes:
-        digest: sha256 of the file's content: another file is other data.
         merged: the pids, before the corrections, of each group of names that is trained on as one person.
         left_out: training crops that are not trained on.
         judged: pairs in words that concern crops of query, gallery or val, which stay as they are.
         unknown: how many verdicts name crops that the dataset does not have.
     """
 
-    digest: str
     merged: tuple[tuple[int, ...], ...]
     left_out: tuple[Crop, ...]
     judged: tuple[str, ...]
@@ -186,8 +183,7 @@ def correct(dataset: ReidDataset, file: Path) -> ReidDataset:
         DatasetError: the file is none of verdicts, or names no crop of this dataset; verdicts contradict each
             other; or one would have a person trained on who is judged on.
     """
-    content = _read(file)
-    verdicts = _parse(_whole_lines(content), file)
+    verdicts = read_verdicts(file)
     known = _Known(dataset)
     located = [_Pair(one, known.place(one.path), known.place(one.other_path)) for one in verdicts]
     pairs = [pair for pair in located if pair.first and (pair.second or pair.verdict.verdict == WRONG_NAME)]
@@ -218,7 +214,6 @@ def correct(dataset: ReidDataset, file: Path) -> ReidDataset:
         if _key(crop.path) not in left_out
     )
     applied = Applied(
-        digest=hashlib.sha256(content).hexdigest(),
         merged=groups,
         left_out=tuple(crop for crop in dataset.train if _key(crop.path) in left_out),
         judged=tuple(

@@ -117,8 +117,9 @@ def open_training_data(
         )
     label_of = {pid: label for label, pid in enumerate(pids)}
     labels = torch.tensor([label_of[crop.pid] for crop in store.crops])
-    corrections = [applied.digest for applied in dataset.corrections]
-    content = fingerprint(_labelled(store), *corrections) if corrections else _labelled(store)
+    content = _labelled(store)
+    if dataset.corrections:  # which images are left; a verdict that changes nothing makes no other data
+        content = fingerprint(content, *map(str, store.rows))
     return TrainingData(store, labels, pids, content)
 
 
