@@ -194,11 +194,12 @@ class TrainedModel:
 
         def remembered() -> Iterator[ImageInput]:
             for name, image in named_images(images):
-                names.append(os.path.abspath(os.path.expanduser(name)))
+                is_file = isinstance(image, str | PathLike)
+                names.append(os.path.abspath(os.path.expanduser(name)) if is_file else "")
                 yield image
 
         features = self.embed(remembered())
-        own = {path: row for row, path in enumerate(gallery.paths())}
+        own = {path: row for row, path in enumerate(gallery.paths())} if any(names) else {}
         without = [[own[name]] if name in own else [] for name in names]
         hits = gallery.search(features.numpy(), top, without=without)
         query, rank = (hits.rows >= 0).nonzero()
