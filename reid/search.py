@@ -39,10 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except ValueError:
                 parser.error(f"--{name} {word}: expected a number, or a date such as 2026-05-01T12:30:00")
         known = remembered_checkpoint(options.gallery)
-        options.many = _is_many(options.images)
+        options.many, options.notes = _is_many(options.images), []
         if options.many:
             options.source, options.option, options.split = options.images[0], [], None
-            options.images = [Path(row.path) for row in read_source(options).rows]
+            source = read_source(options)
+            options.images, options.notes = [Path(row.path) for row in source.rows], source.notes
         if bad := unreadable(options.images):
             raise DatasetError(name_unreadable(bad))
         options.checkpoint = options.checkpoint or known or str(newest_model())

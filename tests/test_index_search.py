@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from composing import settings_of
+from drawn_index import drawn, facts, rows
 from PIL import Image
 
 from reid import index, search
+from reid.commands import search as who
 from reid.commands.gallery_source import parse_time, show_time
 from reid.data import load_dataset, silent
 from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -262,6 +264,8 @@ def test_a_person_is_found_or_nobody_is(
     assert "lie within the threshold" in text
     assert "re-ranked" in text
     assert "without query expansion, which" in text
+    text = said(capsys, query, "--gallery", gallery, "--camera", 0)
+    assert f"{Index.open(gallery).column('camid').count(0)} of them of camera 0" in text
     assert Image.open(picture).size[0] > 900
     Image.new("RGB", (300, 100)).save(tmp_path / "wide.png")
     assert "wider than high" in said(capsys, tmp_path / "wide.png", "--gallery", gallery)
@@ -302,8 +306,10 @@ def test_many_queries_go_to_a_table(
     assert np.allclose([float(row["distance"]) for row in rows], frame["distance"])
     assert outputs[2].exists()
     table = tmp_path / "queries.csv"
-    table.write_text(f"path\n{rows[0]['query']}\n")
-    (answer,) = answered(capsys, table, "--gallery", gallery, "--top", 4)["queries"]
+    table.write_text(f"path,pid\n{rows[0]['query']},1\njunk.jpg,-1\n")
+    all_of_it = answered(capsys, table, "--gallery", gallery, "--top", 4)
+    (answer,) = all_of_it["queries"]
+    assert "1 images of pid -1, junk, are left out" in all_of_it["warnings"]
     assert [hit["path"] for hit in answer["hits"]] == frame["path"][:4].tolist()
     assert "comes alone" in said(capsys, table, rows[0]["query"], "--gallery", gallery, code=2)
 
@@ -334,3 +340,20 @@ def test_a_model_without_a_threshold_never_says_nobody(
     assert "python -m reid.threshold" in found["note"]
     text = said(capsys, query, "-o", tmp_path / "hits.png", "--gallery", tmp_path / "g", "--camera", "5")
     assert "no image of the gallery to compare with" in text
+
+
+def test_who_is_nearest_decides_whatever_re_ranking_lists(tmp_path: Path) -> None:
+    made = Index.create(tmp_path / "g", facts())
+    made.add(drawn(200), rows(200))
+    queries = torch.from_numpy(drawn(40, 9)).split(1)
+    names = [[tmp_path / f"{number}.jpg"] for number in range(len(queries))]
+    found = who.search(made, queries, names, who.Options(1, rerank=True))
+    nearest = made.search(torch.cat(queries).numpy(), 1).distances[:, 0]
+    moved = 0
+    for number, answer in enumerate(who.answers(made, names, *found, float(np.median(nearest)))):
+        assert answer.nearest is not None
+        assert answer.nearest.distance == nearest[number]
+        assert answer.nobody is bool(nearest[number] > np.median(nearest))
+        moved += answer.nearest.place == 0
+        assert f"{nearest[number]:.3f}" in str(who.conclusion(answer))
+    assert moved  # or this has tested nothing

@@ -96,28 +96,6 @@ def decode(row: Row, height: int, width: int) -> Decoded:
     return Decoded(known, small, None)
 
 
-def with_people(index: Index, rows: Sequence[Row]) -> list[Row]:
-    """The rows with numbers for people who have names: those of the index, and after the largest there is.
-
-    Raises:
-        IndexFault: a number stands for a named person in the index.
-    """
-    pids, names = index.column("pid"), index.column("name")
-    numbers = {name: pid for pid, name in zip(pids, names, strict=True) if name is not None}
-    named = {pid: name for name, pid in numbers.items()}
-    for row in rows:
-        if row.pid is not None and row.name is None and row.pid in named:
-            raise IndexFault(
-                f"{row.path} shows person {row.pid}, and in {index.folder} that is the number of "
-                f"{named[row.pid]!r}: give all people names, or make another index"
-            )
-    known = [pid for pid in (*pids, *(row.pid for row in rows)) if pid is not None]
-    after = max([0, *known]) + 1
-    for name in sorted({row.name for row in rows if row.name is not None} - numbers.keys()):
-        numbers[name], after = after, after + 1
-    return [row if row.name is None else row._replace(pid=numbers[row.name]) for row in rows]
-
-
 class Plan(NamedTuple):
     """What is to be done with the images of a source: embedded, described anew, or nothing."""
 
@@ -169,7 +147,7 @@ def run(options: argparse.Namespace, source: Source) -> int:
     else:
         model = load_model(options.checkpoint, options.device)
         index = Index.create(options.output, model.facts, checkpoint=_remembered(options.checkpoint))
-    rows = with_people(index, source.rows)
+    rows = index.numbered(source.rows)
     todo = plan(index, rows)
     begun = time.perf_counter()
     if todo.described:

@@ -51,7 +51,7 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True)
 class Hit:
-    """An image of the gallery that a query found, at its place from 1.
+    """An image of the gallery that a query found, at its place from 1; 0 where re-ranking left it out.
 
     `distance` is that of the features; `reranked` orders the hits where there is one. `same` is what the
     threshold says, None without one. `file` is `same`, `changed` or `gone`: what became of the image since.
@@ -79,18 +79,21 @@ class Hit:
 class Answer:
     """What a query, one or several images of a person, found.
 
-    `nobody`: no hit lies within the threshold; None without one.
+    `nearest` is the image at the smallest distance, which re-ranking may have left out of the hits; `nobody`:
+    it lies beyond the threshold, None without one.
     """
 
     images: list[str]
     hits: list[Hit]
+    nearest: Hit | None
     nobody: bool | None
 
 
 def search(
     index: Index, queries: Sequence[torch.Tensor], images: Sequence[Sequence[Path]], options: Options
-) -> tuple[Hits, np.ndarray | None]:
-    """The hits of queries, each the features (n, C) of images of one person; and their re-ranked distances.
+) -> tuple[Hits, Hits, np.ndarray | None]:
+    """The hits of queries, each the features (n, C) of images of one person; the same without re-ranking, and
+    what re-ranking makes of the distances of the first.
 
     A query's own image, by its path, is no hit.
     """
@@ -106,10 +109,11 @@ def search(
         ]
         found = _nearest(index, joined, without, options, options.top)
     if not options.rerank:
-        return found, None
+        return found, found, None
     count = max(SMALLEST_NEIGHBOURHOOD, NEIGHBOURHOOD * options.top)
     around = _nearest(index, joined, without, options, count)
-    return _reranked(index, joined, around, options.top)
+    hits, orders = _reranked(index, joined, around, options.top)
+    return hits, found, orders
 
 
 def _joined(index: Index, features: torch.Tensor, options: Options) -> torch.Tensor:
@@ -173,24 +177,34 @@ def answers(
     index: Index,
     images: Sequence[Sequence[Path]],
     found: Hits,
+    plain: Hits,
     reranked: np.ndarray | None,
     limit: float | None,
 ) -> list[Answer]:
-    """The hits of queries with what is known of each."""
+    """What `search` found, with what is known of each image."""
+
+    def hit(place: int, row: int, distance: float, order: float | None) -> Hit:
+        known, same = index.row(row), None if limit is None else distance <= limit
+        return Hit(
+            place, str(known.path), distance, same, known.pid, known.name, known.camid, known.time,
+            look(known).state, order,
+        )  # fmt: skip
+
     result = []
     for number, paths in enumerate(images):
-        hits = []
-        for place, row in enumerate(found.rows[number][found.rows[number] >= 0]):
-            known, distance = index.row(int(row)), float(found.distances[number, place])
-            hits.append(
-                Hit(
-                    place + 1, str(known.path), distance, None if limit is None else distance <= limit,
-                    known.pid, known.name, known.camid, known.time, look(known).state,
-                    None if reranked is None else float(reranked[number, place]),
-                )
-            )  # fmt: skip
-        nobody = None if limit is None else not any(hit.same for hit in hits)
-        result.append(Answer([str(path) for path in paths], hits, nobody))
+        rows = found.rows[number][found.rows[number] >= 0].tolist()
+        orders = [None] * len(rows) if reranked is None else reranked[number].tolist()
+        hits = [
+            hit(place + 1, row, float(found.distances[number, place]), orders[place])
+            for place, row in enumerate(rows)
+        ]
+        nearest = hits[0] if hits else None
+        if hits and reranked is not None:
+            first = int(plain.rows[number, 0])
+            listed = (one for one, row in zip(hits, rows, strict=True) if row == first)
+            nearest = next(listed, None) or hit(0, first, float(plain.distances[number, 0]), None)
+        nobody = None if limit is None else nearest is None or not nearest.same
+        result.append(Answer([str(path) for path in paths], hits, nearest, nobody))
     return result
 
 
@@ -233,6 +247,15 @@ def as_json(
     }
 
 
+def _filters(index: Index, options: Options) -> str:
+    """How many images the filters leave, and what they were understood as."""
+    words = [f"of camera {', '.join(map(str, options.cameras))}"] if options.cameras else []
+    words += [f"from {show_time(options.since)}"] if options.since is not None else []
+    words += [f"up to {show_time(options.until)}"] if options.until is not None else []
+    left = len(index.selected(options.cameras, options.since, options.until))
+    return f", {left:,} of them {' '.join(words)}" if words else ""
+
+
 def show(console: Console, answer: Answer, reranked: bool) -> None:
     """The hits of one query, and what follows from them."""
     table = Table(title=", ".join(answer.images), title_justify="left", title_style="bold")
@@ -255,9 +278,9 @@ def show(console: Console, answer: Answer, reranked: bool) -> None:
 
 def conclusion(answer: Answer) -> Text:
     """Who it is, in a line."""
-    if not answer.hits:
+    nearest = answer.nearest
+    if nearest is None:
         return Text("no image of the gallery to compare with")
-    nearest = min(answer.hits, key=lambda hit: hit.distance)
     if answer.nobody is None:
         return Text(f"nearest: {_who(nearest)} at {nearest.distance:.3f}")
     if answer.nobody:
@@ -266,7 +289,6 @@ def conclusion(answer: Answer) -> Text:
             f": the nearest, {_who(nearest)}, is at {nearest.distance:.3f}, beyond the threshold",
         )
     within = [hit for hit in answer.hits if hit.same]
-    nearest = min(within, key=lambda hit: hit.distance)
     named = nearest.pid is not None
     others = list(dict.fromkeys(_who(hit) for hit in within if named and _who(hit) != _who(nearest)))
     also = f"; these also show {', '.join(others[:3])}{', …' if len(others) > 3 else ''}" if others else ""
@@ -365,7 +387,7 @@ def run(options: argparse.Namespace) -> int:
     model = model_of(index, options.checkpoint, options.device)
     images: list[Path] = options.images
     problems = [] if options.many else [shape_problem(image, model.height, model.width) for image in images]
-    warnings = [problem for problem in problems if problem]
+    warnings = [*options.notes, *(problem for problem in problems if problem)]
     chosen = Options(
         max(1, min(options.top, len(index))),
         options.combine,
@@ -378,10 +400,10 @@ def run(options: argparse.Namespace) -> int:
     features = model.embed(images, progress=ConsoleProgress(errors)) if options.many else model.embed(images)
     queries = list(features.split(1)) if options.many else [features]
     shown = [[image] for image in images] if options.many else [images]
-    found, reranked = search(index, queries, shown, chosen)
+    found, plain, reranked = search(index, queries, shown, chosen)
     joined = chosen.combine == "mean" and any(len(features) > 1 for features in queries)
     threshold, note = limit_of(model, index, chosen, joined)
-    result = answers(index, shown, found, reranked, threshold.value if threshold else None)
+    result = answers(index, shown, found, plain, reranked, threshold.value if threshold else None)
     gone = 0
     if len(index) <= LOOKED_AT:
         gone = sum(not index.place(number).exists() for number in range(len(index)))
@@ -401,7 +423,10 @@ def run(options: argparse.Namespace) -> int:
         rest = {"threshold": asdict(threshold) if threshold else None, "note": note, "warnings": warnings}
         print(json.dumps(as_json(index, model, result, rest), indent=2))
         return 0
-    console.print(f"{index.folder}: {len(index):,} images; {model.name}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{index.folder}: {len(index):,} images{_filters(index, chosen)}; {model.name}", highlight=False,
+        soft_wrap=True,
+    )  # fmt: skip
     if options.many:
         show_many(console, result)
     else:

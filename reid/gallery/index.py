@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,13 +41,15 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 TABLE = "table.parquet"
-_META = b"reid.index"
+_META, _META_SUM = b"reid.index", b"reid.index.crc32"
 #: Seconds that a change waits for one by another process.
 PATIENCE = 300.0
 #: Where the filters leave fewer rows than this, all are compared.
 _FEW = 4096
 #: Codes are made anew once this share of the rows was added since; until then these are compared one by one.
 _UNCODED = 0.1
+#: The names of what is swept up: nothing else that lies in the folder is an index's.
+_OWN = re.compile(r"\.?(features|codes)-\d{6,}\.")
 #: Rows of a segment that are looked at, or copied, at once.
 _BLOCK = 2**15
 
@@ -282,6 +285,36 @@ class Index:
                 mask &= _as_mask(compare(self._rows["time"], float(bound)))
         return np.flatnonzero(mask)
 
+    def numbered(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows, each person who has a name under one number.
+
+        It is the number that the name has in the index; else that of the row, if nobody else has it; else one
+        after the largest.
+
+        Raises:
+            IndexFault: a number stands for a named person in the index.
+        """
+        if all(row.name is None for row in rows) and self._rows["name"].null_count == len(self):
+            return list(rows)
+        pids, names = self.column("pid"), self.column("name")
+        numbers = {name: pid for pid, name in zip(pids, names, strict=True) if None not in (pid, name)}
+        named = {pid: name for name, pid in numbers.items()}
+        for row in rows:
+            if row.pid in named and row.name is None:
+                raise IndexFault(
+                    f"{row.path} shows person {row.pid}, and in {self.folder} that is the number of "
+                    f"{named[row.pid]!r}: give all people names, or make another index"
+                )
+        taken = {*pids, *(row.pid for row in rows if row.name is None)} - {None}
+        after = max([0, *taken, *(row.pid for row in rows if row.pid is not None)]) + 1
+        wanted = {row.name: row.pid for row in rows if row.name is not None and row.name not in numbers}
+        for name, pid in sorted(wanted.items()):
+            if pid is None or pid in taken:
+                pid, after = after, after + 1
+            numbers[name] = pid
+            taken.add(pid)
+        return [row if row.name is None else row._replace(pid=numbers[row.name]) for row in rows]
+
     def add(self, features: npt.ArrayLike, rows: Sequence[Row], facts: Facts | None = None) -> Added:
         """Append images; one whose path is there already takes the place of that row.
 
@@ -294,7 +327,8 @@ class Index:
 
         Raises:
             ValueError: a shape does not fit, or a feature is not finite.
-            IndexFault: of another model, or another process holds the lock.
+            IndexFault: of another model, a number is that of a named person, or another process holds the
+                lock.
             OSError: it cannot be written; the index stays as it was.
         """
         values = np.ascontiguousarray(features, np.float32)
@@ -308,6 +342,7 @@ class Index:
         by_path = {absolute(row.path): number for number, row in enumerate(rows)}
         kept = list(by_path.values())
         with self._changing():
+            rows = self.numbered(rows)  # others may have added people since
             old = self._rows
             replaced = _as_mask(compute.is_in(old["path"], value_set=pyarrow.array(list(by_path))))
             start = int(self._starts[-1])
@@ -581,9 +616,10 @@ class Index:
 
 def _write_table(folder: Path, table: pyarrow.Table, meta: dict[str, Any]) -> None:
     """Put a table in the place of the one that is there: the one step by which an index changes."""
-    described = table.replace_schema_metadata({_META: json.dumps(meta).encode()})
+    words = json.dumps(meta).encode()
+    described = table.replace_schema_metadata({_META: words, _META_SUM: b"%d" % zlib.crc32(words)})
     with _complete(folder / TABLE) as path, path.open("wb") as handle:
-        parquet.write_table(described, handle)
+        parquet.write_table(described, handle, write_page_checksum=True)
         os.fsync(handle.fileno())
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
@@ -611,10 +647,14 @@ def _read_table(folder: Path, rows: bool = True) -> tuple[pyarrow.Table, dict[st
             f"{folder} holds no index ({TABLE}): make one with python -m reid.index crops/ -o {folder}"
         )
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
             table = file.read(use_threads=False) if rows else schema.empty_table()
-        meta = json.loads((schema.metadata or {})[_META])
+        described = schema.metadata or {}
+        words = described[_META]
+        if int(described.get(_META_SUM, zlib.crc32(words))) != zlib.crc32(words):
+            raise ValueError("what it says of itself has another checksum")
+        meta = json.loads(words)
         version, columns = meta["format"], schema.remove_metadata()
         if version == FORMAT:
             _check_meta(meta)
@@ -677,7 +717,7 @@ def _complete(path: Path) -> Iterator[Path]:
 def _sweep(folder: Path, stems: set[str]) -> None:
     """Delete the files that no table names: of a process that was killed, or replaced by others."""
     for path in folder.iterdir():
-        if path.name.lstrip(".").startswith(("features-", "codes-")) and path.name.split(".")[0] not in stems:
+        if _OWN.match(path.name) and path.name.split(".")[0] not in stems:
             with suppress(OSError):
                 path.unlink()
 

@@ -95,7 +95,8 @@ class Guard:
             origin, site = headers.get("origin"), headers.get("sec-fetch-site", "same-origin")
             if origin != f"http://{host}" or site != "same-origin":
                 return _refused(403, "Another site may change nothing here.")
-        elif headers.get("sec-fetch-site", "none") == "cross-site" and scope["path"] != "/":
+        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and scope["path"] != "/":
+            # "same-site" is a page on another port of this machine.
             return _refused(403, "Another site may see nothing here.")
         given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
         if scope["path"] == "/" and given is not None:

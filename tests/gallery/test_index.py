@@ -151,7 +151,7 @@ def test_odd_names_come_back_as_they_were(tmp_path: Path) -> None:
     index.add(drawn(4), [Row(name, name=name) for name in names])
     assert list(Index.open(tmp_path / "g").table.path) == names
     assert index.column("name") == names
-    assert index.row(1) == Row(names[1], name=names[1])
+    assert index.row(1) == Row(names[1], 4, name=names[1])  # a number of its own
 
 
 def test_crops_moved_with_their_index_are_found(tmp_path: Path) -> None:
@@ -348,3 +348,46 @@ def test_codes_of_a_handful_are_refused(tmp_path: Path) -> None:
     index.add(drawn(5), rows(5))
     with pytest.raises(UsageError, match="--kind exact"):
         index.arrange("codes")
+
+
+def test_two_who_add_at_once_give_no_number_to_two_people(tmp_path: Path) -> None:
+    one = Index.create(tmp_path / "g", facts())
+    other = Index.open(tmp_path / "g")
+    ann, bob = one.numbered([Row("/a.jpg", name="ann")]), other.numbered([Row("/b.jpg", name="bob")])
+    assert ann[0].pid == bob[0].pid == 1  # neither knows of the other yet
+    one.add(drawn(1), ann)
+    other.add(drawn(1), bob)
+    other.add(drawn(1), [Row("/c.jpg", 1, name="bob")])
+    assert other.column("name") == ["ann", "bob", "bob"]
+    assert other.column("pid") == [1, 2, 2]
+    assert other.remove(pids=[1]) == 1
+    with pytest.raises(IndexFault, match="that is the number of 'bob'"):
+        other.add(drawn(1), [Row("/e.jpg", 2)])
+
+
+def test_a_changed_byte_of_the_table_changes_no_row_in_silence(tmp_path: Path) -> None:
+    made = Index.create(tmp_path / "g", facts())
+    made.add(drawn(20), rows(20))
+    table = tmp_path / "g" / "table.parquet"
+    content = table.read_bytes()
+    refused = 0
+    for at in range(0, len(content), 97):
+        table.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        try:
+            opened = Index.open(tmp_path / "g")
+        except IndexFault as fault:
+            refused += "damaged" in str(fault)
+        else:
+            assert opened.table.equals(made.table)
+            assert opened.facts == made.facts
+    assert refused > 10
+
+
+def test_only_what_an_index_wrote_is_swept_up(tmp_path: Path) -> None:
+    made = Index.create(tmp_path / "g", facts())
+    mine = [tmp_path / "g" / name for name in ("features-of-mine.npy", "codes-1.txt")]
+    left = tmp_path / "g" / ".features-000009.npy.partial"  # by a process that was killed
+    for path in (*mine, left):
+        path.write_text("kept")
+    made.add(drawn(5), rows(5))
+    assert [path.exists() for path in (*mine, left)] == [True, True, False]

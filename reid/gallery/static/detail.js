@@ -119,8 +119,13 @@ function fill(items, list, before) {
 
 async function more(button, items, list, model) {
   const offset = items.querySelectorAll(".hit").length;
-  const found = await ask(`/api/list/${shown.query.crop}?offset=${offset}&count=${LENGTH}`);
-  fill(items, found.lists[model], offset);
+  button.disabled = true; // a second click would append the same again
+  try {
+    const found = await ask(`/api/list/${shown.query.crop}?offset=${offset}&count=${LENGTH}`);
+    fill(items, found.lists[model], offset);
+  } finally {
+    button.disabled = false;
+  }
   if (offset + LENGTH >= list.total - 1) button.remove();
 }
 
