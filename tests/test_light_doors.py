@@ -66,6 +66,7 @@ REFUSED = {
         "{}/empty.pt --for boxmot -o {}/a.onnx --calibration {}",
         "{}/empty.pt --for boxmot -o {}/a.onnx --int8 --calibration {}",
         "{}/empty.pt --for boxmot -o {}/a.onnx precision=int8", "for=boxmot",
+        "{}/empty.pt --for deepstream -o {}/a.onnx --int8",
     ],
     "reid.index:main": [
         "", "{}", "-o {}/g", "-o {}/g --check", "-o {} --remove-person 7", "{} -o {}/g --check",

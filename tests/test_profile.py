@@ -42,6 +42,18 @@ def test_the_counts_of_resnets_are_the_known_ones(name: str) -> None:
         model.parameters(), model_of(name).parameters(), strict=True))  # fmt: skip
 
 
+def test_attention_is_counted_by_hand_too() -> None:
+    class Attention(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            heads = image.view(1, 4, 32, 6)
+            return nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+    with torch.no_grad():
+        # 4 heads of 32 tokens: each token by each, of 6 numbers, and as many to mix the values.
+        found = count_multiply_adds(Attention(), torch.zeros(1, 3, 16, 16))  # type: ignore[arg-type]
+    assert found == 2 * 4 * 32 * 32 * 6
+
+
 def test_a_network_of_two_layers_is_counted_by_hand() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False), nn.Conv2d(4, 5, 1))
     net.channels, net.name = 5, "two"  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from textwrap import shorten
 from typing import Any
 
-from reid.commands.trained_file import destination, put_back
+from reid.commands.trained_file import destination, put_back, run_named_by
 from reid.config.checks import ConfigError
 from reid.config.schema import EvalConfig, EvaluateConfig, ImageConfig
 from reid.config.settings import as_trained, evaluate_settings
@@ -31,6 +31,7 @@ from reid.tracking.journal import replace_text
 def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     """Scores (fractions) of a checkpoint on one dataset or on many; tracked, drawn, and in scores.json."""
     compute = Compute.set_up(settings.device, settings.precision)
+    run_id = run_named_by(settings.checkpoint, settings.tracking.uri) if settings.card else None
     source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
     checkpoint = with_data_now(load_checkpoint(source), settings.data.root)
     target = destination(settings.checkpoint, None, source, job.folder) if settings.card else None
@@ -107,7 +108,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         tracker.tags({f"reid.data.cameras/{label}": CAMERAS_UNKNOWN for label in without})
         tracker.json(
             {
-                "checkpoint": settings.checkpoint,
+                "checkpoint": hide_home(settings.checkpoint),
                 "config_hash": checkpoint.meta["config_hash"],
                 "trained_on": home_of_model,
                 "datasets": {
@@ -141,7 +142,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             )
         ]  # fmt: skip
         replace_text(card_path(target), model_card(store_scores(source, target, stored)))
-        logged = put_back(settings.checkpoint, settings.tracking.uri, target)
+        logged = put_back(run_id, settings.tracking.uri, target)
         job.console.print(f"written into {target}{logged}", highlight=False, soft_wrap=True)
     places = f"scores.json and figures/ are in {job.folder}; {tracked_as(tracker.run_id, uri, job.folder)}"
     job.console.print(places, highlight=False, soft_wrap=True)

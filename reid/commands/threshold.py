@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reid.commands.trained_file import destination, put_back
+from reid.commands.trained_file import destination, put_back, run_named_by
 from reid.config.checks import ConfigError
 from reid.config.dataset import judged_on
 from reid.config.schema import ImageConfig, ThresholdConfig
@@ -49,7 +49,9 @@ log = logging.getLogger(__name__)
 def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     """Rates (fractions) of a checkpoint on a dataset; writes figures, threshold.json and the checkpoint."""
     compute = Compute.set_up(settings.device, settings.precision)
-    source = find_checkpoint(settings.checkpoint, settings.tracking.uri)
+    uri = settings.tracking.uri
+    run_id = None if settings.output else run_named_by(settings.checkpoint, uri)
+    source = find_checkpoint(settings.checkpoint, uri)
     checkpoint = with_data_now(load_checkpoint(source), settings.data.root)
     target = destination(settings.checkpoint, settings.output, source, job.folder)
     evaluation = as_trained(settings.eval, checkpoint.meta["eval"], job.overrides)
@@ -112,7 +114,7 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     card = card_path(target)
     replace_text(card, model_card(store_threshold(source, target, chosen)))
 
-    logged = "" if settings.output else put_back(settings.checkpoint, settings.tracking.uri, target)
+    logged = put_back(run_id, uri, target)
 
     job.console.print(threshold_report.table(measured, sure, header))
     for line in (

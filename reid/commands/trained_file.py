@@ -40,18 +40,32 @@ def destination(checkpoint: str, output: str | None, source: Path, folder: Path)
     return source
 
 
-def put_back(checkpoint: str, uri: str | None, target: Path) -> str:
-    """Put `target` and its card into the MLflow run that `checkpoint` names, where it names one.
+def run_named_by(checkpoint: str, uri: str | None) -> str | None:
+    """The id of the MLflow run that `checkpoint` names, itself or in the registry; None where it names none.
+
+    Ask before anything is measured: an alias that moves meanwhile names the model of another run. A store
+    that fails is warned of.
+    """
+    if not is_tracked(checkpoint):
+        return None
+    if not checkpoint.startswith(SCHEME):
+        return checkpoint
+    try:
+        return run_registered_as(default_store(home(), uri), checkpoint)
+    except TrackingError as error:
+        log.warning("%s. What is measured goes into no run", error)
+        return None
+
+
+def put_back(run_id: str | None, uri: str | None, target: Path) -> str:
+    """Put `target` and its card into this MLflow run, where there is one.
 
     Returns the words that say what became of it. A store that fails is warned of.
     """
-    if not is_tracked(checkpoint):
+    if run_id is None:
         return ""
-    store, run_id = default_store(home(), uri), checkpoint
     try:
-        if checkpoint.startswith(SCHEME):
-            run_id = run_registered_as(store, checkpoint)
-        replace_model(store, run_id, target, card_path(target))
+        replace_model(default_store(home(), uri), run_id, target, card_path(target))
     except TrackingError as error:
         log.warning("%s. What was measured is in %s alone", error, target)
         return ""

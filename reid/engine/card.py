@@ -44,6 +44,8 @@ Not meant for, and not to be used for:
 - telling who somebody is: it compares clothes and shape, and knows no names;
 - cameras, seasons or people unlike those above: measure the scores and the threshold there first.
 """
+#: Of what `begun` says: the readers of the data that the model of `init_from` was trained on.
+TRAINED_ON = "reid.init_from.trained_on"
 #: What the card tells of a threshold.
 _MEASURED = {
     "value", "metric", "dataset", "split", "far", "far_interval", "tar", "tar_interval", "identities",
@@ -121,11 +123,11 @@ def _threshold(meta: Mapping[str, Any]) -> str:
 
 def _data(meta: Mapping[str, Any]) -> str:
     lines = [f"- {_terms(name)}." for name in dict.fromkeys(trained_on(meta))]
-    before = str(meta.get("begun", {}).get("reid.init_from.trained_on", ""))
-    if before:
-        lines.append(
-            f"- It began with a model trained on {_public(before)}, whose terms hold too: {_terms(before)}."
-        )
+    before = str(meta.get("begun", {}).get(TRAINED_ON, ""))
+    lines += [
+        f"- It began with a model trained on {_public(name)}, whose terms hold too: {_terms(name)}."
+        for name in filter(None, before.split(", "))
+    ]
     people = f"{len(meta['pids']):,} people were trained on. " if meta["pids"] else ""
     return f"## Data and their terms\n\n{people}The weights inherit the terms of the data:\n\n" + "\n".join(
         lines

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from reid.config.schema import TrainConfig
+from reid.engine.card import TRAINED_ON, trained_on
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from reid.engine.describe import model_description
 from reid.models import ReidModel, WeightReport, described_head
@@ -59,12 +60,16 @@ class Start:
 
     def facts(self, report: WeightReport) -> dict[str, object]:
         """What the tracker shows of it."""
-        run = self.checkpoint.meta.get("run_id")
+        meta = self.checkpoint.meta
+        run = meta.get("run_id")
+        # All data that the weights have seen: the parts of joint data, and what that model began with.
+        before = str(meta.get("begun", {}).get(TRAINED_ON, "")).split(", ")
+        seen = dict.fromkeys([*trained_on(meta), *before])
         return {
             "reid.init_from": f"{self.path.parent.name}/{self.path.name}",
             "reid.init_from.sha256": self.sha256,
             "reid.init_from.matched_percent": f"{100 * report.fraction:.1f}",
-            "reid.init_from.trained_on": self.checkpoint.meta["dataset"]["name"],
+            TRAINED_ON: ", ".join(filter(None, seen)),
             **({"reid.init_from.run_id": run} if run else {}),
         }
 

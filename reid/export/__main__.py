@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"-o {output} is a folder: expected a file")
     if not output.absolute().parent.is_dir():
         parser.error(f"-o {output}: there is no folder {output.absolute().parent}")
+    if options.target == "deepstream" and options.precision == "int8":
+        parser.error(
+            "--int8: DeepStream builds its engine by TensorRT, which refuses the scales of such a file "
+            "(zero points other than 0): take --fp16, which is what a GPU gains from"
+        )
     if options.calibration is not None and options.precision != "int8":
         parser.error("--calibration: only --int8 looks at images; leave it out, or add --int8")
     try:

@@ -15,7 +15,7 @@ from reid.export.facts import Origin, facts_of, short_facts
 from reid.export.graph import Graph, annotate, write_graph
 from reid.export.pixels import Crop, given, suite_images
 from reid.export.smaller import to_float16, to_int8
-from reid.export.target import Target
+from reid.export.target import Target, target_named, target_names
 from reid.judging.stored_threshold import FeatureSpace
 from reid.models import ReidModel
 
@@ -56,6 +56,8 @@ def export(
 ) -> Report:
     """Write `path` and the files beside it: all of them, or none where the graph fails its check.
 
+    What an earlier export of that name for another program left beside it goes.
+
     Args:
         model: in evaluation mode.
         space: the feature that the file gives, and how it is compared.
@@ -92,6 +94,9 @@ def export(
         for suffix, text in texts.items():
             (folder / (path.name + suffix)).write_text(text)
         beside = tuple(path.with_name(path.name + suffix) for suffix in texts)
+        known = {suffix for name in target_names() for suffix in target_named(name).files(facts)}
+        for suffix in known - texts.keys():  # of another program: it would say of this graph what is not so
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
         for file in (*beside, path):  # the graph comes last: where it lies, so does the rest
             (folder / file.name).replace(file)
     finally:

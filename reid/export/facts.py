@@ -102,7 +102,8 @@ def _threshold(stored: StoredThreshold | None, space: FeatureSpace) -> dict[str,
     """The stored threshold where it holds for these features, with what it is as a cosine distance."""
     if stored is None or stored.space != space:
         return None
-    values = asdict(stored)
+    # Of the data the reader alone: what follows names the user's folder or table.
+    values = {**asdict(stored), "dataset": stored.dataset.partition(" ")[0]}
     if space.feature_norm:
         euclidean = space.metric == "euclidean"
         values["as_cosine_distance"] = stored.value**2 / 2 if euclidean else stored.value

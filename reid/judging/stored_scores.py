@@ -46,6 +46,7 @@ def store_scores(source: Path, target: Path, rows: list[dict[str, Any]]) -> dict
     """Write the checkpoint `source`, with these rows in it, to `target`, which may be the same file.
 
     A row takes the place of one of the same data, split, protocol and ranking. Returns the new `meta`.
+    Data of which only the reader is known (two folders) are the same where their pixels and labels are.
 
     Raises:
         CheckpointError: `source` cannot be read.
@@ -59,7 +60,8 @@ def store_scores(source: Path, target: Path, rows: list[dict[str, Any]]) -> dict
 
 
 def _kind(row: dict[str, Any]) -> tuple[object, ...]:
-    return tuple(row[key] for key in ("dataset", "split", "protocol", "reranked"))
+    data = "own" if row["own"] else row["data_fingerprint"]
+    return data, *(row[key] for key in ("dataset", "split", "protocol", "reranked"))
 
 
 def _row(scores: Scores, pids: np.ndarray) -> dict[str, Any]:

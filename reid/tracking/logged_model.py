@@ -153,7 +153,7 @@ def send_model(client: MlflowClient, run_id: str, operation: Operation, run_fold
     description |= {"model_id": model.model_id, "run_id": run_id}
     replace_text(folder / _DESCRIPTION, yaml.safe_dump(description))
     put_files(client, model.model_id, [checkpoint, *sorted(folder.iterdir())])
-    if model.model_id not in _outputs(run):
+    if model.model_id not in outputs_of(run):
         from mlflow.entities import LoggedModelOutput
 
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, operation["step"])])
@@ -172,7 +172,7 @@ def find_model(client: MlflowClient, run: Run) -> LoggedModel | None:
 
     One that somebody deleted in MLflow is none.
     """
-    for model_id in _outputs(run):
+    for model_id in outputs_of(run):
         try:
             return client.get_logged_model(model_id)
         except Exception as error:
@@ -195,6 +195,7 @@ def fetch_from_model(store: Store, model: LoggedModel) -> Path:
     return Path(repository.download_artifacts(CHECKPOINT))
 
 
-def _outputs(run: Run) -> list[str]:
+def outputs_of(run: Run) -> list[str]:
+    """The ids of the LoggedModels that the run names as its own."""
     outputs = getattr(run, "outputs", None)
     return [one.model_id for one in outputs.model_outputs] if outputs else []

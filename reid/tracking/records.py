@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from reid.tracking.deliver import PARENT_RUN, RUN_KEY
 from reid.tracking.errors import TrackingError, reason
 from reid.tracking.journal import JOURNAL, Journal
-from reid.tracking.logged_model import CHECKPOINT, fetch_from_model, find_model
+from reid.tracking.logged_model import CHECKPOINT, fetch_from_model, find_model, outputs_of
 from reid.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -137,11 +137,14 @@ def fetch_checkpoint(store: Store, run_id: str, name: str = CHECKPOINT) -> Path:
     artifact = f"checkpoints/{name}"
     try:
         present = [item.path for item in store.client.list_artifacts(run_id, "checkpoints")]
+        run = store.client.get_run(run_id)
+        # A run of an older version that was resumed has both, and the model is the later one.
+        if name == CHECKPOINT and (artifact not in present or outputs_of(run)):
+            model = find_model(store.client, run)
+            if model is not None:
+                return fetch_from_model(store, model)
         if artifact in present:
             return Path(store.client.download_artifacts(run_id, artifact))
-        model = find_model(store.client, store.client.get_run(run_id)) if name == CHECKPOINT else None
-        if model is not None:
-            return fetch_from_model(store, model)
     except Exception as error:
         raise _unreadable(store, f"{artifact} of run {run_id}", error) from error
     raise TrackingError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.tracking.errors import TrackingError, reason
-from reid.tracking.logged_model import find_model
+from reid.tracking.logged_model import find_model, outputs_of
 from reid.tracking.records import RunRecord
 from reid.tracking.store import Store
 from reid.tracking.uris import local_folder
@@ -75,7 +75,15 @@ def folder_bytes(folder: Path) -> int:
 
 
 def _model_of(store: Store, run: RunRecord) -> LoggedModel | None:
-    return find_model(store.client, store.client.get_run(run.run_id)) if run.run_id else None
+    if not run.run_id:
+        return None
+    found = store.client.get_run(run.run_id)
+    model = find_model(store.client, found)
+    if model is None and not store.is_server:  # one that was deleted in MLflow is marked, and keeps its files
+        database = store.client._tracking_client.store
+        for model_id in {*outputs_of(found)} & {*database._get_deleted_logged_models()}:
+            return database.get_logged_model(model_id, allow_deleted=True)
+    return model
 
 
 def _listed_sizes(repository: ArtifactRepository, folder: str | None) -> Iterable[int]:

@@ -1,13 +1,17 @@
 """The card of a checkpoint: what it says of data, scores and use, and what it must not show."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from least_meta import least_meta
 
 from reid.engine.card import card_path, model_card
+from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.checkpoint_meta import check_meta
+from reid.judging.stored_scores import store_scores
 
 ROW = {
     "dataset": "market", "own": True, "split": "test", "protocol": "cross_camera", "reranked": False,
@@ -40,6 +44,18 @@ def test_scores_are_in_percent_with_their_intervals_and_a_threshold_with_its_rat
     assert "secret" not in card
 
 
+def test_scores_on_a_second_folder_take_the_place_of_no_others(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    own, other = ({**ROW, "dataset": "folder", "own": own, "data_fingerprint": mark * 16}
+                  for own, mark in ((True, "a"), (False, "b")))  # fmt: skip
+    save_checkpoint(file, Checkpoint({"classifier.weight": torch.zeros(3, 1)}, meta(scores=[own]), {}))
+    for row in (other, {**other, "data_fingerprint": "c" * 16}, other, {**own, "data_fingerprint": "d" * 16}):
+        found = store_scores(file, file, [row])["scores"]
+    assert [(row["own"], row["data_fingerprint"][0]) for row in found] == [
+        (True, "d"), (False, "b"), (False, "c"),
+    ]  # fmt: skip
+
+
 def test_an_older_checkpoint_says_that_its_scores_are_not_stored() -> None:
     card = model_card(least_meta(3))
     assert "## Scores\n\nNot stored." in card
@@ -68,8 +84,11 @@ def test_the_terms_of_the_data_are_named_and_no_place(dataset: dict[str, Any], w
 
 def test_the_terms_of_what_it_began_with_hold_too() -> None:
     begun = {"reid.init_from": "people/model.pt", "reid.init_from.sha256": "ab" * 32}
-    card = model_card(meta(begun={**begun, "reid.init_from.trained_on": "duke"}, config={"epochs": 3}))
+    card = model_card(
+        meta(begun={**begun, "reid.init_from.trained_on": "duke, market"}, config={"epochs": 3})
+    )
     assert "began with a model trained on duke, whose terms hold too: DukeMTMC-reID: **withdrawn" in card
+    assert "began with a model trained on market, whose terms hold too: Market-1501" in card
     assert "people/" not in card
 
 

@@ -38,7 +38,9 @@ def saved(path: Path, settings: TrainConfig, identities: int, **meta: Any) -> Re
 @pytest.mark.slow
 def test_everything_but_the_classifier_is_taken_into_any_number_of_identities(tmp_path: Path) -> None:
     settings = settings_of(*NET)
-    source = saved(tmp_path / "model.pt", settings, 7, run_id="0" * 32)
+    joint = {"name": "joint", "parts": [{"name": "market", "root": "/a"}, {"name": "duke", "root": "/a"}]}
+    begun = {"reid.init_from.trained_on": "msmt17, market"}
+    source = saved(tmp_path / "model.pt", settings, 7, run_id="0" * 32, dataset=joint, begun=begun)
     model = build_model(settings, 5)
     classifier = model.head.classifier.weight.clone()
     message, facts = begin(model, open_start(tmp_path / "model.pt", settings))
@@ -53,7 +55,7 @@ def test_everything_but_the_classifier_is_taken_into_any_number_of_identities(tm
         "reid.init_from": f"{tmp_path.name}/model.pt",
         "reid.init_from.sha256": file_sha256(tmp_path / "model.pt"),
         "reid.init_from.matched_percent": "100.0",
-        "reid.init_from.trained_on": "market",
+        "reid.init_from.trained_on": "market, duke, msmt17",
         "reid.init_from.run_id": "0" * 32,
     }
 

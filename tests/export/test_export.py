@@ -158,13 +158,14 @@ def test_the_json_says_all_and_nothing_of_this_machine(for_boxmot: Report) -> No
 @pytest.mark.slow
 def test_a_threshold_is_told_where_it_holds(for_boxmot: Report, resnet: ReidModel) -> None:
     stored = StoredThreshold(
-        0.8, "eer", "euclidean", True, "after", False, "cross_camera", "market", "test", "f", 2, 3, 4,
+        0.8, "eer", "euclidean", True, "after", False, "cross_camera", "folder mallory", "test", "f", 2, 3, 4,
         0.1, (0.0, 0.2), 0.9, (0.8, 1.0),
     )  # fmt: skip
     arguments = (SIZE, 512, "float32", replace(ORIGIN, threshold=stored), for_boxmot.check)
     target = target_named("boxmot")
     facts = exporter.facts_of("a.onnx", target, PLAIN, *arguments)
     assert facts["threshold"]["value"] == 0.8
+    assert facts["threshold"]["dataset"] == "folder"
     assert facts["threshold"]["as_cosine_distance"] == pytest.approx(0.32)  # d^2 / 2
     raw = exporter.facts_of("a.onnx", target, replace(PLAIN, feature_norm=False), *arguments)
     assert raw["threshold"] is None
@@ -231,6 +232,20 @@ def test_a_failed_export_leaves_what_was_there(
         export(resnet, PLAIN, SIZE, target_named("ultralytics"), old, CROPS, origin=ORIGIN)
     assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
     assert old.read_text() == "of yesterday"
+
+
+@pytest.mark.slow
+def test_what_lay_beside_a_file_for_another_program_goes(
+    resnet: ReidModel, for_boxmot: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = for_boxmot.path.read_bytes()
+    monkeypatch.setattr(exporter, "write_graph", lambda *arguments: arguments[-1].write_bytes(graph))
+    for name in ("reid.onnx.yaml", "reid.onnx.txt"):  # offsets and scale for DeepStream, and a user's file
+        (tmp_path / name).touch()
+    export(resnet, PLAIN, SIZE, target_named("boxmot"), tmp_path / "reid.onnx", CROPS, origin=ORIGIN)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "reid.onnx", "reid.onnx.json", "reid.onnx.metadata.json", "reid.onnx.txt",
+    }  # fmt: skip
 
 
 # ---- fewer bits

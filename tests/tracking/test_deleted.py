@@ -11,6 +11,7 @@ from reid.tracking import (
     Tracker,
     TrackingError,
     all_runs,
+    delete_runs,
     describe,
     fetch_checkpoint,
     list_runs,
@@ -76,3 +77,34 @@ def test_the_checkpoint_of_a_deleted_run_is_there_until_it_is_purged(store: Stor
         fetch_checkpoint(store, run_id, "last.pt")
     with pytest.raises(TrackingError, match=f"Run with id={'0' * 32} not found"):
         fetch_checkpoint(store, "0" * 32)
+
+
+def log_model(run: Tracker, weights: str) -> None:
+    checkpoint, card = run.folder / "model.pt", run.folder / "model_card.md"
+    checkpoint.write_text(weights)
+    card.write_text("card")
+    run.model(checkpoint, card, height=64, width=32, embedding_size=8, step=1)
+
+
+def test_a_run_whose_model_was_deleted_is_deleted_with_its_files(store: Store, tmp_path: Path) -> None:
+    assert store.artifact_root is not None
+    with Tracker.start(store, "study", tmp_path / "run", "one") as run:
+        log_model(run, "weights")
+    (model,) = store.client.search_logged_models([store.prepare("study")])
+    store.client.delete_logged_model(model.model_id)
+    with pytest.raises(TrackingError, match="nor a model; it has no checkpoint"):
+        fetch_checkpoint(store, str(run.run_id))
+    assert delete_runs(store, all_runs(store)).freed > len("weights")
+    assert all_runs(store) == []
+    assert list((store.artifact_root / "models").iterdir()) == []
+
+
+def test_a_run_of_an_older_version_that_goes_on_has_the_model_of_its_end(
+    store: Store, tmp_path: Path
+) -> None:
+    with Tracker.start(store, "study", tmp_path / "run", "one") as run:
+        run.text("weights", "checkpoints/model.pt")
+    assert fetch_checkpoint(store, str(run.run_id)).read_text() == "weights"
+    with Tracker.start(store, "study", tmp_path / "run", "one", resume=True) as run:
+        log_model(run, "more weights")
+    assert fetch_checkpoint(store, str(run.run_id)).read_text() == "more weights"
