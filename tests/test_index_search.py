@@ -222,7 +222,9 @@ def test_a_table_says_people_cameras_and_times(
     assert [hit["name"] for hit in found["queries"][0]["hits"]] == ["Anna"]
     table.write_text(f"path,pid\n{names[6]},9\n")
     assert "that is the number of 'Bert'" in said(capsys, *words, code=2)
-    assert "2 images removed, 2 stay" in said(capsys, "--remove-person", "Anna", "-o", tmp_path / "g")
+    text = said(capsys, "--remove-person", "Anna", "-o", tmp_path / "g")
+    assert "2 images removed, 2 stay" in text
+    assert "exact search" in text
     for line, words_of in {
         f"{names[0]},1,first,": "camid 'first' is not allowed",
         f"{names[0]},1,0,noon": "neither a number nor a date",
@@ -251,6 +253,7 @@ def test_a_person_is_found_or_nobody_is(
     assert (first["path"], first["same"], answer["nobody"]) == (str(own), True, False)
     assert first["distance"] == pytest.approx(0, abs=1e-6)
     assert found["threshold"]["value"] == 0.3
+    assert "who is not in the gallery is compared with 32 images" in found["note"]
     # An image of the index does not find itself.
     (answer,) = answered(capsys, own, "--gallery", gallery, "--top", 3)["queries"]
     assert str(own) not in [hit["path"] for hit in answer["hits"]]

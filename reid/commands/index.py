@@ -256,6 +256,7 @@ def look_after(options: argparse.Namespace) -> int:
             raise IndexFault(f"{options.output} has no {missing[0]}: nothing was removed")
         removed = index.remove(paths=paths, pids=wanted)
     print(f"{options.output}: {removed:,} images removed, {len(index):,} stay")
+    print(index.arrange(memory=_bytes(options.memory)))  # the codes of those who stay
     return 0
 
 
@@ -269,7 +270,7 @@ def _check(index: Index, options: argparse.Namespace) -> int:
     rows = [index.row(number) for number in range(len(index))]
     with in_threads(look, rows, ConsoleProgress(Terminal(stderr=True)), "looking at files") as found:
         looks = list(found)
-    damaged = index.damaged_segments()
+    damaged = index.damaged_files()
     troubles = {
         "have gone": [row.path for row, now in zip(rows, looks, strict=True) if now.state == "gone"],
         "have changed": [row.path for row, now in zip(rows, looks, strict=True) if now.state == "changed"],

@@ -209,11 +209,11 @@ def answers(
 
 
 def limit_of(
-    model: TrainedModel, index: Index, options: Options, joined: bool
+    model: TrainedModel, index: Index, options: Options, several: bool
 ) -> tuple[StoredThreshold | None, str]:
     """The threshold that may be applied, or None; and what there is to say of it.
 
-    joined: whether queries are means of several images.
+    several: whether queries have several images.
     """
     threshold = model.threshold or index.facts.threshold
     if threshold is None:
@@ -226,7 +226,14 @@ def limit_of(
     except ThresholdError as refusal:
         return None, f"distances alone: {refusal}"
     note = expectation(threshold)
-    means = ["means of several images"] if joined else []
+    if len(index) > 1:
+        note += (
+            f". These are rates of pairs: who is not in the gallery is compared with {len(index):,} images, "
+            "and is taken for somebody more often"
+        )
+        if several and options.combine == "best":
+            note += ", the more so with the nearest of several images"
+    means = ["means of several images"] if several and options.combine == "mean" else []
     means += ["query expansion"] if options.expand else []
     if means:
         note += f". It was measured on single images without {' or '.join(means)}, which bring distances down"
@@ -401,8 +408,7 @@ def run(options: argparse.Namespace) -> int:
     queries = list(features.split(1)) if options.many else [features]
     shown = [[image] for image in images] if options.many else [images]
     found, plain, reranked = search(index, queries, shown, chosen)
-    joined = chosen.combine == "mean" and any(len(features) > 1 for features in queries)
-    threshold, note = limit_of(model, index, chosen, joined)
+    threshold, note = limit_of(model, index, chosen, len(queries[0]) > 1)
     result = answers(index, shown, found, plain, reranked, threshold.value if threshold else None)
     gone = 0
     if len(index) <= LOOKED_AT:

@@ -146,17 +146,22 @@ def build(
         index, learned_from = _learn(sample, rows), rows
         del sample
 
+    checksum = 0
+
     def halves(file: BinaryIO) -> None:
+        nonlocal checksum
         for part in _blocks(parts, cosine):
             part *= np.float32(scale)
             index.add(part)
-            file.write(np.clip(part, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16).data)
+            half = np.clip(part, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16).data
+            checksum = zlib.crc32(half, checksum)
+            file.write(half)
 
     _write(stem.with_name(stem.name + ".f16"), halves)
     settings = _measure(index, parts, cosine, scale)
     facts = {
         "format": _FORMAT, "rows": rows, "size": size, "cosine": cosine, "scale": scale,
-        "learned_from": learned_from,
+        "learned_from": learned_from, "halves_crc32": checksum,
         "settings": {str(recall): asdict(setting) for recall, setting in settings.items()},
     }  # fmt: skip
     body = faiss.serialize_index(index)
@@ -196,6 +201,7 @@ class Approximate:
         self._index, inverted = index, _lists(index)
         self.lists, self.directions = int(inverted.nlist), int(inverted.d)
         self.rows, self.size = int(facts["rows"]), int(facts["size"])
+        self._halves_crc32 = facts["halves_crc32"]
         self._cosine, self._scale = bool(facts["cosine"]), float(facts["scale"])
         self.settings = {float(recall): Setting(**one) for recall, one in facts["settings"].items()}
         wanted, found = self.rows * self.size * 2, halves.stat().st_size
@@ -206,6 +212,13 @@ class Approximate:
         if hasattr(mmap, "MADV_RANDOM"):
             mapped.madvise(mmap.MADV_RANDOM)  # a row is read, not the megabytes that follow it
         self._halves = np.frombuffer(mapped, np.float16).reshape(self.rows, self.size)
+
+    def damaged(self) -> bool:
+        """Whether the bytes of the float16 file are not those that were written; every byte is read."""
+        checksum = 0
+        for start in range(0, self.rows, 2**15):
+            checksum = zlib.crc32(self._halves[start : start + 2**15].data, checksum)
+        return checksum != self._halves_crc32
 
     def candidates(
         self, queries: Floats, count: int, allowed: Mask | None = None, recall: float = max(RECALLS)

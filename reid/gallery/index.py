@@ -428,8 +428,8 @@ class Index:
         with self._changing():
             self._compact(np.ones(len(self), bool))
 
-    def damaged_segments(self) -> list[str]:
-        """The files of features whose bytes are not those that were written; every byte is read."""
+    def damaged_files(self) -> list[str]:
+        """The files whose bytes are not those that were written, those of codes too; every byte is read."""
         found = []
         for entry, segment in zip(self._named, self._segments, strict=True):
             checksum = 0
@@ -437,6 +437,8 @@ class Index:
                 checksum = zlib.crc32(np.ascontiguousarray(segment[start : start + _BLOCK]).data, checksum)
             if checksum != entry["crc32"]:
                 found.append(entry["file"])
+        if self._meta["codes"] and self._codes.damaged():
+            found.append(f"{self._meta['codes']['stem']}.f16")
         return found
 
     def _candidates(self, queries: Floats, top: int, rows: Numbers) -> Iterable[Numbers]:

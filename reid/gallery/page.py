@@ -27,6 +27,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reid.data.crops import DatasetError, PictureError
@@ -191,7 +192,7 @@ def make_app(views: Views, thumbnails: Thumbnails) -> FastAPI:
         try:
             sent = json.loads(await _body(request, MOST_SENT))
             where, pair, answer = str(sent["where"]), int(sent["pair"]), str(sent["answer"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise HTTPException(400, "expected JSON with where, pair and answer") from error
         return JSONResponse(await run_in_threadpool(views.give_verdict, where, pair, answer))
 
@@ -234,11 +235,16 @@ def _picture(draw: Callable[[], bytes]) -> Response:
 async def _body(request: Request, most: int) -> bytes:
     """What was sent, refused as soon as it is longer than `most` bytes."""
     parts, length = [], 0
-    async for part in request.stream():
-        length += len(part)
-        if length > most:
-            raise HTTPException(413, f"more than {most / 2**20:.2g} MiB: too large for a picture of a person")
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            length += len(part)
+            if length > most:
+                raise HTTPException(
+                    413, f"more than {most / 2**20:.2g} MiB: too large for a picture of a person"
+                )
+            parts.append(part)
+    except ClientDisconnect:
+        raise HTTPException(400, "broken off") from None  # nobody reads it, and no traceback is printed
     return b"".join(parts)
 
 

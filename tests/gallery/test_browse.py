@@ -286,7 +286,7 @@ def test_what_is_sent_is_capped_and_read_by_the_suites_opener(page: Page, study:
     assert status == 422
     assert json.loads(body)["detail"] == "no image of a kind that PIL knows"
     assert page.ask("POST", "/api/search", b"")[0] == 422
-    for wrong in (b"", b"[]", b'{"where": "x"}', b'{"where": "x", "pair": {}, "answer": 1}'):
+    for wrong in (b"", b"[]", b'{"where": "x"}', b'{"where": "x", "pair": {}, "answer": 1}', b"[" * 60_000):
         assert page.ask("POST", "/api/verdicts", wrong)[0] == 400
     missing = b'{"where": "query and gallery", "pair": 100000, "answer": "confirm"}'
     assert page.ask("POST", "/api/verdicts", missing)[0] == 422

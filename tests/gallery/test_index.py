@@ -283,7 +283,7 @@ def test_many_small_additions_leave_few_segments(tmp_path: Path) -> None:
         index.add(gallery[number : number + 1], rows(1, number))
     assert len(list((tmp_path / "g").glob("features-*"))) <= 6
     assert np.array_equal(index.features(range(40)), gallery)
-    assert index.damaged_segments() == []
+    assert index.damaged_files() == []
 
 
 def test_a_changed_byte_of_a_segment_is_found_by_a_check(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_changed_byte_of_a_segment_is_found_by_a_check(tmp_path: Path) -> None
     index.add(drawn(5), rows(5))
     file = tmp_path / "g" / "features-000001.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    assert Index.open(tmp_path / "g").damaged_segments() == [file.name]
+    assert Index.open(tmp_path / "g").damaged_files() == [file.name]
 
 
 @pytest.mark.slow
@@ -325,6 +325,11 @@ def test_codes_find_what_comparing_all_finds(tmp_path: Path, metric: str) -> Non
     assert not list((tmp_path / "g").glob("codes*"))  # they hold what was removed
     index.arrange()
     assert len(list((tmp_path / "g").glob("codes*"))) == 2
+    assert index.damaged_files() == []
+    halves = next((tmp_path / "g").glob("codes*.f16"))
+    content = halves.read_bytes()
+    halves.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert Index.open(tmp_path / "g").damaged_files() == [halves.name]
     (next((tmp_path / "g").glob("codes*.codes"))).write_bytes(b"{}")
     with pytest.raises(IndexFault, match="To make its codes anew"):
         Index.open(tmp_path / "g").search(queries, 5)

@@ -75,7 +75,7 @@ for kill in range(kills):
         index = Index.open(folder)
         numbers = [int(path.split("/")[-1][:-4]) for path in index.paths()]
         whole = all(np.array_equal(index.features([n])[0], feature(k)) for n, k in enumerate(numbers))
-        damaged = index.damaged_segments()
+        damaged = index.damaged_files()
         print(json.dumps([os.WTERMSIG(status), said, numbers, whole, damaged]), flush=True)
         os._exit(0)
     os.waitpid(checker, 0)
@@ -160,7 +160,7 @@ def test_two_processes_add_at_once(tmp_path: Path) -> None:
     assert sorted(numbers) == [*range(50), *range(100, 150), *range(1000, 1010)]
     expected = [np.random.default_rng(n).normal(size=24).astype(np.float32) for n in numbers]
     assert np.array_equal(index.features(range(len(index))), np.stack(expected))
-    assert index.damaged_segments() == []
+    assert index.damaged_files() == []
 
 
 def test_a_lock_that_is_held_for_long_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
