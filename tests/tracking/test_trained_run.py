@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from reid.engine.checkpoint import load_checkpoint
@@ -196,6 +197,24 @@ def test_system_metrics_are_points_of_the_epochs(trained: Trained) -> None:
     assert set(SystemMetrics().since_last()) >= {
         "system/cpu_utilization_percentage",
         "system/system_memory_usage_percentage",
+    }
+
+
+def test_a_gpu_that_tells_no_load_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        """As pynvml raises it for a part of a GPU."""
+
+    def refuse(number: int) -> int:
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (3_000_000, 4_000_000))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    points = {name: value for name, value in SystemMetrics().since_last().items() if "gpu" in name}
+    assert points == {
+        "system/gpu_0_memory_usage_megabytes": 1.0,
+        "system/gpu_0_memory_usage_percentage": 25.0,
     }
 
 
