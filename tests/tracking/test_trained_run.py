@@ -37,6 +37,7 @@ from reid.tracking import (
     fetch_registered,
     open_parent,
     register,
+    replace_model,
     send_late,
 )
 from reid.tracking.logged_model import find_model
@@ -372,6 +373,12 @@ def test_a_model_that_a_store_missed_arrives_later(store: Store, tmp_path: Path)
     assert found.inputs is not None
     assert [one.dataset.digest for one in found.inputs.dataset_inputs] == ["a" * 16]
     assert fetch_checkpoint(store, str(run.run_id)).read_text() == "weights"
+    # Sent again it leaves what the store has got since, such as a threshold.
+    measured = tmp_path / "model.pt"
+    measured.write_text("weights with a threshold")
+    replace_model(store, str(run.run_id), measured, card)
+    assert send_late(run_folder, store, again=True).delivery.error is None
+    assert fetch_checkpoint(store, str(run.run_id)).read_text() == "weights with a threshold"
     # Resumed and ended again it is the same model, with the new file.
     checkpoint.write_text("more weights")
     with Tracker.start(store, "e", run_folder, "n", resume=True) as run:
