@@ -15,6 +15,7 @@ from reid.figures.tradeoff import accuracy_latency, unbeaten
 from reid.jobs.networks import named_networks
 from reid.models import ReidModel, build_backbone
 from reid.profile import main
+from reid.tracking import Tracker, default_store
 
 #: Of torchvision's networks at 224x224: all that stands in their papers less the classifier, which is
 #: 512 x 1000 and 2048 x 1000 multiply-adds and as many weights with 1000 biases.
@@ -107,14 +108,20 @@ def test_what_is_wrong_is_refused(
 def test_tracked_runs_become_a_table_and_a_picture(
     run_command: Runner, tiny: list[str], tmp_path: Path
 ) -> None:
-    done = run_command("reid.train", *tiny, "epochs=1", "tracking.experiment=mine", home=tmp_path)
+    train = ["reid.train", *tiny, "epochs=1", "tracking.experiment=mine"]
+    done = run_command(*train, home=tmp_path)
     assert done.returncode == 0, done.stderr
     (checkpoint,) = (tmp_path / "outputs").glob("*/model.pt")
+    store = default_store(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with Tracker.start(store, "mine", tmp_path / "none", "without a model",
+                       tags={"reid.score_split": "test"}) as tracker:  # fmt: skip
+        tracker.metrics({"test/mAP": 0.5}, 1)
     picture = tmp_path / "tradeoff.png"
     words = ["backbone=mobilenet_v2", "image.height=32", "image.width=16", "--runs", "mine", "--batch", "1,2",
              "--seconds", "0.01", "--threads", "1", "--device", "cpu"]  # fmt: skip
     done = run_command("reid.profile", str(checkpoint), *words, "--json", "-o", str(picture), home=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "left out: without a model: run " in done.stderr
     found = json.loads(done.stdout)
     assert found["machine"]["threads"] == "1"
     mobile, ours = found["networks"]  # keys come first

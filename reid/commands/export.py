@@ -15,7 +15,7 @@ from reid.config.schema import DataConfig, EvalConfig, ImageConfig
 from reid.config.settings import as_trained
 from reid.data import DatasetError, Progress, ReidDataset, load_dataset
 from reid.data.division import validation_split
-from reid.data.pictures import open_picture
+from reid.data.pictures import read_picture
 from reid.engine.card import model_card
 from reid.engine.checkpoint import Checkpoint, CheckpointError
 from reid.engine.checkpoint_source import trained_dataset, with_data_now
@@ -115,11 +115,14 @@ def origin_of(model: TrainedModel) -> Origin:
 def read_some(paths: Sequence[Path], count: int) -> list[np.ndarray]:
     """`count` of these pictures, or all where they are fewer, at equal steps: (h, w, 3) uint8 RGB.
 
+    What is no picture is left out, as in training.
+
     Raises:
-        OSError: one cannot be read.
+        OSError: the disk failed.
     """
     step = max(1, len(paths) // count)
-    return [np.asarray(open_picture(path).image) for path in paths[::step][:count]]
+    pictures = (read_picture(path).picture for path in paths[::step][:count])
+    return [np.asarray(picture.image) for picture in pictures if picture is not None]
 
 
 def describe_report(report: Report, whose: str) -> str:

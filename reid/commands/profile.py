@@ -67,8 +67,9 @@ def run(options: argparse.Namespace) -> int:
     """
     torch.set_num_threads(options.threads or cores())
     compute = Compute.set_up(options.device)
-    progress = ConsoleProgress(Terminal(stderr=True, soft_wrap=True))
-    networks = distinct(_networks(options))
+    errors = Terminal(stderr=True, soft_wrap=True)
+    progress = ConsoleProgress(errors)
+    networks = distinct(_networks(options, errors))
     points = options.output is not None and any(network.scored for network in networks)
     if options.output is not None and not points:
         raise CheckpointError(
@@ -97,13 +98,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _networks(options: argparse.Namespace) -> Iterator[Network]:
+def _networks(options: argparse.Namespace, errors: Terminal) -> Iterator[Network]:
     for settings in options.settings:
         yield of_settings(settings)
     for name in options.checkpoints:
         yield of_checkpoint(name, find_checkpoint(name, options.uri))
     if options.runs:
-        yield from _of_runs(options.runs, options.uri)
+        yield from _of_runs(options.runs, options.uri, errors)
 
 
 def of_settings(settings: TrainConfig) -> Network:
@@ -142,7 +143,8 @@ def _network(
     return Network(name, height, width, model, scored, json.dumps(what, sort_keys=True, default=str))
 
 
-def _of_runs(experiment: str, uri: str | None) -> Iterator[Network]:
+def _of_runs(experiment: str, uri: str | None, errors: Terminal) -> Iterator[Network]:
+    """The networks of an experiment; runs that hold no model (`tracking.checkpoint=false`) are named."""
     store = default_store(home(), uri)
     runs = [run for run in list_runs(store, experiment) if _is_scored(run)]
     if not runs:
@@ -150,11 +152,20 @@ def _of_runs(experiment: str, uri: str | None) -> Iterator[Network]:
             f"--runs {experiment}: no finished run with a score in {store.public_uri}. "
             "python -m reid.runs list shows what there is"
         )
+    left_out = 0
     for run in runs:
         score = run_score(run)
         data = f"{run.tags.get('reid.data.name', 'unknown data')}, {score.split} split"
         scored = Scored(run.name, float(score.mAP or 0), data)
-        yield of_checkpoint(run.name, fetch_checkpoint(store, str(run.run_id)), scored)
+        try:
+            network = of_checkpoint(run.name, fetch_checkpoint(store, str(run.run_id)), scored)
+        except (TrackingError, CheckpointError) as error:
+            left_out += 1
+            if left_out == len(runs):
+                raise
+            errors.print(f"left out: {run.name}: {error}", highlight=False)
+            continue
+        yield network
 
 
 def _is_scored(run: RunRecord) -> bool:

@@ -8,6 +8,7 @@ both are read.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import platform
@@ -36,6 +37,8 @@ NAME, CHECKPOINT = "model", "model.pt"
 #: Where the files beside the checkpoint lie in a run's folder.
 FOLDER = "logged_model"
 _DESCRIPTION = "MLmodel"
+#: The tag of a LoggedModel that holds the sha256 of the checkpoint that its run sent.
+_SENT = "reid.sent_sha256"
 _CODE = Path(__file__).with_name("served_model.py")
 #: What the suite needs to embed pictures; the suite itself is in no registry of packages.
 _REQUIREMENTS = (
@@ -133,6 +136,7 @@ def model_operation(checkpoint: Path, folder: Path, run_folder: Path, step: int)
 def send_model(client: MlflowClient, run_id: str, operation: Operation, run_folder: Path) -> None:
     """Store the model of a run, made on the first call; later ones replace its files.
 
+    A checkpoint that was sent already is not sent again: the store's may have a threshold or scores by now.
     A server that is older than LoggedModels gets the checkpoint as an artifact of the run.
     """
     checkpoint, folder = run_folder / operation["checkpoint"], run_folder / operation["path"]
@@ -149,6 +153,11 @@ def send_model(client: MlflowClient, run_id: str, operation: Operation, run_fold
             raise
         client.log_artifact(run_id, str(checkpoint), "checkpoints")
         return
+    with checkpoint.open("rb") as file:
+        sent = hashlib.file_digest(file, "sha256").hexdigest()
+    stored = [item.path for item in client.list_logged_model_artifacts(model.model_id)]
+    if str(model.status) == "READY" and model.tags.get(_SENT) == sent and CHECKPOINT in stored:
+        return
     description = yaml.safe_load((folder / _DESCRIPTION).read_text(encoding="utf-8"))
     description |= {"model_id": model.model_id, "run_id": run_id}
     replace_text(folder / _DESCRIPTION, yaml.safe_dump(description))
@@ -157,6 +166,7 @@ def send_model(client: MlflowClient, run_id: str, operation: Operation, run_fold
         from mlflow.entities import LoggedModelOutput
 
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, operation["step"])])
+    client.set_logged_model_tags(model.model_id, {_SENT: sent})
     if str(model.status) != "READY":
         client.finalize_logged_model(model.model_id, "READY")
 

@@ -18,8 +18,10 @@ import torch
 import yaml
 from conftest import ROOT, Runner
 from least_meta import least_meta
+from PIL import Image
 from timm.models.senet import SENet, SEResNetBottleneck
 
+from reid.commands.export import read_some
 from reid.distance import normalise
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.export import __main__ as door
@@ -297,6 +299,14 @@ def test_a_session_writes_nothing_into_the_home_folder(for_boxmot: Report, tmp_p
 
 
 # ---- the command
+
+
+def test_what_is_no_picture_is_left_out(tmp_path: Path) -> None:
+    pictures = [tmp_path / f"{number}.png" for number in range(4)]
+    for picture in pictures:
+        Image.fromarray(CROPS[0]).save(picture)
+    pictures[2].write_bytes(b"no picture")
+    assert [crop.shape for crop in read_some(pictures, 9)] == [CROPS[0].shape] * 3
 
 
 def test_missing_packages_are_named_with_what_brings_them(

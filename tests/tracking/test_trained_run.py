@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from reid.engine.checkpoint import load_checkpoint
@@ -36,6 +37,7 @@ from reid.tracking import (
     fetch_registered,
     open_parent,
     register,
+    replace_model,
     send_late,
 )
 from reid.tracking.logged_model import find_model
@@ -199,6 +201,24 @@ def test_system_metrics_are_points_of_the_epochs(trained: Trained) -> None:
     }
 
 
+def test_a_gpu_that_tells_no_load_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        """As pynvml raises it for a part of a GPU."""
+
+    def refuse(number: int) -> int:
+        raise NVMLError("Not Supported")
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (3_000_000, 4_000_000))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    points = {name: value for name, value in SystemMetrics().since_last().items() if "gpu" in name}
+    assert points == {
+        "system/gpu_0_memory_usage_megabytes": 1.0,
+        "system/gpu_0_memory_usage_percentage": 25.0,
+    }
+
+
 def test_the_model_is_stored_once_and_sending_all_again_changes_nothing(trained: Trained) -> None:
     client = trained.store.client
     before = client.get_run(trained.run_id)
@@ -353,6 +373,12 @@ def test_a_model_that_a_store_missed_arrives_later(store: Store, tmp_path: Path)
     assert found.inputs is not None
     assert [one.dataset.digest for one in found.inputs.dataset_inputs] == ["a" * 16]
     assert fetch_checkpoint(store, str(run.run_id)).read_text() == "weights"
+    # Sent again it leaves what the store has got since, such as a threshold.
+    measured = tmp_path / "model.pt"
+    measured.write_text("weights with a threshold")
+    replace_model(store, str(run.run_id), measured, card)
+    assert send_late(run_folder, store, again=True).delivery.error is None
+    assert fetch_checkpoint(store, str(run.run_id)).read_text() == "weights with a threshold"
     # Resumed and ended again it is the same model, with the new file.
     checkpoint.write_text("more weights")
     with Tracker.start(store, "e", run_folder, "n", resume=True) as run:
