@@ -10,7 +10,6 @@ from pathlib import Path
 
 from reid.config.dialects import CommandParser
 from reid.data.labelled_images import SPLITS
-from reid.engine.checkpoint_source import check_checkpoint, newest_model
 from reid.errors import UsageError
 from reid.gallery.approximate import KINDS
 from reid.jobs.data_source import SPELLINGS
@@ -24,19 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check(parser, options)
     try:
         # pyarrow, which help and argparse's errors do without.
-        from reid.commands.gallery_source import read_source
-        from reid.gallery.index import TABLE, remembered_checkpoint
+        from reid.commands.gallery_source import checkpoint_of, read_source
+        from reid.gallery.index import remembered_checkpoint
 
-        there = (options.output / TABLE).exists()
         if options.source is None:
             remembered_checkpoint(options.output)  # refuses a folder that holds no index
             from reid.commands.index import look_after
 
             return look_after(options)
         source = read_source(options)
-        known = remembered_checkpoint(options.output) if there else None
-        options.checkpoint = options.checkpoint or known or str(newest_model())
-        check_checkpoint(options.checkpoint)
+        options.checkpoint = checkpoint_of(options.output, options.checkpoint)
         # Here, since what was typed wrongly is refused before torch is imported.
         from reid.commands.index import run
 

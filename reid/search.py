@@ -12,7 +12,6 @@ from pathlib import Path
 from reid.config.dialects import CommandParser
 from reid.data import DatasetError
 from reid.data.pictures import name_unreadable, unreadable
-from reid.engine.checkpoint_source import check_checkpoint, newest_model
 from reid.errors import UsageError
 from reid.terminal import Terminal
 
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check(parser, options)
     try:
         # pyarrow, which help and argparse's errors do without.
-        from reid.commands.gallery_source import parse_time, read_source
+        from reid.commands.gallery_source import checkpoint_of, parse_time, read_source
         from reid.gallery.index import remembered_checkpoint
 
         for name in ("since", "until"):
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 setattr(options, name, None if word is None else parse_time(word))
             except ValueError:
                 parser.error(f"--{name} {word}: expected a number, or a date such as 2026-05-01T12:30:00")
-        known = remembered_checkpoint(options.gallery)
+        remembered_checkpoint(options.gallery)  # refuses a folder that holds no index
         options.many, options.notes = _is_many(options.images), []
         if options.many:
             options.source, options.option, options.split = options.images[0], [], None
@@ -46,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.images, options.notes = [Path(row.path) for row in source.rows], source.notes
         if bad := unreadable(options.images):
             raise DatasetError(name_unreadable(bad))
-        options.checkpoint = options.checkpoint or known or str(newest_model())
-        check_checkpoint(options.checkpoint)
+        options.checkpoint = checkpoint_of(options.gallery, options.checkpoint)
         # Here, since what was typed wrongly is refused before torch is imported.
         from reid.commands.search import run
 

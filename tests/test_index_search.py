@@ -172,6 +172,19 @@ def test_another_model_is_refused_and_says_what_to_do(
         assert str(models / "a.pt") in found
 
 
+def test_a_checkpoint_that_was_moved_is_named_once(
+    crops: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery, query = tmp_path / "g", sorted((crops / "deep").iterdir())[0]
+    shutil.copy(models / "a.pt", tmp_path / "old.pt")
+    said(capsys, crops, "--checkpoint", tmp_path / "old.pt", "-o", gallery)
+    (tmp_path / "old.pt").rename(tmp_path / "new.pt")
+    found = said(capsys, query, "--gallery", gallery, code=2)
+    assert "if it lies elsewhere now, name it with --checkpoint" in found
+    said(capsys, crops, "--checkpoint", tmp_path / "new.pt", "-o", gallery)
+    assert answered(capsys, query, "--gallery", gallery)["checkpoint"] == str(tmp_path / "new.pt")
+
+
 def test_images_that_cannot_be_read_are_named_or_left_out(
     crops: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

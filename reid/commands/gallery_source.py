@@ -19,7 +19,9 @@ from reid.data.labelled_images import SPLITS
 from reid.data.labels import SHORT, canonical, clean, is_null
 from reid.data.layout import FOLDERS
 from reid.data.table_files import ALIASES
-from reid.gallery.index import Row
+from reid.engine.checkpoint_source import check_checkpoint, newest_model
+from reid.engine.errors import CheckpointError
+from reid.gallery.index import TABLE, Row, remembered_checkpoint
 from reid.jobs.data_source import open_source
 from reid.people import JUNK
 
@@ -68,6 +70,26 @@ def read_source(options: argparse.Namespace) -> Source:
                 )
         return _of_folder(path)
     return _of_dataset(open_source(options), options.split or "gallery")
+
+
+def checkpoint_of(gallery: Path, typed: str | None) -> str:
+    """The checkpoint that was typed, else that of the index in a folder, else the newest; it is there.
+
+    Raises:
+        CheckpointError: there is none.
+        IndexFault: the index cannot be read.
+    """
+    known = remembered_checkpoint(gallery) if (gallery / TABLE).exists() else None
+    found = typed or known or str(newest_model())
+    try:
+        check_checkpoint(found)
+    except CheckpointError as error:
+        if typed or not known:
+            raise
+        raise CheckpointError(
+            f"{error}. {gallery} was made with it: if it lies elsewhere now, name it with --checkpoint"
+        ) from error
+    return found
 
 
 def parse_time(word: object) -> float:

@@ -144,6 +144,7 @@ def run(options: argparse.Namespace, source: Source) -> int:
     if (options.output / TABLE).exists():
         index = Index.open(options.output)
         model = model_of(index, options.checkpoint, options.device)
+        index.remember(_remembered(options.checkpoint))
     else:
         model = load_model(options.checkpoint, options.device)
         index = Index.create(options.output, model.facts, checkpoint=_remembered(options.checkpoint))

@@ -236,7 +236,10 @@ def limit_of(
     means = ["means of several images"] if several and options.combine == "mean" else []
     means += ["query expansion"] if options.expand else []
     if means:
-        note += f". It was measured on single images without {' or '.join(means)}, which bring distances down"
+        note += (
+            f". The threshold was measured on single images without {' or '.join(means)}, which bring "
+            "distances down"
+        )
     return threshold, note
 
 

@@ -423,6 +423,13 @@ class Index:
                 self._commit(self._rows, self._named)
         return why
 
+    def remember(self, checkpoint: str) -> None:
+        """Call the model by another path or name from now on."""
+        with self._changing():
+            if checkpoint != self._meta["checkpoint"]:
+                self._meta = {**self._meta, "checkpoint": checkpoint}
+                self._commit(self._rows, self._named)
+
     def compact(self) -> None:
         """Write the segments anew without the rows that others took the place of."""
         with self._changing():
