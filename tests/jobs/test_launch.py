@@ -36,7 +36,7 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "backbone.last_stride=2", ["Did you mean 'tricks.last_stride'?"]),
     ("train", "~seeed", ["no key seeed. Did you mean 'seed'?"]),
     ("train", "+seed=3", ["An item is already at 'seed'", "seed=3"]),
-    ("evaluate", "loss.alhpa=1", ["the evaluate command has no key loss.alhpa", "checkpoint, dataset"]),
+    ("evaluate", "loss.alhpa=1", ["the evaluate command has no key loss.alhpa", "checkpoint, card, dataset"]),
     ("evaluate", "loss=ranked", ["the evaluate command has no key loss."]),
     # a password would go into checkpoints that are given away
     (
