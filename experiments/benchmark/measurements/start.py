@@ -47,7 +47,7 @@ MISTAKES: dict[str, list[list[str]]] = {
     "reid.index": [["-o", "g"], ["/no/such/folder", "-o", "g"]],
     "reid.search": [["a.jpg"], ["/no/a.jpg", "--gallery", "/no/such/gallery"]],
     "reid.browse": [["--port", "abc"], ["/no/such/run"]],
-    "reid.export": [["x.pt", "--for", "botsort", "-o", "x.onnx"], ["/no/such.pt", "--for", "boxmot", "-o", "x.onnx"]],
+    "reid.export": [["x.pt", "--for", "x", "-o", "x.onnx"], ["/no/a.pt", "--for", "boxmot", "-o", "x.onnx"]],
     "reid.profile": [["--batch", "abc"], ["/no/such/file.pt"]],
     "reid.convert": [["--last-stride", "3", "x.pth", "-o", "y.pt"], ["/no/such/file.pth", "-o", "y.pt"]],
     "reid.runs": [["lst"], ["show"]],
