@@ -119,11 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         "--expand", type=int, default=0, metavar="N", help="search again with the mean of query and N nearest"
     )
     parser.add_argument(
-        "--camera",
+        "--camid",
         type=int,
         action="append",
-        metavar="CAMID",
-        help="only images of this camera, counted from 0; may be given again",
+        metavar="N",
+        help="only images of this camera, counted from 0 as in the table; may be given again",
     )
     for name, words in (("since", "from"), ("until", "up to")):
         parser.add_argument(

@@ -230,7 +230,7 @@ def test_a_table_says_people_cameras_and_times(
     assert again.row(number)[1:5] == (8, 3, None, "Anna")
     found = answered(
         capsys, crops / "deep" / names[5], "--gallery", tmp_path / "g", "--since", "2026-05-01",
-        "--until", "2026-05-01T08:30", "--camera", 0,
+        "--until", "2026-05-01T08:30", "--camid", 0,
     )  # fmt: skip
     assert [hit["name"] for hit in found["queries"][0]["hits"]] == ["Anna"]
     table.write_text(f"path,pid\n{names[6]},9\n")
@@ -280,8 +280,8 @@ def test_a_person_is_found_or_nobody_is(
     assert "lie within the threshold" in text
     assert "re-ranked" in text
     assert "without query expansion, which" in text
-    text = said(capsys, query, "--gallery", gallery, "--camera", 0)
-    assert f"{Index.open(gallery).column('camid').count(0)} of them of camera 0" in text
+    text = said(capsys, query, "--gallery", gallery, "--camid", 0)
+    assert f"{Index.open(gallery).column('camid').count(0)} of them of camid 0" in text
     assert Image.open(picture).size[0] > 900
     Image.new("RGB", (300, 100)).save(tmp_path / "wide.png")
     assert "wider than high" in said(capsys, tmp_path / "wide.png", "--gallery", gallery)
@@ -354,7 +354,7 @@ def test_a_model_without_a_threshold_never_says_nobody(
     found = answered(capsys, query, "--gallery", tmp_path / "g")
     assert found["queries"][0]["nobody"] is None
     assert "python -m reid.threshold" in found["note"]
-    text = said(capsys, query, "-o", tmp_path / "hits.png", "--gallery", tmp_path / "g", "--camera", "5")
+    text = said(capsys, query, "-o", tmp_path / "hits.png", "--gallery", tmp_path / "g", "--camid", "5")
     assert "no image of the gallery to compare with" in text
 
 

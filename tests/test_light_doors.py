@@ -78,7 +78,7 @@ REFUSED = {
     "reid.search:main": [
         "", "{}/a.png", "{}/a.png --gallery /nowhere", "{}/a.png --gallery {}", "{}/a.png --top 0",
         "{}/a.png -o {}/a.jpg", "{}/a.png -o /nowhere/a.png", "{}/a.png --expand -1",
-        "{}/a.png --combine all", "{}/a.png --since noon", "{}/a.png --camera first", "{}/a.png top=3",
+        "{}/a.png --combine all", "{}/a.png --since noon", "{}/a.png --camid first", "{}/a.png top=3",
     ],
     "reid.convert:main": [
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",

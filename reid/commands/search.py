@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -259,7 +260,7 @@ def as_json(
 
 def _filters(index: Index, options: Options) -> str:
     """How many images the filters leave, and what they were understood as."""
-    words = [f"of camera {', '.join(map(str, options.cameras))}"] if options.cameras else []
+    words = [f"of camid {', '.join(map(str, options.cameras))}"] if options.cameras else []
     words += [f"from {show_time(options.since)}"] if options.since is not None else []
     words += [f"up to {show_time(options.until)}"] if options.until is not None else []
     left = len(index.selected(options.cameras, options.since, options.until))
@@ -277,7 +278,8 @@ def show(console: Console, answer: Answer, reranked: bool) -> None:
         table.add_column(head, overflow="fold" if head == "image" else "ellipsis")
     for hit in answer.hits:
         order = [f"{hit.reranked:.3f}"] if hit.reranked is not None else []
-        file = Text(hit.path) if hit.file == "same" else Text.assemble(hit.path, (f" ({hit.file})", "yellow"))
+        path = os.path.relpath(hit.path) if Path(hit.path).is_relative_to(Path.cwd()) else hit.path
+        file = Text(path) if hit.file == "same" else Text.assemble(path, (f" ({hit.file})", "yellow"))
         table.add_row(
             str(hit.place), f"{hit.distance:.3f}", *order, _verdict(hit.same), hit.person,
             "" if hit.camid is None else str(hit.camid), show_time(hit.time), file,
@@ -377,7 +379,7 @@ def draw(found: Sequence[Answer], note: str, path: Path) -> None:
 
 def _label(hit: Hit) -> str:
     words = [_cut(_who(hit), 13)] if hit.person else []
-    words += [f"cam {hit.camid}"] if hit.camid is not None else []
+    words += [f"camid {hit.camid}"] if hit.camid is not None else []
     return "\n".join([f"{hit.distance:.3f}", *words])
 
 
@@ -403,7 +405,7 @@ def run(options: argparse.Namespace) -> int:
         options.combine,
         options.rerank,
         options.expand,
-        options.camera,
+        options.camid,
         options.since,
         options.until,
     )
