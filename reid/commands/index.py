@@ -150,11 +150,11 @@ def run(options: argparse.Namespace, source: Source) -> int:
         index = Index.create(options.output, model.facts, checkpoint=_remembered(options.checkpoint))
     rows = index.numbered(source.rows)
     todo = plan(index, rows)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     if todo.described:
         index.add(index.features(list(todo.described)), list(todo.described.values()), model.facts)
     bad = _embed(index, model, todo.embedded, options, errors)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     why = index.arrange(options.kind, _bytes(options.memory))
     added = len(todo.embedded) - len(bad)
     parts = [

@@ -144,12 +144,14 @@ class _Alive(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = {_storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        arguments = {
+            _storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
+        }
         found = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor):
                 storage = _storage(leaf)
-                if storage._cdata not in self._known | given:  # neither a view nor one that is counted
+                if storage._cdata not in self._known | arguments:  # neither a view nor one that is counted
                     self._known.add(storage._cdata)
                     self.now += storage.nbytes()
                     weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())

@@ -99,11 +99,11 @@ class Guard:
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and scope["path"] != "/":
             # "same-site" is a page on another port of this machine.
             return _refused(403, "Another site may see nothing here.")
-        given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
-        if scope["path"] == "/" and given is not None:
-            if given[0] in self._tickets:
-                self._tickets.remove(given[0])
-            elif not _equal(given[0], self.token):
+        tokens = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("token")
+        if scope["path"] == "/" and tokens is not None:
+            if tokens[0] in self._tickets:
+                self._tickets.remove(tokens[0])
+            elif not _equal(tokens[0], self.token):
                 return _refused(403, "This token is not that of the address which reid.browse has printed.")
             redirect = Response(status_code=303, headers={"Location": "/"})
             redirect.set_cookie(self._cookie, self._session, httponly=True, samesite="strict")

@@ -174,15 +174,15 @@ def review_queries(
         max(1, chunk_bytes // (24 * len(gallery)))
     ):
         some = query.select(rows)
-        given = None if distance is None else distance[rows.to(distance.device)]
-        values = _values(some, gallery, norms, given)  # ours to change
+        known = None if distance is None else distance[rows.to(distance.device)]
+        values = _values(some, gallery, norms, known)  # ours to change
         marks = _marks(some, gallery, protocol, distractor)
         order = first_sorted(values, min(top, len(gallery)))
         listed_marks = marks.gather(1, order).cpu()
         first, agree = _agreed(values.masked_fill_(marks == Mark.JUNK, torch.inf), marks, gallery.pids)
         match = values.masked_fill_(marks != Mark.RIGHT, torch.inf).argmin(dim=1, keepdim=True)
         columns = torch.cat([match, first, order], dim=1)
-        shown = _shown(some, gallery, columns, metric, given)
+        shown = _shown(some, gallery, columns, metric, known)
         own, others, listed = (part.cpu() for part in shown.split([1, first.shape[1], order.shape[1]], dim=1))
         if limit is not None:
             agree = agree.cpu() & (others <= limit).all(dim=1)
