@@ -17,6 +17,7 @@ from reid.config.settings import train_settings
 from reid.data import ReidDataset
 from reid.data.augment import Augmentation
 from reid.data.batches import BatchRecipe, TrainingBatches, resident_bytes
+from reid.engine.average import WeightAverage
 from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
@@ -160,6 +161,8 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
     if not processes.first:
         seed_everything(settings.seed + processes.number)  # the same weights, but dropout of its own
     compute.place(model)
+    if settings.ema.decay is not None:
+        optimizers.average = WeightAverage(model, settings.ema.decay, settings.ema.warmup)
     if objective.metric_loss is not None:
         objective.metric_loss.to(compute.device)
     meta = checkpoint_meta(settings, training, model) | {"begun": origin}
@@ -298,7 +301,11 @@ def judgement(run: Run, tracker: Tracker) -> Judgement | None:
     evaluation = run.evaluation if final else replace(run.evaluation, rerank=False)
     query, gallery = run.judged.query, run.judged.gallery
     try:
-        judged = judge(session.model, query, gallery, evaluation, run.compute, run.job.progress)
+        judged = judge(session.result, query, gallery, evaluation, run.compute, run.job.progress)
+        if run.settings.ema.raw:
+            plain = replace(evaluation, rerank=False)
+            raw = judge(session.model, query, gallery, plain, run.compute, run.job.progress)
+            judged = replace(judged, raw=raw.scores) if judged is not None and raw is not None else None
     except NonFiniteFeaturesError as error:
         raise DivergedError(f"{error} A training resumed from here ends here again:") from error
     values = None if judged is None else judged_values(split, judged)

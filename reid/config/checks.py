@@ -47,6 +47,12 @@ def between(low: float, high: float, default: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def within(low: float, high: float, default: Any) -> Any:
+    """A field whose value lies in (low, high), less both ends; otherwise as `between`."""
+    metadata = {"test": lambda v: low < v < high, "allowed": f"above {low} and below {high}"}
+    return field(default=default, metadata=metadata)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest of `words`, or nothing where none is near."""
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)

@@ -49,7 +49,7 @@ FOLLOWS = {
 #: What may change when a run is resumed: keys, and the groups that begin so.
 MAY_CHANGE = (
     "tracking.", "sweep.", "resume", "init_from", "device", "data.", "epochs", "dataset.", "backbone.weights",
-    "backbone.ema",
+    "backbone.ema", "ema.raw",
 )  # fmt: skip
 _SPLIT = ("split", "val_identities", "val_seed")
 
@@ -74,6 +74,7 @@ def resume_hash(settings: TrainConfig) -> str:
         del config[key]
     for key in ("weights", "ema"):
         config["backbone"].pop(key, None)
+    del config["ema"]["raw"]
     config["eval"] = {key: config["eval"][key] for key in _SPLIT}
     return _hash(config)
 

@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from reid.config.checks import above, at_least, between, one_of
+from reid.config.checks import above, at_least, between, one_of, within
 from reid.config.search_path import FurtherChoices
 from reid.home import for_hydra, home, literal
 
@@ -76,6 +76,13 @@ class ScheduleConfig:
     def milestone_epochs(self, epochs: int) -> list[float]:
         """The milestones as epochs, of a run of so many: a fraction falls where that share of it is done."""
         return [one if one >= 1 else round(one * epochs, 6) for one in self.milestones]
+
+
+@dataclass
+class EmaConfig:
+    decay: float | None = within(0, 1, None)  # of the moving average of the weights; null: none is kept
+    warmup: bool = True  # a smaller decay in the first steps, so that untrained weights leave it soon
+    raw: bool = False  # judge the weights themselves too
 
 
 @dataclass
@@ -181,6 +188,7 @@ class TrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -28,6 +28,7 @@ from reid.config.dataset import check_dataset, complete_dataset, drawn_people, r
 from reid.config.identity import FOLLOWS, flat
 from reid.config.schema import (
     RUN_ID,
+    EmaConfig,
     EvalConfig,
     EvaluateConfig,
     LossKeys,
@@ -209,6 +210,12 @@ def _check_across(settings: TrainConfig) -> None:
             f"loss.metric_weight={loss['metric_weight']} has no metric loss to weigh: this choice is cross "
             "entropy alone. Choose loss=ranked, or set loss.metric_weight=0"
         )
+    for key, value in vars(settings.ema).items():
+        if settings.ema.decay is None and value != getattr(EmaConfig, key):
+            raise ConfigError(
+                f"ema.{key}={str(value).lower()} has no moving average to act on: ema.decay is null. Set "
+                f"ema.decay=0.999, or leave ema.{key} out"
+            )
     if settings.eval.datasets:
         raise ConfigError(
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "

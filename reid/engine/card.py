@@ -154,6 +154,8 @@ def _recipe(meta: Mapping[str, Any]) -> str:
         "seed": config.get("seed"),
         "config": f"hash {meta['config_hash']}",
     }
+    if config.get("ema.decay") is not None:
+        facts["weights"] = f"a moving average over the training, with a decay of {config['ema.decay']:g}"
     return "## Training\n\n" + "\n".join(f"- {name}: {as_markdown(value)}" for name, value in facts.items())
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from reid.config.checks import ConfigError, trusted_target
+from reid.engine.average import WeightAverage
 from reid.models import layer_depths, undecayed
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Optimizers:
         scaler: of a run in fp16 alone.
         clip_norm: the largest norm of a gradient that moves the network; None: any.
         accumulate: batches, each a P x K of its own, whose mean gradient makes one move.
+        average: of the weights that the moves lead to; None where none is kept.
     """
 
     network: torch.optim.Optimizer
@@ -47,6 +49,7 @@ class Optimizers:
     scaler: GradScaler | None = None
     clip_norm: float | None = None
     accumulate: int = 1
+    average: WeightAverage | None = None
 
     @property
     def _all(self) -> list[torch.optim.Optimizer]:
@@ -90,6 +93,8 @@ class Optimizers:
         self.drop_gradients()
         if self.scaler is not None:
             self.scaler.update()
+        if self.average is not None:
+            self.average.update()
 
     def drop_gradients(self) -> None:
         for optimizer in self._all:

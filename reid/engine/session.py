@@ -66,6 +66,12 @@ class Session:
         self.totals = EpochTotals()
         self.history: list[dict[str, float]] = []
 
+    @property
+    def result(self) -> ReidModel:
+        """The model that is judged and saved: the average of the weights where one is kept."""
+        average = self.optimizers.average
+        return self.model if average is None else average.model
+
     def start(self) -> None:
         """A new run: a kill from here on, such as while a store is made, finds one to resume."""
         self._save()
@@ -112,7 +118,7 @@ class Session:
         """Write `model.pt`: the model and what it says of itself, without the state of the training."""
         path = self.folder / "model.pt"
         progress = {"epoch": self.epoch}
-        save_checkpoint(path, Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, {}))
+        save_checkpoint(path, Checkpoint(self.result.state_dict(), {**self.meta, "progress": progress}, {}))
         return path
 
     def _record(self, epoch: int, values: dict[str, float]) -> None:
@@ -145,7 +151,10 @@ class Session:
             training["scaler"] = scaler.state_dict()
         if rng_of_others:
             training["rng_of_others"] = rng_of_others
-        checkpoint = Checkpoint(self.model.state_dict(), {**self.meta, "progress": progress}, training)
+        if self.optimizers.average is not None:
+            training["trained_model"] = self.model.state_dict()
+            training["averaged_moves"] = self.optimizers.average.moves
+        checkpoint = Checkpoint(self.result.state_dict(), {**self.meta, "progress": progress}, training)
         try:
             save_checkpoint(self.folder / LAST, checkpoint)
         except OSError as error:
@@ -211,7 +220,10 @@ class Session:
         _require_epochs(path, progress["epoch"], steps, epochs)
         trained = progress["epoch"] + bool(steps)
         _require_rates(path, trained, checkpoint.meta["config"], self.meta.get("config", {}))
-        self.model.load_state_dict(dict(checkpoint.model))
+        average = self.optimizers.average
+        if average is not None:
+            average.restore(checkpoint.model, training["averaged_moves"])
+        self.model.load_state_dict(dict(checkpoint.model if average is None else training["trained_model"]))
         learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
         learnt = [*self.model.parameters(), *learnt_by_loss]
         restore_optimizer(self.optimizers.network, training["optimizer"], learnt)

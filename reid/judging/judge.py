@@ -26,12 +26,16 @@ from reid.retrieval.rerank import CHUNK_BYTES as RERANK_BYTES
 
 @dataclass(frozen=True)
 class Judgement:
-    """The scores and the embeddings that gave them; `reranked` are the scores after re-ranking, if asked."""
+    """The scores and the embeddings that gave them; `reranked` are the scores after re-ranking, if asked.
+
+    `raw` are those of the weights themselves, where an average of them is judged.
+    """
 
     scores: Scores
     query: Embeddings
     gallery: Embeddings
     reranked: Scores | None = None
+    raw: Scores | None = None
 
 
 def judge(
@@ -128,10 +132,14 @@ def check_memory(
 
 
 def judged_values(name: str, judgement: Judgement) -> dict[str, float]:
-    """All scores of a judgement; the re-ranked ones as `<name>/rerank/mAP`, … beside `<name>/mAP`, …"""
+    """All scores of a judgement, as `<name>/mAP`, …
+
+    The re-ranked ones are `<name>/rerank/mAP`, …, those of the raw weights `<name>/raw/mAP`, …
+    """
     values = score_values(name, judgement.scores)
-    if judgement.reranked is not None:
-        values |= score_values(f"{name}/rerank", judgement.reranked)
+    for kind, scores in (("rerank", judgement.reranked), ("raw", judgement.raw)):
+        if scores is not None:
+            values |= score_values(f"{name}/{kind}", scores)
     return values
 
 
@@ -141,6 +149,8 @@ def judged_rows(name: str, judgement: Judgement, settings: EvalConfig) -> dict[s
     if judgement.reranked is not None:
         how = f"k1 {settings.rerank_k1}, k2 {settings.rerank_k2}, lambda {settings.rerank_lambda:g}"
         rows[f"{name}, re-ranked ({how})"] = judgement.reranked
+    if judgement.raw is not None:
+        rows[f"{name}, raw weights"] = judgement.raw
     return rows
 
 

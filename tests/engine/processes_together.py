@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from reid.data.augment import Part
 from reid.data.batches import Batch
+from reid.engine.average import WeightAverage
 from reid.engine.compute import Compute
 from reid.engine.distributed import ALONE, LostProcessError, Processes, join, share_neck
 from reid.engine.finite import NonFiniteError
@@ -146,6 +147,28 @@ def check_neck(processes: Processes) -> None:
         assert not any(torch.allclose(variance, torch.ones(1), atol=0.1) for variance in variances)
 
 
+def check_average(processes: Processes) -> None:
+    """The average of the weights is that of one process, the same in each of them."""
+
+    def averaged(where: Processes) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Tanh())
+        model = ReidModel(as_backbone(net, "small", 5), 4, neck="none")
+        optimizers = Optimizers(build_optimizer(model, SGD), average=WeightAverage(model, 0.9))
+        compute, objective = Compute(CPU, processes=where), Objective(1.0, 0.4, 0.1, RankedListLoss())
+        train_epoch(
+            compute.network(model), objective, batches(where, 4), EpochTotals(), optimizers, compute,
+            StopSignals(),
+        )  # fmt: skip
+        assert optimizers.average is not None
+        return dict(optimizers.average.model.state_dict())
+
+    together, alone = averaged(processes), averaged(ALONE)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    for others in processes.gather(together):
+        assert all(torch.equal(together[name], others[name]) for name in together)
+
+
 def check_talk(processes: Processes, folder: Path) -> None:
     assert processes.broadcast(f"number {processes.number}") == "number 0"
     assert processes.gather(processes.number) == [0, 1]
@@ -196,6 +219,7 @@ if __name__ == "__main__":
     check_collect(ours)
     check_training(ours)
     check_neck(ours)
+    check_average(ours)
     check_ends(ours)
     check_loss_of_a_process(ours)
     print("all is well", flush=True)

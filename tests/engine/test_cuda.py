@@ -11,6 +11,7 @@ from reid.data import Crop
 from reid.data.augment import Augmentation
 from reid.data.batches import Batch, BatchRecipe, TrainingBatches
 from reid.data.image_store import ImageStore
+from reid.engine.average import WeightAverage
 from reid.engine.compute import Compute
 from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
@@ -41,7 +42,11 @@ def test_no_step_makes_the_host_wait_for_the_gpu(store: ImageStore, resident: bo
     """From the second step on torch raises wherever the host would wait, in the data's thread too."""
     compute = Compute.set_up(str(GPU), precision)
     model = compute.place(ReidModel(build_backbone("resnet18"), 16))
-    optimizers = Optimizers(build_optimizer(model, ADAM, device=GPU), scaler=gradient_scaler(GPU, precision))
+    optimizers = Optimizers(
+        build_optimizer(model, ADAM, device=GPU),
+        scaler=gradient_scaler(GPU, precision),
+        average=WeightAverage(model, 0.9),
+    )
     recipe = BatchRecipe(4, 4, Augmentation(), seed=0)
     batches = TrainingBatches(store, store.pids, recipe, GPU, resident=resident)
     totals = EpochTotals()
