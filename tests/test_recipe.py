@@ -4,7 +4,7 @@ A trick that a run names and tracks, and that nothing applies, would show in no 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +276,18 @@ def test_what_is_typed_reaches_the_training_and_no_default_stands_in(trained: Ca
     drawn = [len(epoch.crops) for epoch in seen.epochs]
     assert seen.history["train/coverage"].tolist() == pytest.approx([count / CROPS for count in drawn])
     assert max(drawn) < sum(len(batch) for batch in seen.batches.plan(1))
+
+
+def test_the_cameras_of_a_batch_are_balanced_where_that_is_wanted(trained: Callable[..., Seen]) -> None:
+    batches = trained("epochs=1", "batch.cameras=balanced").batches
+    by_chance = TrainingBatches(
+        batches.store, batches.labels, replace(batches.recipe, balanced=False), batches.device
+    )
+
+    def cameras(plan: list[torch.Tensor]) -> list[int]:
+        """How many cameras saw the four images of each person in a batch."""
+        return [len(batches.store.camids[images].unique()) for images in torch.cat(plan).view(-1, 4)]
+
+    balanced, plain = cameras(batches.plan(1)), cameras(by_chance.plan(1))
+    assert len(balanced) == len(plain)
+    assert sum(balanced) > sum(plain)

@@ -25,7 +25,13 @@ from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.describe import rebuild_model
-from reid.engine.prepare import fingerprint, open_judged_data, warn_of_doubles, with_protocol_of
+from reid.engine.prepare import (
+    check_balanced,
+    fingerprint,
+    open_judged_data,
+    warn_of_doubles,
+    with_protocol_of,
+)
 from reid.jobs.job import Job
 from reid.judging import verification_report as threshold_report
 from reid.judging.embed import embed
@@ -64,6 +70,8 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     evaluation = with_protocol_of(dataset, evaluation, job.overrides)
     check_not_trained_on(dataset, spec, checkpoint.meta)
     crops = dataset.query + dataset.gallery
+    if settings.batch.cameras == "balanced":
+        check_balanced(crops, dataset.name)
     require_pairs(*pair_totals(*ids(crops), evaluation.protocol), settings.target)
     model = compute.place(rebuild_model(checkpoint))
     model.eval_feature = evaluation.neck_feature
@@ -204,7 +212,8 @@ def hardest_by_batch(
     people = images.select(known)
     identities = min(settings.batch.identities, len(people.pids.unique()))
     generator = torch.Generator().manual_seed(settings.seed)
-    sampler = IdentitySampler(people.pids.tolist(), identities, settings.batch.instances, generator)
+    camids = people.camids.tolist() if settings.batch.cameras == "balanced" else None
+    sampler = IdentitySampler(people.pids.tolist(), identities, settings.batch.instances, generator, camids)
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     while len(found) < settings.batches:
         for indices in sampler:

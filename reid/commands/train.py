@@ -249,7 +249,9 @@ def training_batches(run: Run) -> TrainingBatches:
     return TrainingBatches(
         store,
         run.training.labels,
-        BatchRecipe(batch.identities, batch.instances, augmentation, settings.seed),
+        BatchRecipe(
+            batch.identities, batch.instances, augmentation, settings.seed, batch.cameras == "balanced"
+        ),
         compute.device,
         compute.processes.share,
         compute.copy_stream,

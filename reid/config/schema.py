@@ -50,6 +50,7 @@ class BatchConfig:
     identities: int = at_least(1, 16)
     instances: int = at_least(1, 4)
     size: int = at_least(2, "${reid.product:${batch.identities},${batch.instances}}")
+    cameras: str = one_of("any", "balanced")  # balanced: each person's images from as many as possible
 
 
 @dataclass

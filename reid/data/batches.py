@@ -39,7 +39,8 @@ class Batch:
 class BatchRecipe:
     """What decides the batches of a run: of one store, equal recipes give equal batches on every machine.
 
-    A batch holds `identities` (P) people with `instances` (K) images of each, augmented.  Every draw comes
+    A batch holds `identities` (P) people with `instances` (K) images of each, augmented; `balanced` spreads
+    the K over the person's cameras, see `IdentitySampler`.  Every draw comes
     from a generator seeded by (seed, epoch) for the sampler and (seed, epoch, step) for the augmentation, so
     that a resumed run needs no generator's state and may start in mid-epoch.
     """
@@ -48,6 +49,7 @@ class BatchRecipe:
     instances: int
     augmentation: Augmentation
     seed: int
+    balanced: bool = False
 
 
 class TrainingBatches:
@@ -84,7 +86,10 @@ class TrainingBatches:
         elif device.type == "cpu":
             self._images = MappedImages(store)
         self._generator = torch.Generator()
-        self._sampler = IdentitySampler(labels.tolist(), recipe.identities, recipe.instances, self._generator)
+        camids = store.camids.tolist() if recipe.balanced else None
+        self._sampler = IdentitySampler(
+            labels.tolist(), recipe.identities, recipe.instances, self._generator, camids
+        )
 
     def plan(self, epoch: int) -> list[torch.Tensor]:
         """The indices of every batch of `epoch`."""

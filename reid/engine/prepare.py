@@ -77,7 +77,18 @@ def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
     if settings.eval.split == "val":
         dataset = validation_split(dataset, settings.eval.val_identities, settings.eval.val_seed)
     check_identities(settings.batch.identities, len({crop.pid for crop in dataset.train}), dataset.name)
+    if settings.batch.cameras == "balanced":
+        check_balanced(dataset.train, dataset.name)
     return dataset
+
+
+def check_balanced(crops: Sequence[Crop], dataset: str) -> None:
+    """Raises DatasetError where nobody was seen by two cameras, so that there is nothing to balance."""
+    if len({(crop.pid, crop.camid) for crop in crops}) == len({crop.pid for crop in crops}):
+        raise DatasetError(
+            f"batch.cameras=balanced does not fit {dataset}: nobody in it was seen by two cameras, or it "
+            "names no cameras. Set batch.cameras=any, or name the cameras (reid/data/README.md says how)"
+        )
 
 
 def with_protocol_of(dataset: ReidDataset, settings: EvalConfig, overrides: Sequence[str]) -> EvalConfig:

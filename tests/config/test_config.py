@@ -131,6 +131,7 @@ PUBLISHED: dict[str, Any] = {
     "batch.identities": 16,
     "batch.instances": 4,
     "batch.size": 64,
+    "batch.cameras": "any",
     "image.height": 256,
     "image.width": 128,
     "image.flip": 0.5,

@@ -144,3 +144,57 @@ def test_empty_batches_are_refused(identities: int, instances: int) -> None:
 def test_more_people_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch\.identities=4.*3"):
         sampler([0, 1, 2, 2], 4, 2)
+
+
+def cameras_of(count: int, seed: int) -> list[int]:
+    """Cameras of so many images, two thirds of them of the first."""
+    drawn = torch.randint(12, (count,), generator=torch.Generator().manual_seed(seed))
+    return (drawn - 7).clamp(min=0).tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("identities", "instances"), [(5, 4), (4, 2)])
+def test_balanced_chunks_have_each_camera_as_often_as_possible(
+    seed: int, identities: int, instances: int
+) -> None:
+    # Nobody has fewer than K images: so the people and images of an epoch are those of chance.
+    pids = [pid for pid, count in enumerate([40, 24, 13, 9, 8, 7, 4, 4]) for _ in range(count)]
+    camids = cameras_of(len(pids), seed)
+    balanced = IdentitySampler(pids, identities, instances, torch.Generator().manual_seed(seed), camids)
+    chunks: dict[int, list[list[int]]] = {}
+    for batch, plain in zip(balanced, sampler(pids, identities, instances, seed), strict=True):
+        assert [pids[index] for index in batch] == [pids[index] for index in plain]
+        for chunk in batch.view(identities, instances).tolist():
+            chunks.setdefault(pids[chunk[0]], []).append(chunk)
+    whole = [pid for pid in chunks if len(chunks[pid]) == pids.count(pid) // instances]
+    for pid in whole:
+        used = [index for chunk in chunks[pid] for index in chunk]
+        assert len(set(used)) == len(used)
+        for camera in set(camids):
+            images = sum(camids[index] == camera for index in used)
+            in_chunks = sorted(sum(camids[index] == camera for index in chunk) for chunk in chunks[pid])
+            assert in_chunks[-1] - in_chunks[0] <= 1
+            assert sum(map(bool, in_chunks)) == min(images, len(in_chunks))
+    assert whole
+
+
+def test_few_images_are_all_drawn_and_repeated_by_camera() -> None:
+    # The person 0 has two images of camera 0 and one of camera 1.
+    pids, camids = [0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 1, 2, 3, 4, 5]
+    seen: Counter[tuple[int, ...]] = Counter()
+    for seed in range(60):
+        (batch,) = IdentitySampler(pids, 2, 5, torch.Generator().manual_seed(seed), camids)
+        chunk = [index for index in batch.tolist() if index < 3]
+        assert sorted(camids[index] for index in chunk) == [0, 0, 0, 1, 1]
+        assert set(chunk) == {0, 1, 2}
+        seen[tuple(sorted(chunk))] += 1
+    assert len(seen) == 2, "which image of camera 0 stands twice is chance"
+
+
+def test_which_cameras_the_last_chunk_has_is_chance() -> None:
+    """The chunks that an epoch leaves over must not always be those of the same cameras."""
+    camids = [0] * 5 + [1] * 3
+    balanced = IdentitySampler([7] * 8, 1, 4, torch.Generator().manual_seed(0), camids)
+    of_camera_1 = Counter(sum(camids[index] for index in next(iter(balanced)).tolist()) for _ in range(80))
+    assert set(of_camera_1) == {1, 2}
+    assert min(of_camera_1.values()) > 20
