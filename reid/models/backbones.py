@@ -7,14 +7,15 @@ Its name is then a choice of `build_backbone`; no other file has to change.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 from torchvision import models as tv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid.models.ibn import use_ibn_a
-from reid.models.trunk import Backbone, ImagenetFile, as_backbone, set_last_stride
+from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
 
 # Timm itself does not check its files against the digits in their names, so those are not taken for a hash.
 _TIMM_FILES = "https://github.com/rwightman/pytorch-image-models/releases/download"
@@ -126,6 +127,99 @@ def mobilenet_v3_large(last_stride: int = 1) -> Backbone:
     return as_backbone(net, "mobilenet_v3_large", 960, file)
 
 
+def personvit_small(
+    last_stride: int = 1,
+    image_size: Sequence[int] = (256, 128),
+    pooling: Literal["cls", "patch"] | None = None,
+    drop_path: float | None = None,
+    stride: int | None = None,
+) -> Backbone:
+    """PersonViT's ViT-S/16, 384 channels (hustvl/PersonViT, arXiv 2408.05398)."""
+    return _vit("personvit_small", _SMALL, image_size, pooling, drop_path, stride)
+
+
+def personvit_base(
+    last_stride: int = 1,
+    image_size: Sequence[int] = (256, 128),
+    pooling: Literal["cls", "patch"] | None = None,
+    drop_path: float | None = None,
+    stride: int | None = None,
+) -> Backbone:
+    """PersonViT's ViT-B/16, 768 channels (hustvl/PersonViT, arXiv 2408.05398)."""
+    return _vit("personvit_base", _BASE, image_size, pooling, drop_path, stride)
+
+
+def transreid_ssl_vit_small(
+    last_stride: int = 1,
+    image_size: Sequence[int] = (256, 128),
+    pooling: Literal["cls", "patch"] | None = None,
+    drop_path: float | None = None,
+    stride: int | None = None,
+) -> Backbone:
+    """TransReID-SSL's ViT-S/16, 384 channels (damo-cv/TransReID-SSL, arXiv 2111.12084), as PersonViT's."""
+    return _vit("transreid_ssl_vit_small", _SMALL, image_size, pooling, drop_path, stride)
+
+
+def transreid_ssl_vit_small_ics(
+    last_stride: int = 1,
+    image_size: Sequence[int] = (256, 128),
+    pooling: Literal["cls", "patch"] | None = None,
+    drop_path: float | None = None,
+) -> Backbone:
+    """The same with a convolutional stem of instance and batch norms (ICS), 384 channels."""
+    return _vit("transreid_ssl_vit_small_ics", _SMALL, image_size, pooling, drop_path, stem=True)
+
+
+def transreid_ssl_vit_base_ics(
+    last_stride: int = 1,
+    image_size: Sequence[int] = (384, 128),
+    pooling: Literal["cls", "patch"] | None = None,
+    drop_path: float | None = None,
+) -> Backbone:
+    """TransReID-SSL's ViT-B/16 with that stem, 768 channels."""
+    return _vit("transreid_ssl_vit_base_ics", _BASE, image_size, pooling, drop_path, stem=True)
+
+
+def clip_vit_base_16(
+    last_stride: int = 1,
+    image_size: Sequence[int] = (256, 128),
+    drop_path: float | None = None,
+    stride: int | None = None,
+) -> Backbone:
+    """CLIP-ReID's visual tower, CLIP's ViT-B/16: 768 channels and their projection onto 512, 1280 in all."""
+    from reid.models.people_vit import PATCH, ClipVisual, check_size, clip_adapter
+
+    name, step = "clip_vit_base_16", PATCH if stride is None else stride
+    check_size(name, image_size, step)
+    net = ClipVisual(
+        **_BASE, projection=512, image_size=image_size, drop_path=_depth(name, drop_path), stride=step
+    )
+    return as_backbone(
+        net, name, 768 + 512, adapt=clip_adapter(name), notes=_NO_STRIDE, pixel_mean=_HALF, pixel_std=_HALF
+    )
+
+
+def solider_swin_tiny(
+    last_stride: int = 1, semantic_weight: float = 0.2, drop_path: float | None = None
+) -> Backbone:
+    """SOLIDER's Swin-T, 768 channels (tinyvision/SOLIDER, arXiv 2303.17602)."""
+    return _solider("solider_swin_tiny", 96, (2, 2, 6, 2), (3, 6, 12, 24), semantic_weight, drop_path)
+
+
+def solider_swin_small(
+    last_stride: int = 1, semantic_weight: float = 0.2, drop_path: float | None = None
+) -> Backbone:
+    """SOLIDER's Swin-S, 768 channels."""
+    return _solider("solider_swin_small", 96, (2, 2, 18, 2), (3, 6, 12, 24), semantic_weight, drop_path)
+
+
+def solider_swin_base(
+    last_stride: int = 1, semantic_weight: float = 0.2, drop_path: float | None = None
+) -> Backbone:
+    """SOLIDER's Swin-B, 1024 channels."""
+    return _solider("solider_swin_base", 128, (2, 2, 18, 2), (4, 8, 16, 32), semantic_weight, drop_path)
+
+
 class _ResNet(tv.ResNet):
     """Torchvision's ResNet up to its feature map.
 
@@ -179,3 +273,80 @@ def _torchvision_file(weights: Any) -> ImagenetFile:
     """Address of a member of one of torchvision's weight enums; its name ends in the hash's first digits."""
     url: str = weights.url
     return ImagenetFile(url, sha256=url.rsplit("-", 1)[1].removesuffix(".pth"))
+
+
+_SMALL = {"width": 384, "depth": 12, "heads": 6}
+_BASE = {"width": 768, "depth": 12, "heads": 12}
+_HALF = (0.5, 0.5, 0.5)
+_NO_STRIDE = ("tricks.last_stride has no meaning for this network",)
+
+
+def _depth(name: str, drop_path: float | None) -> float:
+    """The stochastic depth of the last block."""
+    if drop_path is not None and not 0 <= drop_path < 1:
+        raise BackboneError(
+            f"backbone.drop_path={drop_path} does not fit backbone.name={name}: it is the share of images "
+            "for which the last block is left out, from 0 to below 1. Give 0.1, as published."
+        )
+    return drop_path or 0.0
+
+
+def _vit(
+    name: str,
+    sizes: dict[str, int],
+    image_size: Sequence[int],
+    pooling: Literal["cls", "patch"] | None,
+    drop_path: float | None,
+    stride: int | None = None,
+    stem: bool = False,
+) -> Backbone:
+    from reid.models.people_vit import PATCH, PeopleViT, check_size, vit_adapter  # Here, as it imports timm.
+
+    step = PATCH if stride is None else stride
+    check_size(name, image_size, step)
+    net = PeopleViT(
+        **sizes,
+        image_size=image_size,
+        pooling=pooling or "cls",
+        drop_path=_depth(name, drop_path),
+        stride=step,
+        stem=stem,
+    )
+    return as_backbone(
+        net,
+        name,
+        sizes["width"],
+        adapt=vit_adapter(name),
+        notes=_NO_STRIDE,
+        pixel_mean=_HALF,
+        pixel_std=_HALF,
+        distilled=True,
+    )
+
+
+def _solider(
+    name: str,
+    width: int,
+    depths: tuple[int, int, int, int],
+    heads: tuple[int, int, int, int],
+    semantic_weight: float,
+    drop_path: float | None,
+) -> Backbone:
+    from reid.models.solider import SoliderSwin, solider_adapter  # Here, as it imports timm.
+
+    if not 0 <= semantic_weight <= 1:
+        raise BackboneError(
+            f"backbone.semantic_weight={semantic_weight} does not fit backbone.name={name}: it is a share of "
+            "semantics, from 0 to 1. Give 0.2, as published for re-identification."
+        )
+    net = SoliderSwin(width, depths, heads, semantic_weight, _depth(name, drop_path))
+    return as_backbone(
+        net,
+        name,
+        8 * width,
+        adapt=solider_adapter(name),
+        notes=_NO_STRIDE,
+        pixel_mean=_HALF,
+        pixel_std=_HALF,
+        distilled=True,
+    )

@@ -34,7 +34,9 @@ def build_backbone(
     weights: `none` (random), `imagenet` or the path of a weight file, as `load_weights` takes them.
     stn: a spatial transformer before the network, see `add_spatial_transformer`; None stands for False.
     library: whose name it is: `reid`, a function of `reid/models/backbones.py`, or `timm`.
-    ema: of a weight file that holds a moving average beside the trained weights, take that; None is False.
+    ema: of a weight file that holds a moving average beside the trained weights, take that. None is False,
+        but for networks whose published weights are the teacher of a student and a teacher: there None takes
+        a teacher.
     options: of that network alone; None stands for its own default. Plain ResNets have `stem_relu`, timm's
         networks `pooling` and `image_size`.
 
@@ -58,7 +60,7 @@ def build_backbone(
     backbone = builder(last_stride=last_stride, **chosen)
     if stn:
         add_spatial_transformer(backbone)
-    load_weights(backbone, weights, bool(ema))
+    load_weights(backbone, weights, ema if backbone.distilled else bool(ema))
     return backbone
 
 

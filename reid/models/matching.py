@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from reid.models.weight_file import WeightsError
+
 LEAST_FRACTION = 0.9
 
 #: Of wrappers, of whole models, and of the encoder that contrastive learning keeps (MoCo's query encoder).
-_PREFIXES = ("module.", "_orig_mod.", "backbone.", "base.", "encoder_q.", "base_encoder.")
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "base.", "image_encoder.", "encoder_q.", "base_encoder.")
 _CLASSIFIERS = ("fc.", "last_linear.", "classifier.")
+_CAMERAS = "sie_embed"
 _SPATIAL_TRANSFORMER = ("localization.", "fc_loc.")
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 
@@ -85,8 +88,9 @@ def is_counted(name: str) -> bool:
 def backbone_tensors(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The stored tensors under the names of a bare backbone, and those of other parts.
 
-    Prefixes of wrappers (`module.`, `_orig_mod.`) and of whole models (`backbone.`, `base.`, `encoder_q.`)
-    are stripped; where some names have such a prefix, those without belong to other parts, as classifiers do.
+    Prefixes of wrappers (`module.`, `_orig_mod.`) and of whole models (`backbone.`, `base.`,
+    `image_encoder.`, `encoder_q.`) are stripped; where some names have such a prefix, those without belong to
+    other parts, as classifiers do.
     """
     kept = {name: tensor for name, tensor in stored.items() if is_counted(name)}
     rest: dict[str, Tensor] = {}
@@ -135,7 +139,26 @@ def compare(
     )
 
 
-def explain_misfit(report: WeightReport, backbone: str, own: Iterable[str], from_file: Iterable[str]) -> str:
+def refuse_gaps(backbone: str, own: Mapping[str, Tensor], from_file: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError for a file of this network that lacks a few of its tensors.
+
+    In a transformer each of them acts on the whole feature, so that random numbers in its place leave little
+    of the pretraining. Camera embeddings are the exception: they belong to the training set, and begin small.
+    A file that lacks more than a tenth is of another network, which `explain_misfit` describes.
+    """
+    counted = [name for name in own if is_counted(name) and not name.startswith(_CAMERAS)]
+    gaps = [name for name in counted if name not in from_file]
+    if 0 < len(gaps) <= (1 - LEAST_FRACTION) * len(counted):
+        raise WeightsError(
+            f"the file does not fit backbone.name={backbone}: {summarise('tensors missing', gaps)} of "
+            f"{len(counted)}. Random numbers in their place would change every feature. Give a whole file "
+            f"of {backbone}, or choose the backbone that this file belongs to."
+        )
+
+
+def explain_misfit(
+    report: WeightReport, backbone: str, own: Mapping[str, Tensor], from_file: Mapping[str, Tensor]
+) -> str:
     """Say why a file was refused, the most telling difference between the two networks first."""
     offered = report.matched + len(report.unexpected) + len(report.mismatched)
     file_layout, own_layout = _layout(from_file), _layout(own)
@@ -148,13 +171,16 @@ def explain_misfit(report: WeightReport, backbone: str, own: Iterable[str], from
         f"backbone.weights={report.source} does not fit backbone.name={backbone}: "
         f"{report.matched} of the backbone's {report.total} tensors and of the file's {offered} "
         f"match in name and shape, and {LEAST_FRACTION:.0%} of both must. {reason} "
-        f"Give a weight file of {backbone}, or choose the backbone that this file belongs to."
+        f"Give a weight file of {backbone}, or choose the backbone that this file belongs to"
+        f"{_known_choices(from_file)}."
     )
 
 
 def _layout(names: Iterable[str]) -> str:
     """The network that tensor names tell of, in words."""
     names = list(names)
+    if transformer := _transformer_layout(names):
+        return transformer
     if any(name.startswith("features.") for name in names):
         steps = {name.split(".")[1] for name in names if name.startswith("features.")}
         return f"a network of {len(steps)} `features` steps (MobileNet, VGG or DenseNet layout)"
@@ -172,6 +198,60 @@ def _layout(names: Iterable[str]) -> str:
         family = "a plain ResNet (neither IBN nor SE)"
     kind = "bottleneck" if any(".conv3." in name for name in names) else "basic"
     return f"{family} with {depths} {kind} blocks"
+
+
+_STEM = "patch_embed.conv."
+#: Of the transformers: what stands before the number of a block, and before the place of a block in its
+#: stage.
+_TRANSFORMERS = {
+    "a ViT": re.compile(r"^blocks\.(\d+)\."),
+    "CLIP's visual tower": re.compile(r"^(?:visual\.)?transformer\.resblocks\.(\d+)\."),
+    "SOLIDER's or mmcv's Swin": re.compile(r"^stages\.(\d+\.blocks\.\d+)\.attn\.w_msa\."),
+    "a Swin of its authors or of timm": re.compile(r"^layers\.(\d+\.blocks\.\d+)\."),
+}
+
+
+#: Choices of `backbone=` by the family, the channels of the first convolution's output, and the number of
+#: blocks.
+_CHOICES = {
+    ("a ViT", 384, 12): "personvit_small or transreid_ssl_vit_small",
+    ("a ViT", 768, 12): "personvit_base",
+    ("a ViT with a stem", 384, 12): "transreid_ssl_vit_small_ics",
+    ("a ViT with a stem", 768, 12): "transreid_ssl_vit_base_ics",
+    ("CLIP's visual tower", 768, 12): "clip_vit_base_16",
+    ("SOLIDER's or mmcv's Swin", 96, 12): "solider_swin_tiny",
+    ("SOLIDER's or mmcv's Swin", 96, 24): "solider_swin_small",
+    ("SOLIDER's or mmcv's Swin", 128, 24): "solider_swin_base",
+}
+_PATCHES = ("patch_embed.proj.weight", "visual.conv1.weight", "conv1.weight", "patch_embed.projection.weight")
+
+
+def _known_choices(from_file: Mapping[str, Tensor]) -> str:
+    """`: backbone=personvit_small`, where the file's network is a transformer that is a choice here."""
+    for family, pattern in _TRANSFORMERS.items():
+        blocks = {match[1] for name in from_file if (match := pattern.match(name))}
+        width = next((from_file[name].shape[0] for name in _PATCHES if name in from_file), 0)
+        stem = any(name.startswith(_STEM) for name in from_file)
+        if choices := _CHOICES.get((f"{family} with a stem" if stem else family, width, len(blocks))):
+            return f": backbone={choices}"
+    return ""
+
+
+def _transformer_layout(names: Sequence[str]) -> str:
+    """The transformer that tensor names tell of, in words; nothing for another network."""
+    for family, pattern in _TRANSFORMERS.items():
+        blocks = {match[1] for name in names if (match := pattern.match(name))}
+        if not blocks:
+            continue
+        parts = [f"{family} of {len(blocks)} blocks"]
+        if any(name.startswith(_STEM) for name in names):
+            parts.append("with a convolutional stem (ICS)")
+        if any(name.startswith("norm_pre.") for name in names):
+            parts.append("with CLIP's norm before them")
+        if any(name.startswith("semantic_embed_") for name in names):
+            parts.append("with a semantic embedding")
+        return " ".join(parts)
+    return ""
 
 
 def summarise(label: str, names: Sequence[str], most: int = 3) -> str:

@@ -55,6 +55,9 @@ class Backbone(nn.Module):
     imagenet: ImagenetFile | None
     adapt: Adapt | None
     notes: tuple[str, ...]
+    pixel_mean: tuple[float, float, float] | None
+    pixel_std: tuple[float, float, float] | None
+    distilled: bool
     weight_report: WeightReport
 
 
@@ -66,6 +69,9 @@ def as_backbone(
     adapt: Adapt | None = None,
     notes: tuple[str, ...] = (),
     library: str = "reid",
+    pixel_mean: tuple[float, float, float] | None = None,
+    pixel_std: tuple[float, float, float] | None = None,
+    distilled: bool = False,
 ) -> Backbone:
     """Give a network whose forward returns a feature map the attributes of a backbone.
 
@@ -75,6 +81,10 @@ def as_backbone(
     adapt: what a file's tensors go through first, where names or shapes depend on the input size.
     notes: what its user should know of how it was built; the weight report repeats them.
     library: whose network it is, `reid` or `timm`, and so whose way of training it is followed.
+    pixel_mean, pixel_std: of red, green and blue, from 0 to 1, that its published weights are trained further
+        with; None stands for ImageNet's.
+    distilled: its published weights are the teacher of a student and a teacher that were trained together, so
+        that of a file with both the teacher is taken.
     """
     backbone = cast(Backbone, net)
     backbone.name = name
@@ -83,6 +93,8 @@ def as_backbone(
     backbone.imagenet = imagenet
     backbone.adapt = adapt
     backbone.notes = notes
+    backbone.pixel_mean, backbone.pixel_std = pixel_mean, pixel_std
+    backbone.distilled = distilled
     return backbone
 
 

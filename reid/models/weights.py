@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import hashlib
 import logging
@@ -29,7 +30,8 @@ _log = logging.getLogger(__name__)
 _NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
 #: What training programs keep a state dict under, and beside it its exponential moving average.
 _TRAINED = ("state_dict", "model", "student")
-_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "teacher")
+_TEACHER = "teacher"
+_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", _TEACHER)
 _CALLED = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -37,16 +39,17 @@ class UnsafeFileError(WeightsError):
     """Reading the file would run code that it names: it pickles more than tensors and plain values."""
 
 
-def load_weights(backbone: Backbone, weights: str, ema: bool = False) -> WeightReport:
+def load_weights(backbone: Backbone, weights: str, ema: bool | None = False) -> WeightReport:
     """Load weights into a backbone, in place, and report what matched; also kept as `.weight_report`.
 
     weights: `none` (leave it as it is), `imagenet` (the published file, downloaded once into torch's hub
         folder, its hash checked where one is published) or the path of a file: a state dict as saved by
         torch.save or safetensors, bare or under `state_dict` or `model`, of a backbone or of a model
-        that holds one under `backbone.`, `base.` or `encoder_q.`, with or without `module.`, `_orig_mod.`
-        and a classifier.
+        that holds one under `backbone.`, `base.`, `image_encoder.` or `encoder_q.`, with or without
+        `module.`, `_orig_mod.` and a classifier.
     ema: of a file that holds trained weights and their moving average (`state_dict_ema`, `model_ema`), take
-        the average. The report says which was taken.
+        the average. None takes the average of a file of a student and its `teacher` alone, as
+        self-distillation (DINO, iBOT) publishes it. The report says which was taken.
 
     Raises WeightsError, in words that name the way out, when the file is missing, cannot be downloaded,
     holds more than tensors and plain values, or when less than 90 % of the backbone's tensors, or of the
@@ -95,11 +98,12 @@ class Held(NamedTuple):
         return (f"taken: {self.taken}{other}{f' ({how} takes that)' if self.beside in _EMA else ''}",)
 
 
-def read_weights(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], str, Held]:
+def read_weights(path: Path, ema: bool | None = False) -> tuple[dict[str, Tensor], str, Held]:
     """Read the named tensors of a weight file onto the CPU, the SHA-256 of its bytes, and which were taken.
 
     Dicts under `state_dict` or `model`, or one under the other, are unwrapped; with `ema`, those under
-    `state_dict_ema` or `model_ema`. Nothing but tensors and plain values is unpickled.
+    `state_dict_ema` or `model_ema`; None takes a `teacher`. Nothing but tensors and plain values is
+    unpickled.
 
     Raises WeightsError when there is no such file, or when it cannot be read so, or holds no named tensor.
     """
@@ -139,7 +143,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def held_tensors(content: object, path: Path, ema: bool = False) -> tuple[dict[str, Tensor], Held]:
+def held_tensors(content: object, path: Path, ema: bool | None = False) -> tuple[dict[str, Tensor], Held]:
     """The tensors of a state dict, bare or under `state_dict` or `model`, or one under the other; `ema`: the
     moving average beside it.
 
@@ -167,7 +171,9 @@ def _parse(path: Path, file: BinaryIO) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(file.read())
-        return torch.load(file, map_location="cpu", weights_only=True)
+        # The options of a training, which DINO and iBOT keep beside the weights: a container of plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # Damaged or hostile bytes: the parsers raise whatever they stumble upon.
         named = _CALLED.search(str(error))
         if named:
@@ -182,14 +188,15 @@ def _parse(path: Path, file: BinaryIO) -> object:
         ) from None
 
 
-def _unwrap(content: object, ema: bool, levels: int = 2) -> tuple[object, Held]:
+def _unwrap(content: object, ema: bool | None, levels: int = 2) -> tuple[object, Held]:
     """What lies under the keys of training programs, and which of several was taken."""
     if levels == 0 or not isinstance(content, Mapping):
         return content, Held()
     trained, average = (
         next((key for key in keys if isinstance(content.get(key), Mapping)), "") for keys in (_TRAINED, _EMA)
     )
-    taken = average or trained if ema else trained or average
+    prefers_average = average == _TEACHER if ema is None else ema
+    taken = average or trained if prefers_average else trained or average
     if not taken:
         return content, Held()
     inner, held = _unwrap(content[taken], ema, levels - 1)

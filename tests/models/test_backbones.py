@@ -33,6 +33,19 @@ CHANNELS = {
     "mobilenet_v2": 1280,
     "mobilenet_v3_large": 960,
 }
+#: Transformers of other projects, whose maps have one place or a 32nd of the image's sides; see
+#: test_published_weights.py.
+TRANSFORMERS = {
+    "personvit_small": 384,
+    "personvit_base": 768,
+    "transreid_ssl_vit_small": 384,
+    "transreid_ssl_vit_small_ics": 384,
+    "transreid_ssl_vit_base_ics": 768,
+    "clip_vit_base_16": 1280,
+    "solider_swin_tiny": 768,
+    "solider_swin_small": 768,
+    "solider_swin_base": 1024,
+}
 PUBLISHED = ("resnet34", "resnet50", "se_resnet50", "se_resnext50", "resnet50_ibn_a")
 
 
@@ -92,7 +105,7 @@ def test_agrees_with_the_published_code(name: str, golden: dict) -> None:
 
 
 def test_the_names_are_the_functions_of_the_file() -> None:
-    assert backbone_names() == tuple(CHANNELS)
+    assert backbone_names() == (*CHANNELS, *TRANSFORMERS)
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_pooling_follows_how_the_network_was_trained() -> None:
         ({"name": "mobilenetv3_small_050", "pooling": "cls"}, r"pooling=cls does not fit .*a feature map"),
         ({"name": TINY_VIT, "stem_relu": True}, rf"stem_relu=True does not fit .*{TINY_VIT}: only resnet18"),
         ({"name": "resnet18", "library": "reid", "pooling": "cls", "image_size": None},
-         r"pooling=cls does not fit .*resnet18: only the networks of backbone=timm"),
+         r"pooling=cls does not fit .*resnet18: only personvit_small, .* the networks of backbone=timm"),
         ({"name": TINY_VIT, "stn": True}, rf"stn=true does not fit .*{TINY_VIT}"),
         ({"name": "resnet18", "library": "tim"}, r"library=tim is not allowed: expected reid or timm"),
         ({"name": "vit_small_patch14_dinov2", "image_size": [256, 128]},
