@@ -143,7 +143,7 @@ class TrainedModel:
     def _features(self, names: Sequence[str], pixels: Tensor) -> Tensor:
         """The features (B, C) of a batch of images, (B, 3, H, W) uint8."""
         with library_call(self.device):
-            images = normalise_pixels(to_device(pixels, self.device))
+            images = normalise_pixels(to_device(pixels, self.device), self.model.normalisation)
             features = self.model(images).float()
             if self.space.flip:
                 features = (features + self.model(images.flip(3)).float()) / 2

@@ -20,7 +20,10 @@ ROWS = [
     {"api"},
 ]
 #: Files of the hall that any room may import.  They know each other, but no room.
-BASE = {"distance", "errors", "home", "lazy", "limits", "locks", "people", "terminal", "trust", "words"}
+BASE = {
+    "distance", "errors", "home", "lazy", "limits", "locks", "normalisation", "people", "terminal", "trust",
+    "words",
+}  # fmt: skip
 #: The commands: above every room, and each without the others.
 DOORS = {
     "browse", "compare", "convert", "evaluate", "export/__main__", "extract", "index", "profile",

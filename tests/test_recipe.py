@@ -32,6 +32,7 @@ from reid.jobs.job import Job
 from reid.losses import RankedListLoss
 from reid.models import ReidModel
 from reid.models.heads import Parts
+from reid.normalisation import Normalisation
 from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import SilentTracker, Tracker
 
@@ -59,6 +60,8 @@ class Epoch:
     compute: Compute
     rates: list[float]  # of each step
     layouts: set[torch.memory_format]  # of the network's weights and of the images
+    sizes: set[tuple[int, ...]] = field(default_factory=set)  # of the images
+    values: list[float] = field(default_factory=list)  # the least and the largest of each batch
     crops: set[int] = field(default_factory=set)
     # Learning rate and weight decay, at the end of the epoch: of the weights, of the biases.
     groups: list[tuple[float, float]] = field(default_factory=list)
@@ -127,6 +130,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_data: Path) ->
         def noted() -> Iterator[Batch]:
             for batch in batches:
                 epoch.crops.update(batch.indices.tolist())
+                epoch.sizes.add(tuple(batch.images.shape[2:]))
+                epoch.values += [batch.images.min().item(), batch.images.max().item()]
                 yield batch
 
         with network.register_forward_pre_hook(lambda _, arguments: epoch.layouts.add(layout(arguments[0]))):
@@ -193,6 +198,21 @@ def test_a_cosine_and_another_head_reach_the_training(trained: Callable[..., See
     assert seen.history["train/lr"].tolist() == [epoch.rates[-1] for epoch in seen.epochs]
     assert isinstance(seen.model.head, Parts)
     assert seen.model.embedding_size == 8
+
+
+def test_sizes_and_a_normalisation_reach_the_training(trained: Callable[..., Seen]) -> None:
+    seen = trained(
+        "epochs=3", "image.sizes=[16x16@1,32x16]", "image.mean=[0.5,0.5,0.5]", "image.std=[0.5,0.5,0.5]",
+        "tricks.random_erasing=0",
+    )  # fmt: skip
+    assert [epoch.sizes for epoch in seen.epochs] == [{(16, 16)}, {(32, 16)}, {(32, 16)}]
+    assert [size.padding for size in seen.batches.recipe.sizes] == [5, 10, 10]
+    assert seen.history["train/image_height"].tolist() == [16, 32, 32]
+    assert seen.history["train/image_width"].tolist() == [16, 16, 16]
+    # Black is the padding, so that each batch has it; white is the lightest that there can be.
+    values = torch.tensor(seen.epochs[1].values)
+    assert (values.min(), values.max() <= 1) == (pytest.approx(-1), True)
+    assert seen.model.normalisation == Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_without_tricks_none_of_them_does(trained: Callable[..., Seen]) -> None:

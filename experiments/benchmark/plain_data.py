@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from reid.data import Crop
-from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD, PUBLISHED_FILL
+from reid.normalisation import IMAGENET
 
 
 class PlainCrops(Dataset[tuple[torch.Tensor, int]]):
@@ -27,8 +27,8 @@ class PlainCrops(Dataset[tuple[torch.Tensor, int]]):
                 transforms.Pad(padding),
                 transforms.RandomCrop((height, width)),
                 transforms.ToTensor(),
-                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-                transforms.RandomErasing(erasing, (0.02, 0.4), (0.3, 1 / 0.3), PUBLISHED_FILL),
+                transforms.Normalize(*IMAGENET),
+                transforms.RandomErasing(erasing, (0.02, 0.4), (0.3, 1 / 0.3), IMAGENET.mean),
             ]
         )
 

@@ -274,7 +274,8 @@ def activation_of(model: TrainedModel) -> Callable[[Image.Image], np.ndarray]:
         resized = upright(image).resized(model.height, model.width)
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None]
         with lock:
-            return activation_map(model.model, normalise_pixels(to_device(pixels, model.device))).numpy()
+            normalised = normalise_pixels(to_device(pixels, model.device), model.model.normalisation)
+            return activation_map(model.model, normalised).numpy()
 
     return activation
 

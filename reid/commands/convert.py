@@ -91,7 +91,7 @@ def convert(
 
     meta = {
         "model": described,
-        "preprocessing": preprocessing(image),
+        "preprocessing": preprocessing(image, model),
         "dataset": {"name": "unknown"},
         "pids": [],
         "eval": asdict(EvalConfig()),

@@ -13,7 +13,7 @@ from torch import nn
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash
 from reid.config.schema import EvalConfig, TrainConfig
-from reid.config.settings import train_settings
+from reid.config.settings import train_settings, training_sizes
 from reid.data import ReidDataset
 from reid.data.augment import Augmentation
 from reid.data.batches import BatchRecipe, TrainingBatches, resident_bytes
@@ -244,14 +244,16 @@ def training_batches(run: Run) -> TrainingBatches:
         settings.image.padding,
         settings.tricks.random_erasing,
         settings.tricks.erasing_fill,
+        run.session.model.normalisation,
     )
     batch = settings.batch
     return TrainingBatches(
         store,
         run.training.labels,
         BatchRecipe(
-            batch.identities, batch.instances, augmentation, settings.seed, batch.cameras == "balanced"
-        ),
+            batch.identities, batch.instances, augmentation, settings.seed, batch.cameras == "balanced",
+            training_sizes(settings),
+        ),  # fmt: skip
         compute.device,
         compute.processes.share,
         compute.copy_stream,
@@ -290,6 +292,9 @@ def epoch(run: Run, network: nn.Module, batches: TrainingBatches) -> dict[str, f
         with job.stop.in_one_piece():  # a stop before the checkpoint would cost the epoch that has just ended
             coverage = len(torch.cat(plan).unique()) / len(run.training.store)
             measured = {**totals.means(), "lr": rates[-1], "coverage": coverage}
+            if batches.recipe.sizes:
+                size = batches.recipe.sizes[session.epoch]
+                measured |= {"image_height": size.height, "image_width": size.width}
             values = {f"train/{name}": value for name, value in measured.items()}
             session.end_epoch(values, last=number == settings.epochs)
     return values

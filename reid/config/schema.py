@@ -43,6 +43,9 @@ class ImageConfig:
     width: int = at_least(16, 128)
     flip: float = between(0, 1, 0.5)
     padding: int = at_least(0, 10)
+    sizes: list[str] = field(default_factory=list)  # progressive resizing: HxW or HxW@length each, in turn
+    mean: list[float] | None = None  # of pixels from 0 to 1; null: as a weight file says, else ImageNet's
+    std: list[float] | None = None
 
 
 @dataclass

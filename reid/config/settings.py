@@ -31,6 +31,7 @@ from reid.config.schema import (
     EmaConfig,
     EvalConfig,
     EvaluateConfig,
+    ImageConfig,
     LossKeys,
     OptimizerKeys,
     ScheduleConfig,
@@ -39,6 +40,7 @@ from reid.config.schema import (
     compose_dataset,
     dataset_choices,
 )
+from reid.data.sizes import ImageSize, epoch_sizes
 from reid.home import from_hydra, literal
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE
 
@@ -300,23 +302,62 @@ def _check_drawn(settings: TrainConfig) -> None:
     check_identities(settings.batch.identities, people, name)
 
 
+def _check_normalisation(image: ImageConfig) -> None:
+    for key, values in (("mean", image.mean), ("std", image.std)):
+        if values is None:
+            continue
+        if len(values) != 3 or not all(math.isfinite(one) for one in values):
+            raise ConfigError(
+                f"image.{key}={values} is not allowed: expected three numbers, of red, green and blue pixels "
+                f"from 0 to 1, such as image.{key}=[0.5,0.5,0.5]; or null"
+            )
+        if max(values) > 1 or min(values) < 0 or (key == "std" and min(values) == 0):
+            raise ConfigError(
+                f"image.{key}={values} is not allowed: pixels are numbers from 0 to 1 here, so expected "
+                f"numbers {'above 0' if key == 'std' else 'from 0'} to 1. Divide numbers of pixels from 0 to "
+                "255 by 255"
+            )
+
+
 def _check_image(settings: TrainConfig) -> None:
-    backbone, height, width = settings.backbone, settings.image.height, settings.image.width
+    _check_normalisation(settings.image)
+    for size in {(size.height, size.width) for size in training_sizes(settings)}:
+        _check_size(settings, *size, f"image.sizes with {size[0]}x{size[1]}")
+    height, width = settings.image.height, settings.image.width
+    _check_size(settings, height, width, f"image.height={height} image.width={width}")
+
+
+def training_sizes(settings: TrainConfig) -> tuple[ImageSize, ...]:
+    """The size of each epoch; () where all are image.height x image.width.
+
+    Raises:
+        ConfigError: image.sizes is written wrongly, or does not fill the run.
+    """
+    image = settings.image
+    try:
+        return epoch_sizes(image.sizes, settings.epochs, image.height, image.padding)
+    except ValueError as error:
+        raise ConfigError(f"image.sizes: {error}") from error
+
+
+def _check_size(settings: TrainConfig, height: int, width: int, size: str) -> None:
+    """Refuse a size of images that the backbone or the head does not take; `size` names it."""
+    backbone = settings.backbone
     if backbone.get("stn") and min(height, width) < SMALLEST_STN_IMAGE:
         raise ConfigError(
-            f"backbone.stn=True does not fit image.height={height} image.width={width}: it takes "
-            f"{SMALLEST_STN_IMAGE} x {SMALLEST_STN_IMAGE} pixels or more"
+            f"backbone.stn=True does not fit {size}: it takes {SMALLEST_STN_IMAGE} x {SMALLEST_STN_IMAGE} "
+            "pixels or more"
         )
     stripes, rows = settings.head.get("stripes", 1), math.ceil(height / 16 / settings.tricks.last_stride)
     if backbone.get("library", "reid") == "reid" and isinstance(stripes, int) and stripes > rows:
         raise ConfigError(
-            f"head.stripes={stripes} does not fit image.height={height} tricks.last_stride="
-            f"{settings.tricks.last_stride}: the feature map has {rows} rows, and each stripe takes one. Set "
-            f"head.stripes={rows} or fewer, or higher images"
+            f"head.stripes={stripes} does not fit {size} tricks.last_stride={settings.tricks.last_stride}: "
+            f"the feature map has {rows} rows, and each stripe takes one. Set head.stripes={rows} or fewer, "
+            "or higher images"
         )
     if str(backbone["name"]).endswith("_ibn_a") and max(height, width) < SMALLEST_IBN_SIDE:
         raise ConfigError(
-            f"backbone.name={backbone['name']} does not fit image.height={height} image.width={width}: its "
+            f"backbone.name={backbone['name']} does not fit {size}: its "
             f"instance norms take {SMALLEST_IBN_SIDE} pixels or more in height or width"
         )
 

@@ -1,7 +1,7 @@
 """The published augmentation of a uint8 batch: a table of operations, each in two forms, for GPUs and CPUs.
 
 Order, as published: (resize, done by the store) -> flip -> zero padding and random crop -> [0, 1] and
-ImageNet's mean / std -> random erasing (Zhong et al., AAAI 2020, arXiv 1708.04896).
+mean / std -> random erasing (Zhong et al., AAAI 2020, arXiv 1708.04896).
 
 A GPU takes every operation for the whole batch at once; a CPU takes one image after the other through all of
 them, so that it stays in the core's cache.  Both forms see an image as rows of pixels, (H, 3 W): this axis is
@@ -17,14 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-PIXEL_SCALE = tuple(1 / (255 * std) for std in IMAGENET_STD)
-PIXEL_SHIFT = tuple(-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
+from reid.normalisation import IMAGENET, Channels, Normalisation
 
-#: The published fill: the mean's numbers, written after normalisation, where they are no mean any more.
-PUBLISHED_FILL = (0.485, 0.456, 0.406)
-FILLS = {"published": PUBLISHED_FILL, "zero": (0.0, 0.0, 0.0), "noise": (0.0, 0.0, 0.0)}
+#: What an erased box may hold, see `Augmentation`.
+FILLS = ("published", "zero", "noise")
 #: Of an erased box, as shares of the image and as height / width.
 AREA = (0.02, 0.4)
 RATIO = (0.3, 1 / 0.3)
@@ -86,13 +82,15 @@ class Augmentation:
     """What happens to a training image.
 
     `flip` and `erasing` are probabilities, `padding` is in pixels on every side.  `fill` is what an erased
-    box holds after normalisation: "published" (the mean's own numbers, a quirk kept), "zero" or "noise".
+    box holds after normalisation: "published" (the mean's own numbers, which are no mean any more there, a
+    quirk kept), "zero" or "noise".
     """
 
     flip: float = 0.5
     padding: int = 10
     erasing: float = 0.5
     fill: str = "published"
+    normalisation: Normalisation = IMAGENET
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -100,8 +98,8 @@ class Augmentation:
         return (
             RandomFlip(self.flip),
             RandomCrop(self.padding),
-            Normalise(),
-            RandomErasing(self.erasing, self.fill),
+            Normalise(self.normalisation),
+            RandomErasing(self.erasing, self.fill, self.normalisation.mean),
         )
 
     def __call__(
@@ -219,11 +217,14 @@ class RandomCrop:
             yield window
 
 
+@dataclass(frozen=True)
 class Normalise:
-    """Scale to [0, 1], then by ImageNet's mean and standard deviation.
+    """Scale to [0, 1], then by a mean and a standard deviation.
 
     Computed as one multiplication and one addition: (x / 255 - mean) / std = x / (255 std) - mean / std.
     """
+
+    by: Normalisation = IMAGENET
 
     def draw(self, batch: BatchShape, generator: torch.Generator) -> None:
         """Nothing is left to chance."""
@@ -241,18 +242,19 @@ class Normalise:
 
     def _constants(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         width, device = pixels.shape[-1] // 3, pixels.device
-        return per_column(PIXEL_SCALE, width, device), per_column(PIXEL_SHIFT, width, device)
+        return per_column(self.by.scale, width, device), per_column(self.by.shift, width, device)
 
 
 @dataclass(frozen=True)
 class RandomErasing:
     """RandomErasing one box of each normalised image with `probability`.
 
-    `fill` is one of FILLS; "noise" is standard normal per value.
+    `fill` is one of FILLS: the `published` numbers, 0, or "noise", standard normal per value.
     """
 
     probability: float
     fill: str = "published"
+    published: Channels = IMAGENET.mean
 
     def draw(self, batch: BatchShape, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (B, 4) int64, top, left, h, w, with h = 0 where nothing is erased; and values (B, H, 3 W).
@@ -261,7 +263,8 @@ class RandomErasing:
         """
         part, height, width, device = batch
         boxes = torch.zeros(part.whole, 4, dtype=torch.int64, device=device)[part.rows]
-        values = per_column(FILLS[self.fill], width, device).expand(len(boxes), height, -1)
+        constant = self.published if self.fill == "published" else (0.0, 0.0, 0.0)
+        values = per_column(constant, width, device).expand(len(boxes), height, -1)
         if self.probability == 0:
             return boxes, values
         chosen = _chosen(self.probability, batch, generator)
@@ -320,9 +323,9 @@ def erasing_boxes(
     return torch.stack([top, left, h, w], dim=1)
 
 
-def normalise_pixels(images: torch.Tensor) -> torch.Tensor:
+def normalise_pixels(images: torch.Tensor, by: Normalisation = IMAGENET) -> torch.Tensor:
     """uint8 (B, 3, H, W) -> float32: what `Normalise` makes of a batch that is not augmented."""
-    return images_of(Normalise().at_once(pixel_rows(images)))
+    return images_of(Normalise(by).at_once(pixel_rows(images)))
 
 
 def pixel_rows(images: torch.Tensor) -> torch.Tensor:

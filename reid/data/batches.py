@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeVar
 
@@ -15,7 +15,10 @@ from threadpoolctl import threadpool_limits
 
 from reid.data.augment import Augmentation, Part, normalise_pixels
 from reid.data.image_store import ImageStore, read_ahead
+from reid.data.resize import resized
 from reid.data.sampler import IdentitySampler
+from reid.data.sizes import ImageSize
+from reid.normalisation import IMAGENET, Normalisation
 
 T = TypeVar("T")
 
@@ -42,7 +45,8 @@ class BatchRecipe:
     A batch holds `identities` (P) people with `instances` (K) images of each, augmented; `balanced` spreads
     the K over the person's cameras, see `IdentitySampler`.  Every draw comes
     from a generator seeded by (seed, epoch) for the sampler and (seed, epoch, step) for the augmentation, so
-    that a resumed run needs no generator's state and may start in mid-epoch.
+    that a resumed run needs no generator's state and may start in mid-epoch.  `sizes` are those of the images
+    in epochs 1, 2, …, each with its own padding; (): all as the store holds them.
     """
 
     identities: int
@@ -50,6 +54,7 @@ class BatchRecipe:
     augmentation: Augmentation
     seed: int
     balanced: bool = False
+    sizes: tuple[ImageSize, ...] = ()
 
 
 class TrainingBatches:
@@ -99,6 +104,10 @@ class TrainingBatches:
     def of(self, plan: list[torch.Tensor], epoch: int, first_step: int = 0) -> Generator[Batch, None, None]:
         """The batches of a `plan(epoch)` from `first_step` on."""
         generator = torch.Generator(self.device)
+        augmentation, size = self.recipe.augmentation, None
+        if self.recipe.sizes:
+            size = self.recipe.sizes[epoch - 1]
+            augmentation = replace(augmentation, padding=size.padding)
 
         def prepare(step: int) -> Batch:
             indices = plan[step]
@@ -108,8 +117,10 @@ class TrainingBatches:
             images = self._images.read(indices[part.rows])
             if isinstance(images, torch.Tensor) and not images.is_cuda:
                 images = to_device(images, self.device)
+            if size is not None:
+                images = resized(images, size.height, size.width)
             labels = to_device(self.labels[indices], self.device)
-            return Batch(self.recipe.augmentation(images, generator, part), labels, indices)
+            return Batch(augmentation(images, generator, part), labels, indices)
 
         return prepared_ahead(prepare, range(first_step, len(plan)), self.device, self._stream)
 
@@ -161,6 +172,7 @@ def plain_batches(
     device: torch.device,
     share: tuple[int, int] = (0, 1),
     stream: torch.cuda.Stream | None = None,
+    normalisation: Normalisation = IMAGENET,
 ) -> Generator[torch.Tensor, None, None]:
     """All images of `store` in order, normalised and not augmented: float32 (<= size, 3, H, W).
 
@@ -170,7 +182,7 @@ def plain_batches(
     splits = torch.arange(len(store)).split(size)[number::count]
 
     def prepare(number: int) -> torch.Tensor:
-        return normalise_pixels(to_device(store.read(splits[number]), device))
+        return normalise_pixels(to_device(store.read(splits[number]), device), normalisation)
 
     return prepared_ahead(prepare, range(len(splits)), device, stream)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reid.normalisation import IMAGENET, Normalisation
 from reid.words import as_markdown
 
 _OWN_DATA = "own data: the terms are those of their owner, and of the people in them"
@@ -136,7 +137,7 @@ def _data(meta: Mapping[str, Any]) -> str:
 
 def _recipe(meta: Mapping[str, Any]) -> str:
     config, size = meta["config"], meta["preprocessing"]
-    image = f"crops of {size['height']} x {size['width']} pixels (height x width), RGB"
+    image = f"crops of {size['height']} x {size['width']} pixels (height x width), RGB{_normalised(size)}"
     if not config:
         file = meta.get("converted", {}).get("file")
         source = "converted from a file of another project" if file else "not stored"
@@ -157,6 +158,14 @@ def _recipe(meta: Mapping[str, Any]) -> str:
     if config.get("ema.decay") is not None:
         facts["weights"] = f"a moving average over the training, with a decay of {config['ema.decay']:g}"
     return "## Training\n\n" + "\n".join(f"- {name}: {as_markdown(value)}" for name, value in facts.items())
+
+
+def _normalised(preprocessing: Mapping[str, Any]) -> str:
+    """How pixels are normalised, where it is not by ImageNet's numbers."""
+    mean, std = (preprocessing.get(key) for key in Normalisation._fields)
+    if not mean or not std or (tuple(mean), tuple(std)) == IMAGENET:
+        return ""
+    return f", normalised by {Normalisation(tuple(mean), tuple(std)).describe()}"
 
 
 def _origin(meta: Mapping[str, Any]) -> str:

@@ -6,18 +6,16 @@ once, when the file is read; keys that are not in the table are let through.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
 from reid.config.schema import EvalConfig
-from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from reid.data.sizes import LARGEST_SIDE, SMALLEST_SIDE
 from reid.models.weights import not_finite
 
-#: Of an image, in pixels: a larger one is a slip, and would take all memory.
-SMALLEST, LARGEST = 16, 4096
 _MOST = 2**31 - 1
 #: Of a head with one classifier, or with one a stripe.
 _CLASSIFIER = re.compile(r"classifier\.(\d+\.)?weight")
@@ -75,8 +73,12 @@ def _choice(*choices: object) -> Entry:
     )
 
 
-def _exactly(numbers: Sequence[float]) -> Entry:
-    return Entry(lambda value: value == list(numbers), str(list(numbers)))
+def _of_channels(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) == 3 and all(map(test, value))
+
+
+def _above_zero(value: object) -> bool:
+    return _number().test(value) and value > 0  # type: ignore[operator]
 
 
 def _list(test: Callable[[Any], bool], what: str) -> Entry:
@@ -116,7 +118,7 @@ def _of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _text = Entry(lambda value: isinstance(value, str) and value != "", "a text")
 _flag = Entry(lambda value: isinstance(value, bool), "true or false")
 _mapping = Entry(lambda value: isinstance(value, dict), "a mapping")
-_pixels = _whole(SMALLEST, LARGEST)
+_pixels = _whole(SMALLEST_SIDE, LARGEST_SIDE)
 _count = _whole(0)
 _rate = _number(0, 1)
 
@@ -149,7 +151,7 @@ TABLE: dict[str, Entry] = {
     "model.backbone.name": _text,
     "model.backbone.library": _choice("reid", "timm").optional,
     "model.backbone.weights": _choice("none").optional,  # they are in the file
-    "model.backbone.image_size": Entry(_size, f"two whole numbers from {SMALLEST} to {LARGEST}").or_null,
+    "model.backbone.image_size": Entry(_size, f"two numbers, each {_pixels.expected}").or_null,
     "model.last_stride": _choice(1, 2),
     "model.num_classes": _whole(1),
     "model.head": _mapping.optional,  # older files have the two keys below in its place
@@ -164,8 +166,9 @@ TABLE: dict[str, Entry] = {
     "preprocessing.width": _pixels,
     "preprocessing.colour": _choice("RGB").optional,
     "preprocessing.resize": _choice("bilinear (PIL)").optional,
-    "preprocessing.mean": _exactly(IMAGENET_MEAN).optional,
-    "preprocessing.std": _exactly(IMAGENET_STD).optional,
+    "preprocessing.mean": Entry(_of_channels(_number().test), "three finite numbers").optional,
+    "preprocessing.std": Entry(_of_channels(_above_zero), "three finite numbers above 0").optional,
+    "preprocessing.stated": _flag.optional,
     "dataset": _mapping,
     "dataset.name": _text,
     "dataset.root": _text.optional,

@@ -1,19 +1,23 @@
 """Descriptions of a run's data and model as plain data, and the model rebuilt from its description."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
+from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat, resume_hash
 from reid.config.schema import ImageConfig, TrainConfig
+from reid.config.settings import training_sizes
 from reid.data import ReidDataset
-from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.data.image_store import ImageStore
 from reid.data.pictures import describe_treatments
 from reid.engine.checkpoint import Checkpoint, CheckpointError
-from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint
+from reid.engine.prepare import CAMERAS_UNKNOWN, JudgedData, TrainingData, fingerprint, stored_image
 from reid.models import ReidModel, described_model
+from reid.normalisation import Channels, Normalisation
 from reid.people import is_person
 from reid.tracking import DataInput
 
@@ -27,7 +31,35 @@ def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False)
     description = model_description(settings, num_classes)
     if not resuming:
         description |= {"backbone": settings.backbone}
-    return described_model(description, settings.freeze_bn)
+    model = described_model(description, settings.freeze_bn)
+    image, stated = settings.image, model.normalisation
+    if image.mean or image.std:
+        mean, std = image.mean or stated.mean, image.std or stated.std
+        model.normalisation = Normalisation(_channels(mean), _channels(std))
+    for size in dict.fromkeys((size.height, size.width) for size in training_sizes(settings)):
+        _try_size(model, *size)
+    return model
+
+
+@torch.no_grad()
+def _try_size(model: ReidModel, height: int, width: int) -> None:
+    """Refuse a size of `image.sizes` that the network does not take.
+
+    Raises:
+        ConfigError: such as one of a transformer, which is made for one size.
+    """
+    training = model.training
+    try:
+        model.eval()(torch.zeros(1, 3, height, width))
+    except Exception as error:  # networks of many authors: whatever they raise
+        words = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"image.sizes: {model.backbone.name} does not take images of {height}x{width} ({words}). A "
+            "transformer is made for image.height x image.width alone: choose a convolutional network, or "
+            "leave image.sizes out"
+        ) from error
+    finally:
+        model.train(training)
 
 
 def model_description(settings: TrainConfig, num_classes: int) -> dict[str, Any]:
@@ -41,16 +73,28 @@ def model_description(settings: TrainConfig, num_classes: int) -> dict[str, Any]
     }
 
 
-def preprocessing(image: ImageConfig) -> dict[str, Any]:
+def preprocessing(image: ImageConfig, model: ReidModel) -> dict[str, Any]:
     """What an image has to go through before the model sees it."""
     return {
         "height": image.height,
         "width": image.width,
         "colour": "RGB",
         "resize": "bilinear (PIL)",
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
+        "mean": list(model.normalisation.mean),
+        "std": list(model.normalisation.std),
+        **({"stated": True} if model.states_normalisation else {}),
     }
+
+
+def take_normalisation(model: ReidModel, preprocessing: Mapping[str, Any]) -> None:
+    """Let `model` take images as those were that a checkpoint says this of; older ones say nothing."""
+    if preprocessing.get("stated"):
+        model.normalisation = Normalisation(_channels(preprocessing["mean"]), _channels(preprocessing["std"]))
+
+
+def _channels(values: Sequence[float]) -> Channels:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def rebuild_model(checkpoint: Checkpoint) -> ReidModel:
@@ -62,6 +106,7 @@ def rebuild_model(checkpoint: Checkpoint) -> ReidModel:
     try:
         model = described_model(checkpoint.meta["model"])
         model.load_state_dict(dict(checkpoint.model))
+        take_normalisation(model, checkpoint.meta["preprocessing"])
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"the checkpoint does not fit the model that it names: {error}") from error
     return model
@@ -88,7 +133,7 @@ def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel)
     """What a checkpoint says of itself: plain JSON data."""
     return {
         "model": model_description(settings, model.num_classes),
-        "preprocessing": preprocessing(settings.image),
+        "preprocessing": preprocessing(settings.image, model),
         "dataset": settings.dataset,
         "pids": list(data.pids),
         "eval": asdict(settings.eval),
@@ -111,7 +156,7 @@ def data_inputs(settings: TrainConfig, data: TrainingData, judged: JudgedData) -
     """The data of a run as the tracker lists them: what is trained on, and what is judged on."""
     name = settings.dataset["name"]
     return [
-        data_input(name, data.fingerprint, "training", settings.image, data.store),
+        data_input(name, data.fingerprint, "training", stored_image(settings.image), data.store),
         data_input(
             name, fingerprint(judged.fingerprint), "eval", settings.image, judged.query, judged.gallery
         ),

@@ -16,6 +16,7 @@ from reid.data.crops import DatasetError, Progress
 from reid.data.division import validation_split
 from reid.data.doubles import find_doubles
 from reid.data.image_store import ImageStore, open_store
+from reid.data.sizes import largest_size
 from reid.retrieval import count_matches, require_matches
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def open_training_data(
 ) -> TrainingData:
     """The training crops, decoded; `all_crops` are those that the store holds, with a held-out part and with
     what corrections leave out."""
-    whole = _open(all_crops, settings.image, settings.data, progress, "training images")
+    whole = _open(all_crops, stored_image(settings.image), settings.data, progress, "training images")
     store = whole.subset(dataset.train)
     pids = tuple(sorted({crop.pid for crop in store.crops}))
     if settings.batch.identities > len(pids):
@@ -132,6 +133,14 @@ def open_training_data(
     if dataset.corrections:  # which images are left; a verdict that changes nothing makes no other data
         content = fingerprint(content, *map(str, store.rows))
     return TrainingData(store, labels, pids, content)
+
+
+def stored_image(image: ImageConfig) -> ImageConfig:
+    """The size of the training images in their store: the largest that the run trains at."""
+    if not image.sizes:
+        return image
+    height, width = largest_size(image.sizes)
+    return replace(image, height=height, width=width)
 
 
 def open_judged_data(

@@ -12,6 +12,7 @@ from torch import nn
 
 from reid.config.identity import changed
 from reid.data.image_store import ImageStore
+from reid.data.sizes import epoch_sizes
 from reid.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -21,6 +22,7 @@ from reid.engine.checkpoint import (
     save_checkpoint,
 )
 from reid.engine.compute import Compute
+from reid.engine.describe import take_normalisation
 from reid.engine.finite import DivergedError, NonFiniteError, check_finite
 from reid.engine.loop import EpochTotals
 from reid.engine.optimizers import Optimizers, load_optimizer, restore_optimizer
@@ -220,6 +222,7 @@ class Session:
         _require_epochs(path, progress["epoch"], steps, epochs)
         trained = progress["epoch"] + bool(steps)
         _require_rates(path, trained, checkpoint.meta["config"], self.meta.get("config", {}))
+        _require_sizes(path, trained, checkpoint.meta["config"], self.meta.get("config", {}))
         average = self.optimizers.average
         if average is not None:
             average.restore(checkpoint.model, training["averaged_moves"])
@@ -233,6 +236,10 @@ class Session:
             load_optimizer(self.optimizers.loss, training["loss_optimizer"])
         if self.optimizers.scaler is not None:
             self.optimizers.scaler.load_state_dict(training["scaler"])
+        # A weight file may have stated how images are normalised, and it is not read again.
+        for model in (self.model, *(() if average is None else (average.model,))):
+            take_normalisation(model, checkpoint.meta["preprocessing"])
+        self.meta["preprocessing"] = checkpoint.meta["preprocessing"]
         rngs = [training["rng"], *training.get("rng_of_others", [])]
         number, device = self.compute.processes.number, self.compute.device
         if number < len(rngs):  # a run may go on with more processes than it had
@@ -249,6 +256,23 @@ def _require_epochs(path: Path, epoch: int, steps: int, epochs: float) -> None:
         f"{path} stands after epoch {epoch}{rest}, beyond epochs={epochs}, and no epoch can be taken back. "
         f"Set epochs={epoch + bool(steps)} or more, or leave `resume` out to train {epochs} anew"
     )
+
+
+def _require_sizes(path: Path, trained: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse another length where the images of what is trained would then have had another size."""
+    stages = ours.get("image.sizes")
+    if not stages or "epochs" not in theirs:
+        return
+    was, now = (
+        epoch_sizes(stages, int(config["epochs"]), ours["image.height"], ours["image.padding"])
+        for config in (theirs, ours)
+    )
+    if was[:trained] != now[:trained]:
+        raise CheckpointError(
+            f"{path} is trained for {trained} epochs with the sizes of image.sizes={stages} in a run of "
+            f"epochs={theirs['epochs']}; in one of epochs={ours['epochs']} they are others within them. Set "
+            f"epochs={theirs['epochs']}, or leave `resume` out to train {ours['epochs']} anew"
+        )
 
 
 def _require_rates(path: Path, trained: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

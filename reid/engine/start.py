@@ -11,10 +11,11 @@ from torch import Tensor
 from reid.config.schema import TrainConfig
 from reid.engine.card import TRAINED_ON, trained_on
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from reid.engine.describe import model_description
+from reid.engine.describe import model_description, take_normalisation
 from reid.models import ReidModel, WeightReport, described_head
 from reid.models.matching import compare, is_counted
 from reid.models.weights import file_sha256
+from reid.normalisation import Normalisation
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class Start:
 
         Classifiers are left out on both sides. What only one of the two heads has, such as a neck, is left
         as it is, and reported; of the backbone nothing may be missing. Of the losses' own parameters, nothing
-        is taken.
+        is taken. Images are normalised as they were for the checkpoint, unless image.mean or image.std says
+        otherwise.
 
         Raises:
             CheckpointError: the backbones differ; `model` is then untouched.
@@ -56,6 +58,15 @@ class Start:
         model.load_state_dict(
             {name: tensor for name, tensor in from_file.items() if name in own}, strict=False
         )
+        theirs = self.checkpoint.meta["preprocessing"]
+        if not model.states_normalisation:
+            take_normalisation(model, theirs)
+        elif "mean" in theirs and theirs["mean"] != list(model.normalisation.mean):
+            log.warning(
+                "init_from: the checkpoint was trained on images normalised by %s, this run normalises by %s "
+                "(image.mean, image.std): the same weights give other features",
+                Normalisation(theirs["mean"], theirs["std"]).describe(), model.normalisation.describe(),
+            )  # fmt: skip
         return report
 
     def facts(self, report: WeightReport) -> dict[str, object]:

@@ -18,6 +18,7 @@ from reid.export.pixels import Crop, given, suite_images, tool_images
 from reid.export.target import Target, target_named, target_names
 from reid.judging.stored_threshold import FeatureSpace
 from reid.models import ReidModel
+from reid.normalisation import Normalisation
 
 #: Between features of a graph in float32 and PyTorch's: the largest difference, as a share of the largest
 #: number of a feature where that is above 1.
@@ -54,7 +55,7 @@ class Check:
 def suite_features(model: ReidModel, images: Tensor, space: FeatureSpace) -> Tensor:
     """uint8 images (N, 3, H, W) -> (N, D) float32, as the suite compares them in this space."""
     device = next(model.parameters()).device
-    pixels = normalise_pixels(images).to(device)
+    pixels = normalise_pixels(images, model.normalisation).to(device)
     features: Tensor = model(pixels).float()
     if space.flip:
         features = (features + model(pixels.flip(3)).float()) / 2
@@ -92,7 +93,8 @@ def check_graph(
     cosines = _cosines(torch.from_numpy(graph(given(tool_images(crops, target, *size), target))), expected)
     mean = float(cosines.mean())
     if not mean >= LEAST_COSINE:  # NaN is refused too
-        cause = _cause(graph, target, images, expected, float(same_pixels.mean()), crops, size)
+        cosine = float(same_pixels.mean())
+        cause = _cause(graph, model.normalisation, target, images, expected, cosine, crops, size)
         raise ExportError(
             f"{target.program} would get features with a mean cosine of {mean:.3f} to those of the model "
             f"({len(crops)} crops, least {float(cosines.min()):.3f}; {LEAST_COSINE} is needed). {cause}"
@@ -123,6 +125,7 @@ def _difference(found: Tensor, expected: Tensor, unit: bool) -> float:
 
 def _cause(
     graph: Graph,
+    normalisation: Normalisation,
     target: Target,
     images: Tensor,
     expected: Tensor,
@@ -133,7 +136,7 @@ def _cause(
     """Why the program gets other features, in a sentence or two."""
     for name in target_names():
         other = target_named(name)
-        if other.inside() == target.inside():
+        if other.inside(normalisation) == target.inside(normalisation):
             continue
         if float(_cosines(torch.from_numpy(graph(given(images, other))), expected).mean()) >= LEAST_COSINE:
             return (

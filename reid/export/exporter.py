@@ -87,8 +87,12 @@ def export(
         check = check_graph(graph, model, space, target, crops, size, exact=precision == "float32")
         del graph
         facts = (
-            facts_of(path.name, target, space, size, model.embedding_size, precision, origin, check) | bits
-        )
+            facts_of(
+                path.name, target, space, size, model.embedding_size, precision, origin, check,
+                model.normalisation,
+            )
+            | bits
+        )  # fmt: skip
         annotate(graph_file, short_facts(facts))
         texts = {".json": json.dumps(facts, indent=2) + "\n", **target.files(facts)}
         for suffix, text in texts.items():

@@ -11,6 +11,7 @@ from reid.export.check import Check
 from reid.export.graph import INPUT, OPSET, OUTPUT
 from reid.export.target import Target
 from reid.judging.stored_threshold import FeatureSpace, StoredThreshold
+from reid.normalisation import IMAGENET, Normalisation
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ def facts_of(
     precision: str,
     origin: Origin,
     check: Check,
+    normalisation: Normalisation = IMAGENET,
 ) -> dict[str, Any]:
-    """The content of the JSON file beside a graph."""
-    inside = ["normalisation of the pixels"] if target.inside() else []
+    """The content of the JSON file beside a graph; `normalisation` is what the model takes images by."""
+    inside = ["normalisation of the pixels"] if target.inside(normalisation) else []
     inside += ["mean with the mirror image"] if space.flip else []
     inside += ["division by the L2 norm"] if space.feature_norm and not target.normalises else []
     threshold = _threshold(origin.threshold, space)
@@ -59,6 +61,7 @@ def facts_of(
         "compare_by": _comparison(target, space),
         "threshold": threshold,
         "model": {
+            "normalisation": normalisation._asdict(),
             "sha256_of_its_tensors": origin.model_hash,
             "config_hash": origin.config_hash,
             **origin.description,

@@ -45,7 +45,7 @@ class WholeModel(nn.Module):
         self.model = model
         self.flip = space.flip
         self.normalises = space.feature_norm and not target.normalises
-        inside = target.inside()
+        inside = target.inside(model.normalisation)
         self.converts = inside is not None
         if inside is not None:
             for name, channels in zip(("scale", "shift"), inside, strict=True):

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reid.export import targets
-
-#: Channels in the order red, green, blue.
-Channels = tuple[float, float, float]
+from reid.normalisation import Channels, Normalisation
 
 
 @dataclass(frozen=True)
@@ -44,16 +42,15 @@ class Target:
             return f"RGB{by}, from 0 to {255 / self.divisor:g}"
         return f"(RGB{by} - mean) / std, with the mean and std of ImageNet"
 
-    def inside(self) -> tuple[Channels, Channels] | None:
+    def inside(self, normalisation: Normalisation) -> tuple[Channels, Channels] | None:
         """Scale and shift that turn what the graph is given into what the suite gives its model.
 
         None where both are the same.
         """
-        from reid.data.augment import PIXEL_SCALE, PIXEL_SHIFT
-
         places = range(3)
-        scale = [self.std[i] * self.divisor * PIXEL_SCALE[i] for i in places]
-        shift = [self.mean[i] * self.divisor * PIXEL_SCALE[i] + PIXEL_SHIFT[i] for i in places]
+        ours, shifts = normalisation.scale, normalisation.shift
+        scale = [self.std[i] * self.divisor * ours[i] for i in places]
+        shift = [self.mean[i] * self.divisor * ours[i] + shifts[i] for i in places]
         if max(abs(value - 1) for value in scale) < 1e-9 and max(map(abs, shift)) < 1e-9:
             return None
         return (scale[0], scale[1], scale[2]), (shift[0], shift[1], shift[2])

@@ -71,7 +71,11 @@ def epoch_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
         for name, write in shown.items()
         if f"train/{name}" in values
     ]
-    return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"
+    size = ""
+    if "train/image_height" in values:  # where image.sizes changes it
+        size = f" of {values['train/image_height']:.0f}x{values['train/image_width']:.0f}"
+    speed = f"{values['train/images_per_second']:.0f} images{size}/s"
+    return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {speed}"
 
 
 def tracked_as(run_id: str | None, uri: str, folder: Path) -> str:

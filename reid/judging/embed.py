@@ -33,7 +33,7 @@ def embed(
     parts: list[torch.Tensor] = []
     device, processes = compute.device, compute.processes
     count = len(range(processes.number, -(-len(store) // batch), processes.count))
-    batches = plain_batches(store, batch, device, processes.share, compute.copy_stream)
+    batches = plain_batches(store, batch, device, processes.share, compute.copy_stream, model.normalisation)
     for images in progress(batches, count, f"embedding {what}"):
         with compute.autocast():
             features = model(images).float()

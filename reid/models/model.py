@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reid.models.build import build_backbone
 from reid.models.heads import BNNeck, Feature, Head, HeadError, build_head
 from reid.models.trunk import Backbone
+from reid.normalisation import IMAGENET, Normalisation
 
 _NECKS = ("bnneck", "none")
 _HEAD = "head."
@@ -68,6 +69,23 @@ class ReidModel(nn.Module):
     def embedding_size(self) -> int:
         """D, how many numbers a feature has."""
         return self.head.embedding_size
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What images go through before this model: as it was stated, else by ImageNet's numbers; it may be
+        set."""
+        backbone = self.backbone
+        return Normalisation(backbone.pixel_mean or IMAGENET.mean, backbone.pixel_std or IMAGENET.std)
+
+    @normalisation.setter
+    def normalisation(self, stated: Normalisation) -> None:
+        self.backbone.pixel_mean, self.backbone.pixel_std = stated
+
+    @property
+    def states_normalisation(self) -> bool:
+        """Whether the config, a weight file or a checkpoint stated the normalisation. Networks of timm then
+        take images as they are; else they bring them from ImageNet's numbers to those of their weights."""
+        return self.backbone.pixel_mean is not None or self.backbone.pixel_std is not None
 
     @property
     def eval_feature(self) -> str:

@@ -57,10 +57,13 @@ class FeatureMap(nn.Module):
     layout: Layout
     input_scale: Tensor | None
     input_shift: Tensor | None
+    pixel_mean: tuple[float, ...] | None
     forward_features: Callable[[Tensor], Tensor]
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.input_scale is not None and self.input_shift is not None:
+        # Images that are normalised as somebody stated are taken as they are.
+        converts = self.pixel_mean is None
+        if converts and self.input_scale is not None and self.input_shift is not None:
             images = images * self.input_scale + self.input_shift
         return self.layout.to_map(self.forward_features(images))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reid.errors import UsageError
 from reid.models.matching import WeightReport
+from reid.normalisation import Channels
 
 #: From a file's tensors to those of a backbone, brought to its names and input size; the names that belong to
 #: no part of it; and notes of what was changed.
@@ -47,6 +48,9 @@ class Backbone(nn.Module):
     The networks are those of torchvision and timm with these attributes added by `as_backbone` and
     `load_weights`, so that their state-dict keys stay the published ones; `isinstance` does not
     recognise them.
+
+    `pixel_mean` and `pixel_std` are what a weight file or the config states of the images that the network
+    takes, of pixels from 0 to 1; where both are None, images are normalised by ImageNet's.
     """
 
     name: str
@@ -55,8 +59,8 @@ class Backbone(nn.Module):
     imagenet: ImagenetFile | None
     adapt: Adapt | None
     notes: tuple[str, ...]
-    pixel_mean: tuple[float, float, float] | None
-    pixel_std: tuple[float, float, float] | None
+    pixel_mean: Channels | None
+    pixel_std: Channels | None
     distilled: bool
     weight_report: WeightReport
 
@@ -69,8 +73,8 @@ def as_backbone(
     adapt: Adapt | None = None,
     notes: tuple[str, ...] = (),
     library: str = "reid",
-    pixel_mean: tuple[float, float, float] | None = None,
-    pixel_std: tuple[float, float, float] | None = None,
+    pixel_mean: Channels | None = None,
+    pixel_std: Channels | None = None,
     distilled: bool = False,
 ) -> Backbone:
     """Give a network whose forward returns a feature map the attributes of a backbone.

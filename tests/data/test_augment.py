@@ -7,9 +7,6 @@ import pytest
 import torch
 
 from reid.data.augment import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    PUBLISHED_FILL,
     Augmentation,
     BatchShape,
     Normalise,
@@ -23,6 +20,7 @@ from reid.data.augment import (
     normalise_pixels,
     pixel_rows,
 )
+from reid.normalisation import IMAGENET
 
 CPU = torch.device("cpu")
 FORMS = ("at_once", "one_by_one")
@@ -56,7 +54,7 @@ def apply(
 
 
 def naive_normalised(image: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in IMAGENET)
     return (image.double() / 255 - mean) / std
 
 
@@ -81,7 +79,7 @@ def naive_augmentation(images: torch.Tensor, draws: torch.Generator, padding: in
         result = naive_normalised(window)
         if erased[index]:
             top, left, h, w = boxes[index].tolist()
-            result[:, top : top + h, left : left + w] = torch.tensor(PUBLISHED_FILL).view(3, 1, 1)
+            result[:, top : top + h, left : left + w] = torch.tensor(IMAGENET.mean).view(3, 1, 1)
         results.append(result)
     return torch.stack(results)
 
@@ -160,7 +158,7 @@ def test_the_padding_is_black_before_normalisation_and_the_fill_comes_after() ->
     images = torch.full((64, 3, 32, 16), 255, dtype=torch.uint8)
     result = Augmentation()(images, generator()).permute(0, 2, 3, 1)
     white, black = (naive_normalised(torch.full((3, 1, 1), v)).flatten().float() for v in (255, 0))
-    fill = torch.tensor(PUBLISHED_FILL)
+    fill = torch.tensor(IMAGENET.mean)
     kinds = torch.stack([(result - colour).abs().amax(dim=3) < 1e-5 for colour in (white, black, fill)])
     assert (kinds.sum(dim=0) == 1).all()
     assert kinds.flatten(1).any(dim=1).all()
@@ -299,7 +297,7 @@ def erased(
     return result, (result != images).any(dim=1)
 
 
-@pytest.mark.parametrize(("fill", "value"), [("published", PUBLISHED_FILL), ("zero", (0.0, 0.0, 0.0))])
+@pytest.mark.parametrize(("fill", "value"), [("published", IMAGENET.mean), ("zero", (0.0, 0.0, 0.0))])
 def test_one_box_of_every_image_gets_the_fill(fill: str, value: tuple[float, ...]) -> None:
     images = torch.randn(32, 3, 32, 16)
     result, changed = erased(images, fill)

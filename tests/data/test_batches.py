@@ -27,6 +27,7 @@ from reid.data.batches import (
     side_stream,
 )
 from reid.data.image_store import ImageStore, open_store
+from reid.data.sizes import ImageSize
 
 CPU = torch.device("cpu")
 
@@ -44,8 +45,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     return open_store(crops, 16, 8, folder / "store")
 
 
-def training(store: ImageStore, seed: int = 0, share: tuple[int, int] = (0, 1)) -> TrainingBatches:
-    recipe = BatchRecipe(3, 2, Augmentation(padding=2), seed)
+def training(
+    store: ImageStore, seed: int = 0, share: tuple[int, int] = (0, 1), sizes: tuple[ImageSize, ...] = ()
+) -> TrainingBatches:
+    recipe = BatchRecipe(3, 2, Augmentation(padding=2), seed, sizes=sizes)
     return TrainingBatches(store, store.pids, recipe, CPU, share)
 
 
@@ -92,11 +95,20 @@ def test_an_epoch_is_the_same_whenever_it_is_made(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 3])
-def test_starting_in_mid_epoch_gives_the_batches_that_were_left(store: ImageStore, step: int) -> None:
-    batches = training(store)
+@pytest.mark.parametrize("sizes", [(), (ImageSize(16, 8, 2),) * 3 + (ImageSize(9, 5, 1),)])
+def test_starting_in_mid_epoch_gives_the_batches_that_were_left(
+    store: ImageStore, step: int, sizes: tuple[ImageSize, ...]
+) -> None:
+    batches = training(store, sizes=sizes)
     whole = list(batches.of(batches.plan(4), 4))
-    resumed = training(store)
+    assert {batch.images.shape[2:] for batch in whole} == {(9, 5) if sizes else (16, 8)}
+    resumed = training(store, sizes=sizes)
     assert equal(whole[step:], list(resumed.of(resumed.plan(4), 4, first_step=step)))
+
+
+def test_an_epoch_at_the_size_of_the_store_is_that_of_a_run_without_sizes(store: ImageStore) -> None:
+    whole, sized = training(store), training(store, sizes=(ImageSize(9, 5, 1), ImageSize(16, 8, 2)))
+    assert equal(list(whole.of(whole.plan(2), 2)), list(sized.of(sized.plan(2), 2)))
 
 
 def test_the_sampler_and_the_first_batch_do_not_share_their_draws(store: ImageStore) -> None:

@@ -132,7 +132,7 @@ def test_every_key_of_a_real_one_may_lack_or_be_of_another_type_and_is_named(who
         ("model", ..., "model is missing, expected a mapping"),
         ("eval.neck_feature", "befor", "eval.neck_feature is 'befor', expected one of after, before"),
         ("preprocessing.height", 10**7, "preprocessing.height is 10000000, expected a whole number from 16"),
-        ("preprocessing.mean", [0.5, 0.5, 0.5], "expected .0.485, 0.456, 0.406."),
+        ("preprocessing.std", [0.5, 0, 0.5], "expected three finite numbers above 0"),
         ("model.num_classes", 10**9, "model.num_classes is 1000000000, expected 12, the rows"),
         ("model.backbone.weights", "/etc/passwd", "expected one of none"),
         ("threshold.value", float("nan"), "threshold.value is nan, expected a finite number"),

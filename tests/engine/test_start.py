@@ -23,7 +23,7 @@ def saved(path: Path, settings: TrainConfig, identities: int, **meta: Any) -> Re
     model = build_model(settings, identities)
     meta = {
         "model": model_description(settings, identities),
-        "preprocessing": preprocessing(settings.image),
+        "preprocessing": preprocessing(settings.image, model),
         "dataset": {"name": "market"},
         "pids": list(range(1, identities + 1)),
         "eval": asdict(settings.eval),

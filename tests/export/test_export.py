@@ -56,7 +56,9 @@ def short_se() -> Backbone:
     """SE-ResNet-50 with one block a stage."""
     net = SENet(SEResNetBottleneck, (1, 1, 1, 1), groups=1, reduction=16, inplanes=64, input_3x3=False,
                 num_classes=0, global_pool="")  # fmt: skip
-    return as_backbone(net, "short_se", 2048)
+    backbone = as_backbone(net, "short_se", 2048)
+    backbone.pixel_mean, backbone.pixel_std = (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)
+    return backbone
 
 
 def resnet18() -> Backbone:

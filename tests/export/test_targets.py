@@ -7,6 +7,7 @@ import torch
 from reid.data.augment import normalise_pixels
 from reid.export.pixels import given, opencv_resize, suite_images, suite_resize
 from reid.export.target import target_named, target_names
+from reid.normalisation import IMAGENET
 
 
 def test_the_four_programs() -> None:
@@ -33,7 +34,7 @@ def test_what_a_program_gives(name: str, expected: list[float]) -> None:
 def test_what_is_inside_a_graph_makes_the_suites_pixels_of_it(name: str) -> None:
     images = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
     target = target_named(name)
-    values, inside = torch.from_numpy(given(images, target)), target.inside()
+    values, inside = torch.from_numpy(given(images, target)), target.inside(IMAGENET)
     if inside is not None:
         scale, shift = (torch.tensor(channels).view(3, 1, 1) for channels in inside)
         values = values * scale + shift

@@ -13,9 +13,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reid.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from reid.models import Backbone, BackboneError, WeightsError, build_backbone
 from reid.models.timm_nets import release_last_stride
+from reid.normalisation import IMAGENET
 
 VIT, SWIN = "vit_small_patch16_224", "swin_tiny_patch4_window7_224"
 TINY_VIT = "vit_tiny_patch16_224"
@@ -108,9 +108,9 @@ def test_features_are_those_of_timm(name: str) -> None:
     config = reference.pretrained_cfg
     with torch.inference_mode():
         expected = reference(normalised(config["mean"], config["std"]))
-        ours = built(name)(normalised(IMAGENET_MEAN, IMAGENET_STD)).mean(dim=(2, 3))
+        ours = built(name)(normalised(*IMAGENET)).mean(dim=(2, 3))
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
-    assert (config["mean"] != tuple(IMAGENET_MEAN)) == (name == VIT)
+    assert (config["mean"] != IMAGENET.mean) == (name == VIT)
 
 
 # ---- pooling of tokens
