@@ -73,8 +73,8 @@ def epoch_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
     ]
     size = ""
     if "train/image_height" in values:  # where image.sizes changes it
-        size = f" of {values['train/image_height']:.0f}x{values['train/image_width']:.0f}"
-    speed = f"{values['train/images_per_second']:.0f} images{size}/s"
+        size = f" at {values['train/image_height']:.0f}x{values['train/image_width']:.0f}"
+    speed = f"{values['train/images_per_second']:.0f} images/s{size}"
     return f"epoch {epoch:3d}/{epochs}  {'  '.join(parts)}  {speed}"
 
 
