@@ -251,9 +251,13 @@ def training_batches(run: Run) -> TrainingBatches:
         store,
         run.training.labels,
         BatchRecipe(
-            batch.identities, batch.instances, augmentation, settings.seed, batch.cameras == "balanced",
+            batch.identities,
+            batch.instances,
+            augmentation,
+            settings.seed,
+            batch.cameras == "balanced",
             training_sizes(settings),
-        ),  # fmt: skip
+        ),
         compute.device,
         compute.processes.share,
         compute.copy_stream,
