@@ -15,7 +15,16 @@ from reid.inference import load_model
 pytestmark = pytest.mark.slow
 
 #: A map of 2 rows: a stripe each.
-HEADS = {"gem": ["head=gem"], "parts": ["head=parts", "head.stripes=2", "head.reduction=8"]}
+HEADS = {
+    "gem": ["head=gem", "head.classifier=circle", "head.scale=16"],
+    "parts": [
+        "head=parts",
+        "head.stripes=2",
+        "head.reduction=8",
+        "loss=mix",
+        "loss@loss.second=triplet_center",
+    ],
+}
 #: Numbers of a feature.
 SIZE = {"gem": 512, "parts": 16}
 

@@ -66,7 +66,8 @@ def _train(model: ReidModel, settings: TrainConfig, batch: Batch, compute: Compu
     optimizers = Optimizers(optimizer, scaler=gradient_scaler(device, compute.precision))
     smoothing = settings.tricks.label_smoothing
     weights = settings.loss["id_weight"], settings.loss["metric_weight"]
-    objective = Objective(*weights, smoothing, None if loss is None else loss.to(device))
+    loss = None if loss is None else loss.to(device)
+    objective = Objective(*weights, smoothing, loss, model.head.margin)
 
     def steps(count: int) -> float:
         started = time.perf_counter()

@@ -194,6 +194,7 @@ def trainee(
         settings.loss["metric_weight"],
         settings.tricks.label_smoothing,
         metric_loss,
+        model.head.margin,
     )
     optimizer = build_optimizer(model, settings.optimizer, metric_loss, compute.device)
     scaler = gradient_scaler(compute.device, compute.precision)

@@ -5,7 +5,8 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import field, fields, is_dataclass
 from importlib import import_module
 from typing import Any
@@ -134,16 +135,23 @@ def check_options(
 
 def parameter_names(target: Callable[..., Any]) -> set[str]:
     """What `target` takes by name; where a class passes **options on, also what its base classes take."""
+    names: set[str] = set()
+    for function in _called(target):
+        parameters = inspect.signature(function).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return names - {"self"}
+
+
+def _called(target: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """What takes the arguments of a call: a function, or the constructors that pass **options on, and the
+    first that does not."""
     functions = [target]
     if inspect.isclass(target):
         functions = [vars(base)["__init__"] for base in target.__mro__ if "__init__" in vars(base)]
-    names: set[str] = set()
     for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        yield function
+        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
             break
-    return names - {"self"}
 
 
 def required_names(function: Callable[..., Any]) -> set[str]:
@@ -186,14 +194,19 @@ def refuse_untrusted(group: str, path: str) -> None:
         ConfigError: naming the packages.
     """
     try:
-        if str(path).startswith(TRUSTED[group]) or is_trusted(str(path)):
+        if str(path).startswith(_trusted(group)) or is_trusted(str(path)):
             return
     except TrustError as error:
         raise ConfigError(str(error)) from error
     raise ConfigError(
         f"{group}._target_={path} is refused: this one may come from "
-        f"{', '.join(t + '*' for t in TRUSTED[group])} alone. {HINT}"
+        f"{', '.join(t + '*' for t in _trusted(group))} alone. {HINT}"
     )
+
+
+def _trusted(group: str) -> tuple[str, ...]:
+    """What is trusted for a group, or for a part of one, such as `loss.first`."""
+    return TRUSTED[group.partition(".")[0]]
 
 
 def trusted_target(group: str, path: str) -> Callable[..., Any]:
@@ -203,7 +216,7 @@ def trusted_target(group: str, path: str) -> Callable[..., Any]:
         ConfigError: it does not, or there is no such thing.
     """
     refuse_untrusted(group, path)
-    if not str(path).startswith(TRUSTED[group]):
+    if not str(path).startswith(_trusted(group)):
         try:
             return trusted_function(str(path), f"{group}._target_={path}")
         except TrustError as error:
@@ -246,11 +259,11 @@ def construct(
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError):  # a library's own annotations may not resolve here
-        return {}
+    hints: dict[str, Any] = {}
+    for function in _called(target):
+        with suppress(NameError, TypeError):  # a library's own annotations may not resolve here
+            hints = typing.get_type_hints(function) | hints
+    return hints
 
 
 def _fits(value: Any, hint: Any) -> bool:

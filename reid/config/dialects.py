@@ -133,7 +133,8 @@ def _key_of(name: str, keys: Sequence[str]) -> str | None:
     if len(ending) == 1:
         return ending[0]
     if ending:
-        # `--root` is asked of the data commands for the dataset; elsewhere the shortest is the plainest.
-        return min(ending, key=lambda key: (not key.startswith("dataset."), len(key)))
+        # `--root` is asked of the data commands for the dataset, and `--margin` is first of all the loss's;
+        # elsewhere the shortest is the plainest.
+        return min(ending, key=lambda key: (not key.startswith(("dataset.", "loss.")), len(key)))
     near = difflib.get_close_matches(name, keys, n=1, cutoff=0.8)
     return near[0] if near else None

@@ -36,7 +36,8 @@ FIRST = frozenset(_FIRST.split())
 #: as being without the key.  Their defaults lie in the code of the choices, which is not imported for a hash.
 LATER: dict[str, Any] = {
     "dataset.distractor": 0, "dataset.null": None, "dataset.corrections": None, "backbone.ema": False,
-    "head._target_": "reid.models.heads.BNNeck",
+    "head._target_": "reid.models.heads.BNNeck", "head.classifier": "linear", "head.scale": None,
+    "head.margin": None,
 }  # fmt: skip
 
 #: Keys that have the value of another one, their owner: they enter no hash and are no difference.

@@ -26,6 +26,7 @@ from reid.config.checks import (
 )
 from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
 from reid.config.identity import FOLLOWS, flat
+from reid.config.mix import MIX, check_margins, check_mix
 from reid.config.schema import (
     RUN_ID,
     EmaConfig,
@@ -67,8 +68,11 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     """
     settings: TrainConfig = _typed(config)
     for group, keys in (("loss", LossKeys), ("optimizer", OptimizerKeys)):
-        values, own = getattr(settings, group), keys.__dataclass_fields__
+        values, own = getattr(settings, group), set(keys.__dataclass_fields__)
         check_present(group, values, ("_target_", *own))
+        if group == "loss" and values["_target_"] == MIX:
+            check_mix(values)
+            own = own - {"neck_feature"}
         check_fields(keys(**{key: values[key] for key in own}), group)
         if values["_target_"] is not None:
             refuse_untrusted(group, values["_target_"])
@@ -193,6 +197,7 @@ def _check_head(settings: TrainConfig) -> None:
             f"tricks.bnneck=false does not fit this head: {path} has no key neck, so its neck cannot be left "
             "out. Choose head=bnneck, or leave tricks.bnneck true"
         )
+    check_margins(settings.head, settings.loss)
 
 
 def _check_across(settings: TrainConfig) -> None:

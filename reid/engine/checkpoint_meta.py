@@ -157,7 +157,7 @@ TABLE: dict[str, Entry] = {
     "model.head": _mapping.optional,  # older files have the two keys below in its place
     "model.head._target_": _text,
     "model.head.neck": _flag.optional,
-    "model.head.train_feature": _choice("after", "before").optional,
+    "model.head.train_feature": _choice("after", "before", "both").optional,
     "model.head.eval_feature": _choice("after", "before").optional,
     "model.neck": _choice("bnneck", "none").optional,
     "model.eval_feature": _choice("after", "before").optional,

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from reid.config.checks import construct
-from reid.config.schema import OWN_KEYS
-from reid.losses import pair_statistics
+from reid.config.mix import construct_loss
+from reid.losses import Mix, pair_statistics
+from reid.models.classifiers import Margin
 
 
 @dataclass(frozen=True)
@@ -18,33 +18,39 @@ class Objective:
 
     `metric_loss` maps (features (N, C), labels (N,)) to a scalar, or is None for cross entropy alone. One
     that knows what share of the pairs it still moves has a method `measured(features, labels)` -> (that
-    scalar, the share), both of the same distances.
+    scalar, the share), both of the same distances. `margin` is the head's; with one the logits are cosines.
     """
 
     id_weight: float
     metric_weight: float
     label_smoothing: float
     metric_loss: nn.Module | None
+    margin: Margin | None = None
 
     def __call__(
         self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Scalars by name: `loss` to go backward from, `id_loss` and `metric_loss` unweighted; of a loss that
-        has `measured`, also `active_fraction`.
+        has `measured`, also `active_fraction`; of a mix, each part of it unweighted, as `<part>_loss`.
 
-        features: (N, D).
-        logits: (N, classes), or (N, S, classes) of S stripes, over which the cross entropy is averaged.
+        features: (N, D); of a mix (N, 2 D).
+        logits: (N, classes), or (N, S, classes) of S parts, over which the cross entropy is averaged.
         labels: (N,).
         """
         if logits.ndim == 3:
             scores, answers = logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1])
         else:
             scores, answers = logits, labels
-        id_loss = functional.cross_entropy(scores.float(), answers, label_smoothing=self.label_smoothing)
+        scores = scores.float() if self.margin is None else self.margin(scores.float(), answers)
+        id_loss = functional.cross_entropy(scores, answers, label_smoothing=self.label_smoothing)
         losses = {"loss": self.id_weight * id_loss, "id_loss": id_loss}
         if self.metric_loss is not None:
             measured = getattr(self.metric_loss, "measured", None)
-            if measured is not None:
+            if isinstance(self.metric_loss, Mix):
+                terms = self.metric_loss.terms(features.float(), labels)
+                metric_loss = self.metric_loss.total(terms)
+                losses |= {f"{name}_loss": term for name, term in terms.items()}
+            elif measured is not None:
                 metric_loss, losses["active_fraction"] = measured(features.float(), labels)
             else:
                 metric_loss = self.metric_loss(features.float(), labels)
@@ -56,7 +62,10 @@ class Objective:
     def watch(
         self, features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """What tells a healthy batch from a sick one: accuracy and the state of the pairs, as scalars."""
+        """What tells a healthy batch from a sick one, as scalars: accuracy without a margin, and the state of
+        the pairs."""
+        if isinstance(self.metric_loss, Mix):
+            features = self.metric_loss.seen(features)["after"]
         values = pair_statistics(features.float(), labels)
         if self.id_weight > 0:  # else nobody trains the classifier
             scores = logits.mean(1) if logits.ndim == 3 else logits
@@ -73,5 +82,5 @@ def build_metric_loss(options: dict[str, Any], num_classes: int, embedding_size:
         ConfigError: its class refuses a value.
     """
     sizes = {"num_classes": num_classes, "embedding_size": embedding_size}
-    loss: nn.Module | None = construct("loss", options, OWN_KEYS["loss"], sizes)
+    loss: nn.Module | None = construct_loss(options, sizes)
     return loss

@@ -109,7 +109,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer of the class `_target_` names, biases in a group of their own.
 
-    Parameters of the metric loss train as the model's weights do, unless it brings an optimizer for them.
+    Parameters of the metric loss train as the model's weights do, but for those that it brings an optimizer
+    for.
     With `layer_decay` d, the parameters that lie k layers below the head of a transformer have the learning
     rate times d^k (BEiT, arXiv 2106.08254), and each k has groups of its own.
     Of a network of timm the norms, biases and tokens do not decay, as timm has it (see `undecayed`).
@@ -140,8 +141,12 @@ def build_optimizer(
         if parameter.requires_grad:
             depth = depths.get(name.removeprefix("backbone."), 0)
             members.setdefault((depth, name.endswith("bias"), name in kept), []).append(parameter)
-    if metric_loss is not None and not hasattr(metric_loss, "own_optimizer"):
-        members.setdefault((0, False, False), []).extend(metric_loss.parameters())
+    if metric_loss is not None:
+        own = build_loss_optimizer(metric_loss)
+        moved = {id(one) for group in own.param_groups for one in group["params"]} if own else set()
+        left = [parameter for parameter in metric_loss.parameters() if id(parameter) not in moved]
+        if left:
+            members.setdefault((0, False, False), []).extend(left)
     groups = []
     for (depth, bias, without_decay), parameters in sorted(members.items(), key=lambda member: member[0]):
         factor = (bias_factor if bias else 1.0) * (1.0 if layer_decay is None else layer_decay**depth)

@@ -6,6 +6,7 @@ from reid.lazy import lazy_names
 
 if TYPE_CHECKING:
     from reid.losses.clustered_ranked import ClusteredRankedListLoss
+    from reid.losses.mix import Mix
     from reid.losses.pairs import pair_statistics
     from reid.losses.ranked import RankedListLoss
     from reid.losses.triplet import TripletLoss
@@ -15,6 +16,7 @@ else:
         __name__,
         {
             "clustered_ranked": ["ClusteredRankedListLoss"],
+            "mix": ["Mix"],
             "pairs": ["pair_statistics"],
             "ranked": ["RankedListLoss"],
             "triplet": ["TripletLoss"],
@@ -22,4 +24,11 @@ else:
         },
     )
 
-__all__ = ["ClusteredRankedListLoss", "RankedListLoss", "TripletCenterLoss", "TripletLoss", "pair_statistics"]
+__all__ = [
+    "ClusteredRankedListLoss",
+    "Mix",
+    "RankedListLoss",
+    "TripletCenterLoss",
+    "TripletLoss",
+    "pair_statistics",
+]

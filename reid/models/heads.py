@@ -4,9 +4,10 @@ A head takes the map (N, C, h, w) and gives two features of each image, `before`
 (N, D) with D = `embedding_size`, and logits computed from `after`.
 
 - Training mode returns (features, logits). The metric loss sees the features: `after` or `before`, as
-  `train_feature` says. The cross entropy sees the logits: (N, classes), or (N, S, classes) of a head that
-  classifies S stripes apart. It is then averaged over the images and the stripes; an image counts as
-  recognised where the mean of its stripes' logits is largest at its identity.
+  `train_feature` says; a mix of losses sees `both`, side by side (N, 2 D), `before` first. The cross entropy
+  sees the logits: (N, classes), or (N, S, classes) of a head that classifies S parts apart. It is then
+  averaged over the images and the parts; an image counts as recognised where the mean of its parts' logits is
+  largest at its identity. The logits of a head with a `margin` are cosines (see `reid.models.classifiers`).
 - Evaluation mode returns the features that are compared: `after` or `before`, as `eval_feature` says. Those
   of the stripes are concatenated. Nothing is normalised to length 1 here.
 - Without a neck (`neck=False`) both features are the pooled one.
@@ -20,18 +21,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from reid.errors import UsageError
+from reid.models.classifiers import Classifier, Margin, build_classifier, build_margin
 from reid.models.layout import lay_out, layout_of
 from reid.trust import HINT, TrustError, is_trusted, trusted_function
 
 Feature = Literal["after", "before"]
+TrainFeature = Literal["after", "before", "both"]
+Norm = Literal["batch", "layer"]
 
-_FEATURES = ("after", "before")
+#: Of the layer from the pooled feature to the embedding.
+_MOST_NUMBERS = 8192
 _OWN = "reid.models."
 
 
@@ -42,22 +47,26 @@ class HeadError(UsageError, ValueError):
 class Head(nn.Module):
     """What every head has in common.
 
-    A subclass sets `num_classes`, `embedding_size`, `bottleneck` and `classifier` (one, or one a stripe),
-    and has `embed` and `logits`.
+    A subclass sets `num_classes`, `embedding_size`, `bottleneck` and `classifier` (one, or one a part),
+    and has `embed` and `logits`. One whose logits are cosines has the `margin` that they are trained with.
 
-    Raises HeadError for a feature that is neither `after` nor `before`.
+    Raises HeadError for a feature that is not listed.
     """
 
     num_classes: int
     embedding_size: int
     bottleneck: Any
     classifier: Any
+    margin: Margin | None = None
 
     def __init__(self, train_feature: str = "after", eval_feature: str = "after") -> None:
         super().__init__()
-        for name, value in (("train_feature", train_feature), ("eval_feature", eval_feature)):
-            if value not in _FEATURES:
-                raise HeadError(f"{name}={value!r} is not allowed: give one of {', '.join(_FEATURES)}.")
+        for name, value, known in (
+            ("train_feature", train_feature, get_args(TrainFeature)),
+            ("eval_feature", eval_feature, get_args(Feature)),
+        ):
+            if value not in known:
+                raise HeadError(f"{name}={value!r} is not allowed: give one of {', '.join(known)}.")
         self.train_feature = train_feature
         self.eval_feature = eval_feature
 
@@ -71,6 +80,8 @@ class Head(nn.Module):
 
     def forward(self, feature_map: Tensor) -> tuple[Tensor, Tensor] | Tensor:
         before, after = self.embed(feature_map)
+        if self.training and self.train_feature == "both":
+            return torch.cat([before, after], dim=1), self.logits(after)
         if self.training:
             return (after if self.train_feature == "after" else before), self.logits(after)
         return after if self.eval_feature == "after" else before
@@ -82,7 +93,9 @@ class BNNeck(Head):
     Mean over the map -> `before` (N, C) -> BatchNorm1d -> `after` (N, C) -> Linear without bias -> logits.
 
     channels: C, of the feature map.
-    neck: whether there is a batch norm; without it `after` is `before`.
+    neck: whether there is a norm between them; without it `after` is `before`.
+    classifier, scale, margin: the linear one, or one of cosines with its margin, whose scale and margin are
+        those of its paper where they are None (see `reid.models.classifiers`).
     """
 
     def __init__(
@@ -90,14 +103,18 @@ class BNNeck(Head):
         channels: int,
         num_classes: int,
         neck: bool = True,
-        train_feature: Feature = "after",
+        train_feature: TrainFeature = "after",
         eval_feature: Feature = "after",
+        classifier: Classifier = "linear",
+        scale: float | None = None,
+        margin: float | None = None,
     ) -> None:
         super().__init__(train_feature, eval_feature)
         self.num_classes = num_classes
         self.embedding_size = channels
         self.bottleneck = _neck(channels) if neck else nn.Identity()
-        self.classifier = _classifier(channels, num_classes)
+        self.margin = _margin(classifier, scale, margin)
+        self.classifier = _classifier(classifier, channels, num_classes)
 
     def pool(self, feature_map: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C)."""
@@ -127,12 +144,13 @@ class GeM(BNNeck):
         channels: int,
         num_classes: int,
         neck: bool = True,
-        train_feature: Feature = "after",
+        train_feature: TrainFeature = "after",
         eval_feature: Feature = "after",
         p: float = 3.0,
         eps: float = 1e-6,
+        **options: Any,
     ) -> None:
-        super().__init__(channels, num_classes, neck, train_feature, eval_feature)
+        super().__init__(channels, num_classes, neck, train_feature, eval_feature, **options)
         for name, value in (("p", p), ("eps", eps)):
             if not value > 0:
                 raise HeadError(f"{name}={value} is not allowed: expected a number above 0.")
@@ -164,13 +182,16 @@ class Parts(Head):
         channels: int,
         num_classes: int,
         neck: bool = True,
-        train_feature: Feature = "after",
+        train_feature: TrainFeature = "after",
         eval_feature: Feature = "after",
         stripes: int = 6,
         reduction: int | None = 256,
+        classifier: Classifier = "linear",
+        scale: float | None = None,
+        margin: float | None = None,
     ) -> None:
         super().__init__(train_feature, eval_feature)
-        for name, value, most in (("stripes", stripes, 64), ("reduction", reduction, 8192)):
+        for name, value, most in (("stripes", stripes, 64), ("reduction", reduction, _MOST_NUMBERS)):
             if value is not None and not 1 <= value <= most:
                 raise HeadError(f"{name}={value} is not allowed: expected a whole number from 1 to {most}.")
         size = reduction or channels
@@ -181,7 +202,8 @@ class Parts(Head):
             _reduction(channels, reduction) if reduction else nn.Identity() for _ in range(stripes)
         )
         self.bottleneck = nn.ModuleList(_neck(size) if neck else nn.Identity() for _ in range(stripes))
-        self.classifier = nn.ModuleList(_classifier(size, num_classes) for _ in range(stripes))
+        self.margin = _margin(classifier, scale, margin)
+        self.classifier = nn.ModuleList(_classifier(classifier, size, num_classes) for _ in range(stripes))
 
     def embed(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
         height = feature_map.shape[2]
@@ -253,12 +275,17 @@ def _neck(size: int) -> nn.BatchNorm1d:
     return norm
 
 
-def _classifier(size: int, num_classes: int) -> nn.Linear:
+def _classifier(kind: str, size: int, num_classes: int) -> nn.Module:
     if num_classes < 1:
         raise HeadError(f"num_classes={num_classes}: a classifier needs at least one identity.")
-    classifier = nn.Linear(size, num_classes, bias=False)
-    nn.init.normal_(classifier.weight, std=0.001)
-    return classifier
+    return build_classifier(kind, size, num_classes)
+
+
+def _margin(kind: str, scale: float | None, margin: float | None) -> Margin | None:
+    try:
+        return build_margin(kind, scale, margin)
+    except ValueError as error:
+        raise HeadError(str(error)) from error
 
 
 def _reduction(channels: int, size: int) -> nn.Linear:

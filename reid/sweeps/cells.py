@@ -6,6 +6,7 @@ data, are looked at by `reid.jobs.ahead`, once all else is right.
 
 import copy
 import itertools
+import re
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat
+from reid.config.mix import MIX, losses_of
 from reid.config.schema import (
     EvaluateConfig,
     ThresholdConfig,
@@ -165,6 +167,7 @@ def plan(command: str, arguments: Sequence[str]) -> Plan:
             settings: Any = check(config) if check else None
             if isinstance(settings, TrainConfig):
                 _refuse_two_radii(overrides, settings)
+                _refuse_weights_of_parts(overrides, settings)
                 root, since = str(settings.dataset["root"]), oldest_alike(flat(settings))
                 cells.append(Cell(overrides, config_hash(settings), root, since))
             else:
@@ -230,6 +233,8 @@ def _refuse_text(group: str, of_file: Any, config: Any) -> None:
     values: Any = OmegaConf.to_container(config)
     for key, number in numbers.items():
         value = values.get(key)
+        if isinstance(number, dict):
+            _refuse_text(f"{group}.{key}", of_file.get(key), config.get(key))
         is_text = isinstance(value, str) and "${" not in value and value != "???"
         if type(number) in (int, float) and is_text:
             raise ConfigError(f"{group}.{key}={value!r} is not allowed: expected a number.")
@@ -309,11 +314,24 @@ def _is_missing(dataset: dict[str, Any]) -> bool:
 def _refuse_two_radii(job: Sequence[str], settings: TrainConfig) -> None:
     """Raises ConfigError where a margin was typed beside the radius that makes it void."""
     typed = {key: word for word in job for key in [word.lstrip("+").partition("=")[0]]}
-    radius, margin = typed.get("loss.positive_radius"), typed.get("loss.margin")
-    if radius and margin and settings.loss.get("positive_radius") is not None:
-        raise ConfigError(
-            f"{radius} and {margin} cannot both be: the radius stands for alpha - margin. Leave one out"
-        )
+    for place, part in losses_of(settings.loss).items():
+        radius, margin = typed.get(f"{place}.positive_radius"), typed.get(f"{place}.margin")
+        if radius and margin and part.get("positive_radius") is not None:
+            raise ConfigError(
+                f"{radius} and {margin} cannot both be: the radius stands for alpha - margin. Leave one out"
+            )
+
+
+def _refuse_weights_of_parts(job: Sequence[str], settings: TrainConfig) -> None:
+    """Raises ConfigError where the weight of the cross entropy was typed in a part of a mix of losses."""
+    if settings.loss["_target_"] != MIX:
+        return
+    for word in job:
+        if re.match(r"\+{0,2}loss\.\w+\.id_weight=", word):
+            raise ConfigError(
+                f"{word}: a loss of a mix has no weight of the cross entropy. Set loss.id_weight, that of "
+                "the whole"
+            )
 
 
 def _refuse_twins(cells: list[Cell]) -> None:

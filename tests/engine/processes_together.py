@@ -22,7 +22,7 @@ from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optimizer
 from reid.engine.stop import Stopped, StopSignals
-from reid.losses import ClusteredRankedListLoss, RankedListLoss, TripletCenterLoss
+from reid.losses import ClusteredRankedListLoss, Mix, RankedListLoss, TripletCenterLoss, TripletLoss
 from reid.models import Head, ReidModel, as_backbone
 from reid.models.heads import BNNeck, GeM, Parts
 
@@ -42,6 +42,11 @@ class Proxies(nn.Module):
 
     def forward(self, features: Tensor, pids: Tensor) -> Tensor:
         return nn.functional.cross_entropy(features @ self.proxies.T, pids)
+
+
+def mixed() -> Mix:
+    losses = {"first": RankedListLoss(), "second": TripletLoss()}
+    return Mix(losses, {"first": 0.4, "second": 1.0}, {"first": "after", "second": "before"})
 
 
 class Small(nn.Module):
@@ -132,7 +137,8 @@ def check_neck(processes: Processes) -> None:
         model = ReidModel(backbone, 4, head=copy.deepcopy(head))
         share_neck(model.head, where)
         optimizer = build_optimizer(model, SGD)
-        compute, objective = Compute(CPU, processes=where), Objective(1.0, 0.4, 0.1, RankedListLoss())
+        loss = mixed() if head.train_feature == "both" else RankedListLoss()
+        compute, objective = Compute(CPU, processes=where), Objective(1.0, 0.4, 0.1, loss, model.head.margin)
         train_epoch(
             compute.network(model), objective, batches(where, 4), EpochTotals(), Optimizers(optimizer),
             compute, StopSignals(),
@@ -140,7 +146,11 @@ def check_neck(processes: Processes) -> None:
         return dict(model.state_dict())
 
     torch.manual_seed(0)
-    for head in (BNNeck(5, 4), GeM(5, 4), Parts(5, 4, stripes=2, reduction=3)):
+    for head in (
+        BNNeck(5, 4, classifier="arcface", scale=8.0),
+        GeM(5, 4, train_feature="both"),
+        Parts(5, 4, stripes=2, reduction=3, classifier="circle", scale=4.0),
+    ):
         together, alone = learnt(processes, head), learnt(ALONE, head)
         torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
         variances = [tensor for name, tensor in alone.items() if name.endswith("running_var")]
