@@ -1,8 +1,9 @@
-"""Make a checkpoint of this suite from a trained one of Ranked_Person_ReID or reid-strong-baseline.
+"""Make a checkpoint of this suite from a trained one of another project.
 
-`python -m reid.convert FILE -o OUT` reads state dicts with `base.*`, `bottleneck.*` and `classifier.*`, bare
-or under `state_dict` or `model`, with or without `module.` or `_orig_mod.`; `--ema` takes the moving average
-beside it, `--trust` also pickled networks.
+`python -m reid.convert FILE -o OUT` reads those of Ranked_Person_ReID and reid-strong-baseline, and the
+transformers of PersonViT, TransReID-SSL, SOLIDER-REID and CLIP-ReID: state dicts with `base.*` (CLIP-ReID:
+`image_encoder.*`), `bottleneck.*` and `classifier.*`, bare or under `state_dict` or `model`, with or without
+`module.` or `_orig_mod.`; `--ema` takes the moving average beside it, `--trust` also pickled networks.
 """
 
 import argparse
@@ -48,8 +49,9 @@ def _size(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m reid.convert",
-        description="Make a checkpoint of this suite from a trained one of Ranked_Person_ReID or "
-        "reid-strong-baseline. Tensors are kept as they are; nothing is trained or downloaded.",
+        description="Make a checkpoint of this suite from a trained one of Ranked_Person_ReID, "
+        "reid-strong-baseline, PersonViT, TransReID-SSL, SOLIDER-REID or CLIP-ReID. Tensors are kept as "
+        "they are; nothing is trained or downloaded.",
     )
     parser.add_argument("file", type=Path, help="the trained checkpoint (.pth, .pt, .safetensors)")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the checkpoint to write")
@@ -67,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--last-stride", type=int, choices=(1, 2), default=1, help="of the last stage (default: 1)"
+    )
+    parser.add_argument(
+        "--neck-feature",
+        choices=("before", "after"),
+        help="the feature that is compared (default: before the neck for the transformers of other "
+        "projects, as they do, after it for others)",
     )
     parser.add_argument("--height", type=_size, default=256, help="of the images, in pixels (default: 256)")
     parser.add_argument("--width", type=_size, default=128, help="of the images, in pixels (default: 128)")

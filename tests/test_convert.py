@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import published_networks
 import pytest
 import torch
 from torch import Tensor, nn
 
+from reid.commands.convert import join_heads
 from reid.convert import main
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.engine.checkpoint_source import trained_dataset
@@ -303,3 +305,61 @@ def test_what_the_process_cannot_read_it_tells(tmp_path: Path, capsys: pytest.Ca
     assert unpickle.main([str(tmp_path / "in.pth"), str(tmp_path / "out.safetensors")]) == 1
     assert "no named tensor (it holds surprise)" in capsys.readouterr().err
     assert not (tmp_path / "victim").exists()
+
+
+# ---- transformers of other projects
+
+
+@pytest.mark.slow
+def test_a_trained_vit_becomes_a_checkpoint_that_compares_before_the_neck(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = published_networks.draw(published_networks.vit_shapes(384, 12, 128))
+    neck = published_networks.draw(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (384,)))
+    trained = {
+        **{f"base.{name}": tensor for name, tensor in state.items()},
+        **{f"base.fc.{name}": torch.zeros(2, 2) for name in ("weight", "bias")},
+        **{f"bottleneck.{name}": tensor for name, tensor in neck.items()},
+        "classifier.weight": torch.zeros(751, 384),
+    }
+    file, out = tmp_path / "transformer_120.pth", tmp_path / "out.pt"
+    torch.save(trained, file)
+    assert main([str(file), "-o", str(out), "--backbone", "personvit_small", "--height", "384"]) == 0
+    printed = capsys.readouterr().out
+    assert "position embeddings resized from 16x8 to 24x8 patches" in printed
+    assert "left out: 2 other tensors: fc.weight, fc.bias" in printed
+    assert "images of 384 x 128, features compared before the neck" in printed
+    model = rebuild_model(load_checkpoint(out)).eval()
+    images = torch.rand(1, 3, 384, 128, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = published_networks.vit(state, images, 6, grid=(16, 8))[:, 0]
+        assert (model(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_the_two_heads_of_clip_reid_are_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    necks = {"bottleneck": nn.BatchNorm1d(6).eval(), "bottleneck_proj": nn.BatchNorm1d(4).eval()}
+    classifiers = {
+        "classifier": nn.Linear(6, 3, bias=False),
+        "classifier_proj": nn.Linear(4, 3, bias=False),
+    }
+    rest = {}
+    for name, module in {**necks, **classifiers}.items():
+        for key, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+                rest[f"{name}.{key}"] = tensor
+    joined, lines = join_heads(rest)
+    assert len(lines) == 1
+    neck, features = nn.BatchNorm1d(10).eval(), torch.rand(5, 10, generator=generator)
+    neck.load_state_dict(
+        {key.removeprefix("bottleneck."): t for key, t in joined.items() if "neck" in key}, strict=False
+    )
+    both = [module(part) for module, part in zip(necks.values(), features.split((6, 4), 1), strict=True)]
+    torch.testing.assert_close(neck(features), torch.cat(both, 1))
+    logits = sum(module(part) for module, part in zip(classifiers.values(), both, strict=True))
+    torch.testing.assert_close(torch.cat(both, 1) @ joined["classifier.weight"].T, logits)
+    assert set(joined) == {
+        "classifier.weight",
+        *(f"bottleneck.{key}" for key in ("weight", "bias", "running_mean", "running_var")),
+    }

@@ -18,13 +18,16 @@ from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
 from reid.engine.describe import preprocessing
 from reid.models import BNNECK, WeightsError, backbone_function, build_backbone, described_model
-from reid.models.matching import backbone_tensors, compare, summarise
+from reid.models.heads import Feature
+from reid.models.matching import backbone_tensors, compare, patch_stride, summarise
 from reid.models.recognise import recognise
 from reid.models.unpickle import read_trusted
 from reid.models.weights import file_sha256, read_weights, refuse_not_finite
 
 _NECK = "bottleneck."
 _CLASSIFIER = "classifier.weight"
+#: Of CLIP-ReID, whose feature is a class token and its projection.
+_SECOND_NECK, _SECOND_CLASSIFIER = "bottleneck_proj.", "classifier_proj.weight"
 #: What both projects save of a spatial transformer, which stands before the network only where asked for.
 _TRANSFORMER = ("localization.", "fc_loc.")
 
@@ -38,32 +41,49 @@ def convert(
     last_stride: int = 1,
     stem_relu: bool | None = None,
     stn: bool = False,
+    neck_feature: Feature | None = None,
 ) -> tuple[Checkpoint, list[str]]:
     """The checkpoint that holds these tensors of a trained model, and what was kept, left out and assumed.
 
     backbone: its name; None: told by the names and shapes of the tensors.
     stem_relu: of plain ResNets; None stands for false, which is how both projects run theirs.
     stn: whether the spatial transformer that both projects save beside the network was part of it.
+    neck_feature: the feature that is compared, before or after the neck; None: before for the transformers of
+        other projects, as their configs have it (TEST.NECK_FEAT), and after for others.
 
     Raises WeightsError, BackboneError: what is wrong with the file, or does not fit it.
     """
     of_network, rest = backbone_tensors(tensors)
     name = backbone or recognise(of_network)
+    parameters = inspect.signature(backbone_function(name)).parameters
     options: dict[str, Any] = {}
-    if stem_relu is not None or "stem_relu" in inspect.signature(backbone_function(name)).parameters:
+    if "image_size" in parameters:
+        options["image_size"] = [image.height, image.width]
+    if (
+        "stride" in parameters
+        and (stride := patch_stride(of_network, (image.height, image.width))) is not None
+    ):
+        options["stride"] = stride
+    if stem_relu is not None or "stem_relu" in parameters:
         options["stem_relu"] = bool(stem_relu)
     if stn:
         options["stn"] = True
         of_network |= {key: tensor for key, tensor in rest.items() if key.startswith(_TRANSFORMER)}
     network = build_backbone(name, last_stride=last_stride, **options)
+    left_out: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    if network.adapt is not None:
+        of_network, left_out, changes = network.adapt(network, of_network)
     report = compare(network.state_dict(), of_network, str(source), sha256)
     if report.missing or report.mismatched:
         raise WeightsError(f"the file is no {name}: {report.describe()}")
 
+    rest, joined = join_heads(rest)
     neck = {key: tensor for key, tensor in rest.items() if key.startswith(_NECK)}
     # Retrieval needs no classifier: where a file has none, one class of zeros stands in.
     classifier = rest.get(_CLASSIFIER, torch.zeros(1, network.channels))
     classes = max(1, len(classifier)) if classifier.ndim else 1
+    feature = neck_feature or ("after" if network.adapt is None else "before")
     described = {
         "backbone": {"name": name, "weights": "none", **options},
         "last_stride": last_stride,
@@ -72,7 +92,7 @@ def convert(
             "_target_": BNNECK,
             "neck": bool(neck),
             "train_feature": "after",
-            "eval_feature": "after",
+            "eval_feature": feature,
         },
     }
     model = described_model(described)
@@ -105,12 +125,38 @@ def convert(
         f"neck: {'batch norm (bottleneck) kept' if neck else 'none in the file'}",
         "classifier: "
         + (f"{classes} identities kept" if _CLASSIFIER in rest else "none in the file, zeros stand in"),
-        _left_out([key for key in (*rest, *report.unexpected) if key not in kept and key not in of_network]),
+        *joined,
+        *changes,
+        _left_out(
+            [
+                key
+                for key in (*rest, *left_out, *report.unexpected)
+                if key not in kept and key not in of_network
+            ]
+        ),
         "assumed, since no such file says it: "
         + "".join(f"{key}={str(value).lower()}, " for key, value in options.items())
-        + f"last stride {last_stride}, images of {image.height} x {image.width}",
+        + f"last stride {last_stride}, images of {image.height} x {image.width}, "
+        + f"features compared {feature} the neck",
     ]
     return Checkpoint(model.state_dict(), meta, {}), lines
+
+
+def join_heads(rest: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The two necks and classifiers of CLIP-ReID as one each, and what to say of it.
+
+    It norms the class token and its projection each by itself, and has a classifier for each. One batch norm
+    over both does the same, and one classifier gives the sum of their logits.
+    """
+    parts = dict(rest)
+    if f"{_SECOND_NECK}weight" not in parts:
+        return parts, ()
+    for key in [key for key in parts if key.startswith(_SECOND_NECK)]:
+        own = _NECK + key.removeprefix(_SECOND_NECK)
+        parts[own] = torch.cat([parts[own], parts.pop(key)])
+    if _CLASSIFIER in parts and _SECOND_CLASSIFIER in parts:
+        parts[_CLASSIFIER] = torch.cat([parts[_CLASSIFIER], parts.pop(_SECOND_CLASSIFIER)], dim=1)
+    return parts, ("of CLIP-ReID: its two necks and its two classifiers are one each, side by side",)
 
 
 def _left_out(names: list[str]) -> str:
@@ -156,6 +202,7 @@ def run(options: argparse.Namespace, source: Path, target: Path) -> int:
         options.last_stride,
         options.stem_relu,
         options.stn,
+        options.neck_feature,
     )
     save_checkpoint(target, checkpoint)
     card_path(target).write_text(model_card(checkpoint.meta), encoding="utf-8")

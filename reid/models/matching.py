@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ LEAST_FRACTION = 0.9
 #: Of wrappers, of whole models, and of the encoder that contrastive learning keeps (MoCo's query encoder).
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "base.", "image_encoder.", "encoder_q.", "base_encoder.")
 _CLASSIFIERS = ("fc.", "last_linear.", "classifier.")
-_CAMERAS = "sie_embed"
+_CAMERAS, _CLIP_CAMERAS = "sie_embed", "cv_embed"
 _SPATIAL_TRANSFORMER = ("localization.", "fc_loc.")
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 
@@ -97,6 +98,8 @@ def backbone_tensors(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     while prefix := next((p for p in _PREFIXES if any(name.startswith(p) for name in kept)), None):
         rest |= {name: tensor for name, tensor in kept.items() if not name.startswith(prefix)}
         kept = {name.removeprefix(prefix): t for name, t in kept.items() if name.startswith(prefix)}
+    if _CLIP_CAMERAS in rest:  # which CLIP-ReID keeps beside its network
+        kept[_CLIP_CAMERAS] = rest.pop(_CLIP_CAMERAS)
     rest |= {name: tensor for name, tensor in kept.items() if name.startswith(_CLASSIFIERS)}
     kept = {name: tensor for name, tensor in kept.items() if not name.startswith(_CLASSIFIERS)}
     return kept, rest
@@ -139,6 +142,17 @@ def compare(
     )
 
 
+def patch_stride(from_file: Mapping[str, Tensor], image_size: tuple[int, int]) -> int | None:
+    """12 where a ViT's file has the position embeddings of patches every 12 pixels; else None.
+
+    The patches overlap then, which the shape of no other tensor tells (TransReID's and CLIP-ReID's stride of
+    12).
+    """
+    stored = next((from_file[name] for name in _POSITIONS if name in from_file), None)
+    overlapping = math.prod((side - 16) // 12 + 1 for side in image_size)
+    return 12 if stored is not None and stored.ndim >= 2 and stored.shape[-2] == 1 + overlapping else None
+
+
 def refuse_gaps(backbone: str, own: Mapping[str, Tensor], from_file: Mapping[str, Tensor]) -> None:
     """Raise WeightsError for a file of this network that lacks a few of its tensors.
 
@@ -179,7 +193,7 @@ def explain_misfit(
 def _layout(names: Iterable[str]) -> str:
     """The network that tensor names tell of, in words."""
     names = list(names)
-    if transformer := _transformer_layout(names):
+    if transformer := transformer_layout(names):
         return transformer
     if any(name.startswith("features.") for name in names):
         steps = {name.split(".")[1] for name in names if name.startswith("features.")}
@@ -200,6 +214,7 @@ def _layout(names: Iterable[str]) -> str:
     return f"{family} with {depths} {kind} blocks"
 
 
+_POSITIONS = ("pos_embed", "visual.positional_embedding", "positional_embedding")
 _STEM = "patch_embed.conv."
 #: Of the transformers: what stands before the number of a block, and before the place of a block in its
 #: stage.
@@ -214,15 +229,16 @@ _TRANSFORMERS = {
 #: Choices of `backbone=` by the family, the channels of the first convolution's output, and the number of
 #: blocks.
 _CHOICES = {
-    ("a ViT", 384, 12): "personvit_small or transreid_ssl_vit_small",
-    ("a ViT", 768, 12): "personvit_base",
-    ("a ViT with a stem", 384, 12): "transreid_ssl_vit_small_ics",
-    ("a ViT with a stem", 768, 12): "transreid_ssl_vit_base_ics",
-    ("CLIP's visual tower", 768, 12): "clip_vit_base_16",
-    ("SOLIDER's or mmcv's Swin", 96, 12): "solider_swin_tiny",
-    ("SOLIDER's or mmcv's Swin", 96, 24): "solider_swin_small",
-    ("SOLIDER's or mmcv's Swin", 128, 24): "solider_swin_base",
+    ("a ViT", 384, 12): ("personvit_small", "transreid_ssl_vit_small"),
+    ("a ViT", 768, 12): ("personvit_base",),
+    ("a ViT with a stem", 384, 12): ("transreid_ssl_vit_small_ics",),
+    ("a ViT with a stem", 768, 12): ("transreid_ssl_vit_base_ics",),
+    ("CLIP's visual tower", 768, 12): ("clip_vit_base_16",),
+    ("SOLIDER's or mmcv's Swin", 96, 12): ("solider_swin_tiny",),
+    ("SOLIDER's or mmcv's Swin", 96, 24): ("solider_swin_small",),
+    ("SOLIDER's or mmcv's Swin", 128, 24): ("solider_swin_base",),
 }
+TRANSFORMERS = frozenset(name for names in _CHOICES.values() for name in names)
 _PATCHES = ("patch_embed.proj.weight", "visual.conv1.weight", "conv1.weight", "patch_embed.projection.weight")
 
 
@@ -233,11 +249,11 @@ def _known_choices(from_file: Mapping[str, Tensor]) -> str:
         width = next((from_file[name].shape[0] for name in _PATCHES if name in from_file), 0)
         stem = any(name.startswith(_STEM) for name in from_file)
         if choices := _CHOICES.get((f"{family} with a stem" if stem else family, width, len(blocks))):
-            return f": backbone={choices}"
+            return f": backbone={' or '.join(choices)}"
     return ""
 
 
-def _transformer_layout(names: Sequence[str]) -> str:
+def transformer_layout(names: Iterable[str]) -> str:
     """The transformer that tensor names tell of, in words; nothing for another network."""
     for family, pattern in _TRANSFORMERS.items():
         blocks = {match[1] for name in names if (match := pattern.match(name))}

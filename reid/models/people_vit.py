@@ -195,6 +195,8 @@ def clip_adapter(name: str) -> Adapt:
         tower = {key.removeprefix(_CLIP_PREFIX): tensor for key, tensor in inside.items()} or from_file
         texts = tuple(key for key in from_file if inside and key not in inside)
         renamed = {clip_name(key): tensor for key, tensor in tower.items()}
+        if "sie_embed" in renamed:  # stored as (cameras, width)
+            renamed["sie_embed"] = renamed["sie_embed"].unsqueeze(1)
         for key in ("cls_token", "pos_embed"):
             if key in renamed:  # stored as (width,) and (tokens, width)
                 renamed[key] = renamed[key].reshape(1, -1, renamed[key].shape[-1])
@@ -221,11 +223,14 @@ _CLIP_NAMES = (
 )
 
 
+_CLIP_TOKENS = {"class_embedding": "cls_token", "positional_embedding": "pos_embed", "cv_embed": "sie_embed"}
+
+
 def clip_name(name: str) -> str:
     """The name here of a tensor of CLIP's visual tower."""
     for theirs, own in _CLIP_NAMES:
         name = name.replace(theirs, own)
-    return {"class_embedding": "cls_token", "positional_embedding": "pos_embed"}.get(name, name)
+    return _CLIP_TOKENS.get(name, name)
 
 
 def _adapt(

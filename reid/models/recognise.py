@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from reid.models.build import backbone_names, build_backbone
-from reid.models.matching import LEAST_FRACTION, WeightReport, compare
+from reid.models.matching import LEAST_FRACTION, TRANSFORMERS, WeightReport, compare, transformer_layout
 from reid.models.weights import WeightsError
 
 
@@ -16,13 +17,15 @@ def recognise(from_file: Mapping[str, Tensor], names: Iterable[str] | None = Non
     """The name of the one backbone all of whose tensors are among `from_file`.
 
     from_file: named as in a bare backbone (`backbone_tensors`); up to 10 % of them may be others.
-    names: of the backbones to look at; None stands for all that `build_backbone` builds without options.
+    names: of the backbones to look at; None stands for all that `build_backbone` builds without options,
+        those of the file's kind (transformer or not).
 
     Raises WeightsError, in words, when no backbone fits, or more than one fits equally well.
     """
-    return choose(
-        {name: _compared(from_file, name) for name in (backbone_names() if names is None else names)}
-    )
+    if names is None:
+        transformer = bool(transformer_layout(from_file))
+        names = [name for name in backbone_names() if (name in TRANSFORMERS) == transformer]
+    return choose({name: _compared(from_file, name) for name in names})
 
 
 def choose(reports: Mapping[str, WeightReport]) -> str:
@@ -49,4 +52,9 @@ def choose(reports: Mapping[str, WeightReport]) -> str:
 
 def _compared(from_file: Mapping[str, Tensor], name: str) -> WeightReport:
     with torch.device("meta"):  # names and shapes, no numbers
-        return compare(build_backbone(name).state_dict(), from_file, source="")
+        network = build_backbone(name)
+    adapted = dict(from_file)
+    if network.adapt is not None:
+        with suppress(WeightsError):  # of another network
+            adapted = network.adapt(network, adapted)[0]
+    return compare(network.state_dict(), adapted, source="")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import published_networks as published
 import pytest
 import torch
 from torch import Tensor
@@ -39,6 +40,23 @@ def test_a_few_tensors_more_do_not_matter_and_one_less_does() -> None:
     del tensors["layer3.5.bn2.bias"]
     with pytest.raises(WeightsError, match=r"nearest is resnet34: 179 of its 180 .*layer3\.5\.bn2\.bias"):
         recognise(tensors, names=PUBLISHED)
+
+
+@pytest.mark.slow
+def test_transformers_are_told_by_the_names_of_their_files() -> None:
+    names = ("personvit_small", "transreid_ssl_vit_small", "clip_vit_base_16", "solider_swin_tiny")
+    files = {
+        "solider_swin_tiny": published.solider_shapes(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+        "clip_vit_base_16": {
+            f"visual.{key}": shape for key, shape in published.clip_shapes(768, 12, 196, 512).items()
+        },
+    }
+    for name, shapes in files.items():
+        hollow = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
+        assert recognise(hollow, names) == name
+    hollow = {key: torch.zeros(()).expand(size) for key, size in published.vit_shapes(384, 12, 128).items()}
+    with pytest.raises(WeightsError, match=r"fit personvit_small and transreid_ssl_vit_small equally well"):
+        recognise(hollow, names)
 
 
 def test_two_networks_of_the_same_tensors_have_to_be_told_apart() -> None:
