@@ -211,8 +211,7 @@ def epochs(run: Run, tracker: Tracker) -> Judgement | None:
     job, settings, session = run.job, run.settings, run.session
     if session.epoch == settings.epochs:  # it was killed between its last epoch and its end
         return judgement(run, tracker)
-    # Some of timm's networks hold parameters of a head that is left out here.
-    network = run.compute.network(session.model, find_unused=settings.backbone.get("library") == "timm")
+    network = trained_network(run)
     batches = training_batches(run)
     last: Judgement | None = None
     collapsed = False
@@ -221,6 +220,8 @@ def epochs(run: Run, tracker: Tracker) -> Judgement | None:
         judgement(run, tracker)
     while session.epoch < settings.epochs:
         values = epoch(run, network, batches)
+        if session.epoch == settings.freeze_epochs:
+            network = trained_network(run)
         tracker.metrics(trackable(values), session.epoch)
         if system is not None:
             tracker.metrics(system.since_last(), session.epoch)
@@ -236,6 +237,17 @@ def epochs(run: Run, tracker: Tracker) -> Judgement | None:
             if last is not None:
                 job.after_score(session.epoch, judged_values(settings.eval.split, last))
     return last
+
+
+def trained_network(run: Run) -> nn.Module:
+    """The model as the next epoch trains it; made anew where its backbone is frozen no longer.
+
+    The processes and the compiler fix what has a gradient when they take a network up.
+    """
+    settings, session = run.settings, run.session
+    session.model.freeze_backbone(session.epoch < settings.freeze_epochs)
+    # Some of timm's networks hold parameters of a head that is left out here.
+    return run.compute.network(session.model, find_unused=settings.backbone.get("library") == "timm")
 
 
 def training_batches(run: Run) -> TrainingBatches:

@@ -137,6 +137,7 @@ OWN_KEYS: dict[str, frozenset[str]] = {
     "loss": frozenset({"_target_", "id_weight", "metric_weight", "neck_feature"}),
     "optimizer": frozenset(
         {"_target_", "lr", "weight_decay", "bias_lr_factor", "bias_weight_decay", "layer_decay", "fused"}
+        | {"classifier_lr_factor", "norm_weight_decay"}
     ),
 }
 
@@ -162,7 +163,9 @@ class OptimizerKeys:
     weight_decay: float = at_least(0.0, 5e-4)
     bias_lr_factor: float = at_least(0.0, 1.0)
     bias_weight_decay: float = at_least(0.0, 5e-4)
-    layer_decay: float | None = between(0, 1, None)  # of transformers
+    classifier_lr_factor: float = at_least(0.0, 1.0)
+    norm_weight_decay: float | None = at_least(0.0, None)  # null: as that of other weights and biases
+    layer_decay: float | None = between(0, 1, None)
     fused: bool | None = None  # all parameters in one kernel; null: on a GPU or CPU
 
 
@@ -187,6 +190,7 @@ class TrainConfig:
     accumulate: int = at_least(1, 1)
     sync_bn: bool = False  # under torchrun, batch norms take their statistics over all processes; CUDA alone
     freeze_bn: bool = False  # the backbone's batch norms keep the statistics they have
+    freeze_epochs: int = at_least(0, 0)  # at the beginning, in which the head alone learns
     resume: str | None = None  # auto | a checkpoint
     init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
     batch: BatchConfig = field(default_factory=BatchConfig)

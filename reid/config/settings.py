@@ -25,7 +25,7 @@ from reid.config.checks import (
     trusted_target,
 )
 from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
-from reid.config.identity import FOLLOWS, flat
+from reid.config.identity import FOLLOWS, LATER, flat
 from reid.config.mix import MIX, check_margins, check_mix
 from reid.config.schema import (
     RUN_ID,
@@ -69,6 +69,9 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     settings: TrainConfig = _typed(config)
     for group, keys in (("loss", LossKeys), ("optimizer", OptimizerKeys)):
         values, own = getattr(settings, group), set(keys.__dataclass_fields__)
+        for key in own:
+            if f"{group}.{key}" in LATER:  # a choice of the user's own may be older than the key
+                values.setdefault(key, LATER[f"{group}.{key}"])
         check_present(group, values, ("_target_", *own))
         if group == "loss" and values["_target_"] == MIX:
             check_mix(values)
@@ -237,6 +240,17 @@ def _check_across(settings: TrainConfig) -> None:
         warnings.warn(
             "freeze_bn=true with backbone.weights=none: the batch norms keep the statistics that they begin "
             "with, 0 and 1, which are of no image. Choose backbone.weights=…, init_from=… or freeze_bn=false",
+            stacklevel=3,
+        )
+    if settings.freeze_epochs > settings.epochs:
+        raise ConfigError(
+            f"freeze_epochs={settings.freeze_epochs} is longer than the run of epochs={settings.epochs}: "
+            f"expected {settings.epochs} or less. With as many the backbone never learns"
+        )
+    if settings.freeze_epochs and settings.init_from is None and settings.backbone.get("weights") == "none":
+        warnings.warn(
+            f"freeze_epochs={settings.freeze_epochs} with backbone.weights=none: the head is fitted to a "
+            "network of random weights. Choose backbone.weights=…, init_from=… or freeze_epochs=0",
             stacklevel=3,
         )
     if loss["id_weight"] == loss["metric_weight"] == 0:

@@ -18,7 +18,7 @@ from torch.amp import GradScaler
 
 from reid.config.checks import ConfigError, trusted_target
 from reid.engine.average import WeightAverage
-from reid.models import layer_depths, undecayed
+from reid.models import layer_depths, norm_parameters, undecayed
 
 log = logging.getLogger(__name__)
 
@@ -111,20 +111,28 @@ def build_optimizer(
 
     Parameters of the metric loss train as the model's weights do, but for those that it brings an optimizer
     for.
-    With `layer_decay` d, the parameters that lie k layers below the head of a transformer have the learning
-    rate times d^k (BEiT, arXiv 2106.08254), and each k has groups of its own.
+    With `layer_decay` d, the parameters that lie k layers below the head have the learning rate times d^k
+    (BEiT, arXiv 2106.08254), and each k has groups of its own; a layer is a block of a transformer and a
+    stage of any other network (see `layer_depths`).
+    The head's classifier has the learning rate times `classifier_lr_factor`, and its biases times
+    `bias_lr_factor` too.
     Of a network of timm the norms, biases and tokens do not decay, as timm has it (see `undecayed`).
+    `norm_weight_decay`, where it is not None, is that of all norms, weights and biases, whatever the network
+    (that of batch norms is left out by Jia et al., arXiv 1807.11205, section 3.2, and He et al., arXiv
+    1812.01187, section 3.1).
     Each group keeps its `lr_factor`, so that `set_learning_rate` can move them together.
 
     Raises:
         ConfigError: the class refuses a value, or has no fused form.
-        BackboneError: `layer_decay` is set, and the backbone is no transformer.
+        BackboneError: `layer_decay` is set, and the backbone does not tell its layers apart.
     """
     options = dict(options)
     target = trusted_target("optimizer", options.pop("_target_"))
     lr, decay = options.pop("lr"), options.pop("weight_decay")
     bias_factor, bias_decay = options.pop("bias_lr_factor"), options.pop("bias_weight_decay")
     layer_decay = options.pop("layer_decay", None)
+    classifier_factor = options.pop("classifier_lr_factor", 1.0)
+    norm_decay = options.pop("norm_weight_decay", None)
     fused = options.pop("fused", None)
     has_fused = "fused" in inspect.signature(target).parameters
     if fused and not has_fused:
@@ -136,25 +144,33 @@ def build_optimizer(
     kept = undecayed(model)
     if kept and (decay or bias_decay):
         log.info("norms, biases and tokens of a network of timm do not decay (%d parameters)", len(kept))
-    members: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
+    norms = set() if norm_decay is None else norm_parameters(model)
+    # Groups apart only where a key makes them differ: the last digit of the gradient's norm depends on them.
+    members: dict[tuple[int, bool, bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             depth = depths.get(name.removeprefix("backbone."), 0)
-            members.setdefault((depth, name.endswith("bias"), name in kept), []).append(parameter)
+            classifies = classifier_factor != 1 and name.startswith("head.classifier")
+            kind = (depth, name.endswith("bias"), name in kept, name in norms, classifies)
+            members.setdefault(kind, []).append(parameter)
     if metric_loss is not None:
         own = build_loss_optimizer(metric_loss)
         moved = {id(one) for group in own.param_groups for one in group["params"]} if own else set()
         left = [parameter for parameter in metric_loss.parameters() if id(parameter) not in moved]
         if left:
-            members.setdefault((0, False, False), []).extend(left)
+            members.setdefault((0, False, False, False, False), []).extend(left)
     groups = []
-    for (depth, bias, without_decay), parameters in sorted(members.items(), key=lambda member: member[0]):
+    for kind, parameters in sorted(members.items(), key=lambda member: member[0]):
+        depth, bias, without_decay, norm, classifies = kind
         factor = (bias_factor if bias else 1.0) * (1.0 if layer_decay is None else layer_decay**depth)
+        own_decay = 0.0 if without_decay else bias_decay if bias else decay
+        if classifies:
+            factor *= classifier_factor
         groups.append(
             {
                 "params": parameters,
                 "lr": lr * factor,
-                "weight_decay": 0.0 if without_decay else bias_decay if bias else decay,
+                "weight_decay": norm_decay if norm else own_decay,
                 "lr_factor": factor,
                 "kind": (depth, bias),
             }

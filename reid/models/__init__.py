@@ -9,7 +9,7 @@ from reid.lazy import lazy_names
 
 if TYPE_CHECKING:
     from reid.models.build import backbone_function, backbone_names, build_backbone
-    from reid.models.depth import layer_depths, undecayed
+    from reid.models.depth import layer_depths, norm_parameters, undecayed
     from reid.models.heads import Head, HeadError, build_head, head_class
     from reid.models.matching import WeightReport
     from reid.models.model import BNNECK, ReidModel, described_head, described_model
@@ -22,7 +22,7 @@ else:
         __name__,
         {
             "build": ["backbone_function", "backbone_names", "build_backbone"],
-            "depth": ["layer_depths", "undecayed"],
+            "depth": ["layer_depths", "norm_parameters", "undecayed"],
             "heads": ["Head", "HeadError", "build_head", "head_class"],
             "matching": ["WeightReport"],
             "model": ["BNNECK", "ReidModel", "described_head", "described_model"],
@@ -56,6 +56,7 @@ __all__ = [
     "head_class",
     "layer_depths",
     "load_weights",
+    "norm_parameters",
     "set_last_stride",
     "undecayed",
 ]

@@ -8,6 +8,7 @@ Its name is then a choice of `build_backbone`; no other file has to change.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def resnet101_ibn_a(last_stride: int = 1) -> Backbone:
 
 def mobilenet_v2(last_stride: int = 1) -> Backbone:
     """MobileNetV2 at width 1.0, 1280 channels. Its last stage opens with `features.14`."""
-    net = _MobileNet(tv.mobilenet_v2(weights=None))
+    net = _MobileNet(tv.mobilenet_v2(weights=None), stages=(2, 4, 7, 14))
     for module in net.modules():
         if isinstance(module, nn.ReLU6):
             module.inplace = False  # In place, torch copies the input first, for the gradient.
@@ -121,7 +122,7 @@ def mobilenet_v3_large(last_stride: int = 1) -> Backbone:
 
     It is torchvision's. The published suite's own variant had no weight file and ignored the last stride.
     """
-    net = _MobileNet(tv.mobilenet_v3_large(weights=None))
+    net = _MobileNet(tv.mobilenet_v3_large(weights=None), stages=(2, 4, 7, 13))
     set_last_stride(net.features[13], last_stride)
     file = _torchvision_file(tv.MobileNet_V3_Large_Weights.IMAGENET1K_V1)
     return as_backbone(net, "mobilenet_v3_large", 960, file)
@@ -242,13 +243,29 @@ class _ResNet(tv.ResNet):
         x = self.maxpool(x)
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameters' names, as timm writes them, that tell stages or blocks apart."""
+        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+
 
 class _MobileNet(nn.Module):
-    """A torchvision MobileNet up to its feature map, the names of its tensors kept."""
+    """A torchvision MobileNet up to its feature map, the names of its tensors kept.
 
-    def __init__(self, net: tv.MobileNetV2 | tv.MobileNetV3) -> None:
+    stages: the numbers of the layers that open each stage after the stem.
+    """
+
+    def __init__(self, net: tv.MobileNetV2 | tv.MobileNetV3, stages: tuple[int, ...]) -> None:
         super().__init__()
         self.features = net.features
+        self.stages = stages
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """As that of `_ResNet`."""
+        if not coarse:
+            return {"blocks": r"^features\.(\d+)"}
+        edges = (0, *self.stages, len(self.features))
+        layers = ["|".join(map(str, range(*pair))) for pair in pairwise(edges)]
+        return {"blocks": [(rf"^features\.(?:{of})\.", (number,)) for number, of in enumerate(layers)]}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images)

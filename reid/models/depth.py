@@ -1,8 +1,9 @@
-"""How timm trains its networks: which parameters decay, and how deep in a transformer each of them lies."""
+"""What tells the parameters of a network apart in training: which decay, and how deep each of them lies."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -11,23 +12,46 @@ from reid.models.trunk import BackboneError
 
 
 def layer_depths(backbone: Any) -> dict[str, int]:
-    """Steps from each parameter of a transformer up to the head: 1 in its last block, most at the patches.
+    """Steps from each parameter of a backbone up to the head: 1 in its last layer, most at the images.
 
-    What timm counts as one layer is one step: patches and position embeddings, each block, the final norm
-    together with the last block.
+    What timm counts as one layer is one step. Of a transformer (a network that cuts images into patches, as
+    timm's ViTs and Swins do) these are: patches and position embeddings, each block, the final norm together
+    with the last block. Of any other network it is a stage, whose maps have one size: the stem, then each
+    stage; what belongs to no stage, such as a spatial transformer or a last norm, is 0 steps away.
 
-    Raises BackboneError for a network that does not cut images into patches: timm's ViTs and Swins do.
+    Raises BackboneError for a network that does not tell its layers apart, as timm's and ours do by a method
+    `group_matcher(coarse)`.
     """
-    if not (hasattr(backbone, "patch_embed") and hasattr(backbone, "group_matcher")):
+    if not hasattr(backbone, "group_matcher"):
         raise BackboneError(
-            f"optimizer.layer_decay does not fit backbone.name={backbone.name}: it is for transformers, "
-            f"networks of timm that cut images into patches. Leave optimizer.layer_decay null for others."
+            f"optimizer.layer_decay does not fit backbone.name={backbone.name}: this network does not say "
+            "which layers it has. Leave optimizer.layer_decay null, or give it timm's method group_matcher"
         )
-    from timm.models import group_parameters  # imported already, if there is such a backbone
+    from timm.models import group_parameters  # Here, as timm delays a start by a second.
 
-    layers: dict[str, int] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
-    head = max(layers.values()) + 1
+    cuts_patches = hasattr(backbone, "patch_embed")
+    # The embeddings of cameras are as new as the head.
+    named = [entry for entry in backbone.named_parameters() if entry[0] != "sie_embed"]
+    if not cuts_patches:
+        named.append(("", None))  # Timm counts all that no pattern fits as one layer more, and so this too.
+    layers: dict[str, int] = group_parameters(
+        SimpleNamespace(named_parameters=lambda: named),
+        backbone.group_matcher(coarse=not cuts_patches),
+        reverse=True,
+    )
+    head = max(layers.values()) + 1 if cuts_patches else layers.pop("")
     return {name: head - layer for name, layer in layers.items()}
+
+
+def norm_parameters(model: nn.Module) -> set[str]:
+    """The weights and biases of a model's norms (batch, layer, group, instance, RMS), by name."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if "Norm" in type(module).__name__
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim <= 1
+    }
 
 
 def undecayed(model: nn.Module) -> set[str]:

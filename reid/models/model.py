@@ -56,6 +56,7 @@ class ReidModel(nn.Module):
         elif head.num_classes != num_classes:
             raise HeadError(f"num_classes={num_classes}: the head has {head.num_classes} classes.")
         self.freeze_bn = freeze_bn
+        self._frozen: list[nn.Parameter] = []
         self.backbone = backbone
         self.head = head
         self.register_state_dict_post_hook(_without_prefix)
@@ -96,8 +97,24 @@ class ReidModel(nn.Module):
     def eval_feature(self, feature: str) -> None:
         self.head.eval_feature = feature
 
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Freeze the backbone, or let what was frozen learn again.
+
+        A frozen backbone gives in training the features that it gives in a test: no parameter has a gradient,
+        batch norms go by the statistics that they have and keep them, and nothing is dropped. So the head is
+        fitted to the network as its weights came (FastReID's backbone freezing, arXiv 2006.02631).
+        """
+        if frozen and not self._frozen:
+            self._frozen = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(not frozen)
+        if not frozen:
+            self._frozen = []
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
+        if self._frozen:
+            self.backbone.eval()
         if self.freeze_bn:
             for module in self.backbone.modules():
                 # Whatever its class: some norms of timm keep statistics and are no batch norm of torch.

@@ -296,6 +296,15 @@ def test_statistics_that_are_of_no_image_are_warned_of() -> None:
     assert warnings_of("freeze_bn=true", "init_from=/model.pt") == []
 
 
+@pytest.mark.slow
+def test_a_frozen_backbone_has_weights_and_a_run_to_be_frozen_in() -> None:
+    (message,) = warnings_of("freeze_epochs=2", "backbone.weights=none")
+    assert "fitted to a network of random weights" in message
+    assert warnings_of("freeze_epochs=2") == []
+    with pytest.raises(ConfigError, match=r"freeze_epochs=121 is longer .* expected 120 or less"):
+        settings_of("freeze_epochs=121")
+
+
 def test_a_warm_up_of_no_epochs_is_none() -> None:
     assert settings_of("schedule.warmup_epochs=0").tricks.warmup == 0
 

@@ -179,6 +179,32 @@ def check_average(processes: Processes) -> None:
         assert all(torch.equal(together[name], others[name]) for name in together)
 
 
+def check_frozen(processes: Processes) -> None:
+    """A backbone that is frozen at first learns afterwards as it does in one process."""
+
+    def learnt(where: Processes) -> list[dict[str, Tensor]]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Tanh())
+        model = ReidModel(as_backbone(net, "small", 5), 4, neck="none")
+        optimizers = Optimizers(build_optimizer(model, SGD))
+        compute, objective = Compute(CPU, processes=where), Objective(1.0, 0.4, 0.1, RankedListLoss())
+        states = []
+        for frozen in (True, False):
+            model.freeze_backbone(frozen)
+            train_epoch(
+                compute.network(model), objective, batches(where, 3), EpochTotals(), optimizers, compute,
+                StopSignals(),
+            )  # fmt: skip
+            states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return states
+
+    together, alone = learnt(processes), learnt(ALONE)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    first, second = together
+    assert not torch.equal(first["classifier.weight"], second["classifier.weight"])
+    assert not torch.equal(first["backbone.0.weight"], second["backbone.0.weight"])
+
+
 def check_talk(processes: Processes, folder: Path) -> None:
     assert processes.broadcast(f"number {processes.number}") == "number 0"
     assert processes.gather(processes.number) == [0, 1]
@@ -230,6 +256,7 @@ if __name__ == "__main__":
     check_training(ours)
     check_neck(ours)
     check_average(ours)
+    check_frozen(ours)
     check_ends(ours)
     check_loss_of_a_process(ours)
     print("all is well", flush=True)

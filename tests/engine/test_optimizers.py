@@ -4,17 +4,22 @@ from typing import Any
 
 import pytest
 import torch
+from composing import composed, settings_of
+from omegaconf import OmegaConf
 from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from reid.config.checks import ConfigError
+from reid.config.identity import config_hash
+from reid.config.settings import train_settings
 from reid.engine.optimizers import (
     build_optimizer,
     load_optimizer,
     restore_optimizer,
     set_learning_rate,
 )
-from reid.models import BackboneError, ReidModel, as_backbone, build_backbone, layer_depths, undecayed
+from reid.models import BackboneError, Head, ReidModel, as_backbone, build_backbone, layer_depths, undecayed
+from reid.models.heads import Parts
 
 OPTIONS: dict[str, Any] = {
     "_target_": "torch.optim.AdamW",
@@ -156,13 +161,91 @@ def test_the_layers_of_a_swin_are_its_blocks() -> None:
     assert depths["layers.3.blocks.1.mlp.fc1.weight"] == depths["norm.weight"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "stem", "first", "third", "last"),
+    [
+        ("resnet18", "conv1", "layer1.0.bn1", "layer3.1.conv1", "layer4.1.bn2"),
+        ("se_resnet50", "layer0.conv1", "layer1.0.bn1", "layer3.1.conv1", "layer4.0.bn1"),
+        ("mobilenet_v2", "features.1.conv.1", "features.2.conv.2", "features.13.conv.2", "features.18.0"),
+        (
+            "mobilenet_v3_large", "features.0.0", "features.3.block.0.0", "features.9.block.0.0",
+            "features.16.0",
+        ),
+        (
+            "timm/resnetv2_50", "stem.conv", "stages.0.blocks.0.conv1", "stages.2.blocks.5.conv1",
+            "stages.3.blocks.2.conv3",
+        ),
+    ],
+)  # fmt: skip
+def test_the_layers_of_a_convolutional_network_are_its_stages(
+    name: str, stem: str, first: str, third: str, last: str
+) -> None:
+    library, _, own_name = f"reid/{name}".rpartition("/")
+    size = {"image_size": (32, 32)} if library.endswith("timm") else {}
+    with torch.device("cpu" if size else "meta"):
+        depths = layer_depths(build_backbone(own_name, library=library.removeprefix("reid/"), **size))
+    assert [depths[f"{layer}.weight"] for layer in (stem, first, third, last)] == [5, 4, 2, 1]
+    assert max(depths.values()) == 5
+
+
+def test_what_stands_before_a_network_has_the_rate_of_the_head() -> None:
+    backbone = build_backbone("resnet18", stn=True)
+    share = factors(
+        model := ReidModel(backbone, num_classes=4), build_optimizer(model, {**OPTIONS, "layer_decay": 0.5})
+    )
+    assert share["backbone.fc_loc.0.weight"] == 1.0
+    assert share["backbone.layer4.0.conv1.weight"] == 0.5
+    assert share["backbone.conv1.weight"] == 0.5**5
+
+
 def test_layer_decay_is_refused_where_there_are_no_layers_to_tell_apart() -> None:
-    for backbone in (
-        build_backbone("resnet18"),
-        build_backbone("mobilenetv3_small_050", library="timm", image_size=(32, 32)),
-    ):
-        with pytest.raises(BackboneError, match=rf"layer_decay does not fit backbone\.name={backbone.name}"):
-            build_optimizer(ReidModel(backbone, num_classes=4), {**OPTIONS, "layer_decay": 0.75})
+    backbone = as_backbone(nn.Conv2d(3, 4, 1), "own", 4)
+    with pytest.raises(BackboneError, match=r"layer_decay does not fit backbone\.name=own"):
+        build_optimizer(ReidModel(backbone, num_classes=4), {**OPTIONS, "layer_decay": 0.75})
+
+
+@pytest.mark.parametrize("head", [None, Parts(512, 4, stripes=2)])
+def test_the_classifier_has_a_rate_of_its_own(head: Head | None) -> None:
+    model = ReidModel(build_backbone("resnet18"), num_classes=4, head=head)
+    optimizer = build_optimizer(model, {**OPTIONS, "classifier_lr_factor": 10.0})
+    share = factors(model, optimizer)
+    classifiers = {name for name in share if "classifier" in name}
+    assert len(classifiers) == (1 if head is None else 2)
+    biases = {name for name in share if name.endswith("bias")}
+    assert share == {name: 10.0 if name in classifiers else 2.0 if name in biases else 1.0 for name in share}
+    set_learning_rate(optimizer, 1e-4)
+    assert factors(model, optimizer) == pytest.approx({name: 0.1 * factor for name, factor in share.items()})
+
+
+@pytest.mark.parametrize("library", ["reid", "timm"])
+def test_norms_have_a_decay_of_their_own(library: str) -> None:
+    """Of batch norms and instance norms of ours; of timm's too, which have none by themselves."""
+    if library == "reid":
+        model = ReidModel(build_backbone("resnet50_ibn_a"), num_classes=4)
+        norms = {"backbone.bn1.weight", "backbone.layer1.0.bn1.IN.bias", "head.bottleneck.weight"}
+        others = {"backbone.conv1.weight": 0.05, "head.classifier.weight": 0.05}
+    else:
+        model = ReidModel(build_backbone("test_vit", library="timm", image_size=(32, 32)), num_classes=4)
+        norms = {"backbone.norm.weight", "backbone.blocks.0.norm1.bias", "head.bottleneck.weight"}
+        others = {"backbone.blocks.0.mlp.fc1.weight": 0.05, "backbone.blocks.0.mlp.fc1.bias": 0.0}
+    found = decays(model, build_optimizer(model, {**OPTIONS, "norm_weight_decay": 0.01}))
+    assert {name for name, decay in found.items() if decay == 0.01} >= norms
+    assert {name: found[name] for name in others} == others
+    weights = [name for name, p in model.named_parameters() if p.ndim == 1 and name.endswith("weight")]
+    assert sum(decay == 0.01 for decay in found.values()) == 2 * len(weights) - 1  # the neck's bias is frozen
+
+
+def test_an_optimizer_of_the_users_own_may_be_older_than_the_keys() -> None:
+    config = composed("train", "backbone.weights=none")
+    OmegaConf.set_struct(config, False)
+    for key in ("classifier_lr_factor", "norm_weight_decay"):
+        del config.optimizer[key]
+    settings = train_settings(config)
+    assert (settings.optimizer["classifier_lr_factor"], settings.optimizer["norm_weight_decay"]) == (
+        1.0,
+        None,
+    )
+    assert config_hash(settings) == config_hash(settings_of("backbone.weights=none"))
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])

@@ -143,3 +143,27 @@ def test_frozen_norms_that_are_no_batch_norm_of_torch_keep_their_statistics_too(
         model(images)
         assert all(torch.equal(buffer, before[name]) for name, buffer in layers.named_buffers())
         assert layers[2].training
+
+
+def test_a_frozen_backbone_gives_what_it_gives_in_a_test_and_learns_again_afterwards(images: Tensor) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Conv2d(6, 6, 1))
+    layers[3].bias.requires_grad_(False)  # as timm's position embeddings that are sines
+    model = ReidModel(as_backbone(layers, "tiny", 6), num_classes=5, train_feature="before")
+    layers[1].running_mean.fill_(0.5)
+    tested = pooled(model.eval(), images)
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    for _ in range(2):  # freezing twice is as once
+        model.freeze_backbone(True)
+    features, logits = model.train()(images)
+    logits.sum().backward()
+    assert torch.equal(features, tested)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.backbone.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    assert model.head.classifier.weight.grad is not None
+
+    model.freeze_backbone(False)
+    features, logits = model.train()(images)
+    (features.sum() + logits.sum()).backward()
+    assert not torch.equal(features, tested)
+    assert layers[0].weight.grad is not None
+    assert layers[3].bias.grad is None
