@@ -34,11 +34,9 @@ def layer_depths(backbone: Any) -> dict[str, int]:
     named = [entry for entry in backbone.named_parameters() if entry[0] != "sie_embed"]
     if not cuts_patches:
         named.append(("", None))  # Timm counts all that no pattern fits as one layer more, and so this too.
-    layers: dict[str, int] = group_parameters(
-        SimpleNamespace(named_parameters=lambda: named),
-        backbone.group_matcher(coarse=not cuts_patches),
-        reverse=True,
-    )
+    holder: Any = SimpleNamespace(named_parameters=lambda: named)
+    matcher = backbone.group_matcher(coarse=not cuts_patches)
+    layers: dict[str, int] = group_parameters(holder, matcher, reverse=True)
     head = max(layers.values()) + 1 if cuts_patches else layers.pop("")
     return {name: head - layer for name, layer in layers.items()}
 

@@ -181,7 +181,7 @@ def test_the_layers_of_a_convolutional_network_are_its_stages(
     name: str, stem: str, first: str, third: str, last: str
 ) -> None:
     library, _, own_name = f"reid/{name}".rpartition("/")
-    size = {"image_size": (32, 32)} if library.endswith("timm") else {}
+    size: dict[str, Any] = {"image_size": (32, 32)} if library.endswith("timm") else {}
     with torch.device("cpu" if size else "meta"):
         depths = layer_depths(build_backbone(own_name, library=library.removeprefix("reid/"), **size))
     assert [depths[f"{layer}.weight"] for layer in (stem, first, third, last)] == [5, 4, 2, 1]

@@ -149,7 +149,7 @@ def test_a_frozen_backbone_gives_what_it_gives_in_a_test_and_learns_again_afterw
     layers = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Conv2d(6, 6, 1))
     layers[3].bias.requires_grad_(False)  # as timm's position embeddings that are sines
     model = ReidModel(as_backbone(layers, "tiny", 6), num_classes=5, train_feature="before")
-    layers[1].running_mean.fill_(0.5)
+    layers[1].running_mean = torch.full((6,), 0.5)
     tested = pooled(model.eval(), images)
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
     for _ in range(2):  # freezing twice is as once
