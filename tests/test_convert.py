@@ -17,8 +17,9 @@ from reid.convert import main
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.engine.checkpoint_source import trained_dataset
 from reid.engine.describe import rebuild_model
-from reid.models import ReidModel, build_backbone, load_weights, unpickle
+from reid.models import ReidModel, WeightsError, build_backbone, load_weights, unpickle
 from reid.models.unpickle import gather
+from reid.models.weights import read_weights
 
 State = dict[str, Tensor]
 
@@ -329,7 +330,10 @@ def test_a_trained_vit_becomes_a_checkpoint_that_compares_before_the_neck(
     assert "position embeddings resized from 16x8 to 24x8 patches" in printed
     assert "left out: 2 other tensors: fc.weight, fc.bias" in printed
     assert "images of 384 x 128, features compared before the neck" in printed
-    model = rebuild_model(load_checkpoint(out)).eval()
+    checkpoint = load_checkpoint(out)
+    assert checkpoint.meta["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+    model = rebuild_model(checkpoint).eval()
+    assert model.normalisation == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     images = torch.rand(1, 3, 384, 128, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = published_networks.vit(state, images, 6, grid=(16, 8))[:, 0]
@@ -363,3 +367,24 @@ def test_the_two_heads_of_clip_reid_are_one() -> None:
         "classifier.weight",
         *(f"bottleneck.{key}" for key in ("weight", "bias", "running_mean", "running_var")),
     }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_the_tensors_of_a_torchscript_archive_are_read_without_its_program(tmp_path: Path) -> None:
+    class Tower(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = nn.Parameter(torch.rand(3).half())
+            self.conv1 = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.conv1(images) * self.proj.sum()
+
+    tower, file = Tower().eval(), tmp_path / "ViT-B-16.pt"
+    torch.jit.save(torch.jit.trace(tower, torch.zeros(1, 3, 4, 4)), str(file))
+    with pytest.raises(WeightsError, match=r"TorchScript archive, .*reid\.convert .* --trust"):
+        read_weights(file)
+    tensors, expected = gather(file), tower.state_dict()
+    assert {name for name in expected if "num_batches" not in name} <= set(tensors) <= set(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())

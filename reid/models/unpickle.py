@@ -1,8 +1,9 @@
-"""The tensors of a file that pickles a whole network, read in a process of its own.
+"""The tensors of a file that holds a whole network, read in a process of its own.
 
-Such a file (`torch.save(model)`) names classes and functions that reading it would call. Here every name but
-those that make tensors and plain containers stands for an empty class, so that neither the file's code is run
-nor its classes need be there; the tensors are then gathered from what torch's modules are made of.
+Such a file (`torch.save(model)`, `torch.jit.save(model)`) names classes and functions that reading it would
+call. Here every name but those that make tensors and plain containers stands for an empty class, so that
+neither the file's code is run nor its classes need be there; the tensors are then gathered from what torch's
+modules are made of.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reid.models.weights import Held, WeightsError, held_tensors, read_tensors, refuse_damaged
+from reid.models.weights import Held, WeightsError, held_tensors, is_script, read_tensors, refuse_damaged
 
 #: All that a pickle may really call. `__builtin__` is what the pickles of old protocols call `builtins`.
 _HARMLESS = frozenset({
@@ -109,8 +110,28 @@ def gather(path: Path) -> dict[str, Tensor]:
 
 def _gather(path: Path, ema: bool) -> tuple[dict[str, Tensor], Held]:
     refuse_damaged(path)
+    if is_script(path):
+        return dict(_script_state(_read_script(path))), Held()
     content = torch.load(path, map_location="cpu", pickle_module=_pickle_module(), weights_only=False)
     return held_tensors(_plain(content), path, ema)
+
+
+def _read_script(path: Path) -> StandIn:
+    """The network of a TorchScript archive (OpenAI publishes CLIP as one), its program left alone."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    network = torch.serialization._load(reader, torch.device("cpu"), _pickle_module())
+    if not isinstance(network, StandIn):
+        raise WeightsError(f"{path} holds a {type(network).__name__}; expected a network.")
+    return network
+
+
+def _script_state(module: StandIn, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a network that such an archive holds: its tensors are plain attributes."""
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, StandIn):
+            yield from _script_state(value, f"{prefix}{name}.")
 
 
 def _plain(content: object) -> object:

@@ -167,7 +167,22 @@ def held_tensors(content: object, path: Path, ema: bool | None = False) -> tuple
     return tensors, held
 
 
+def is_script(path: Path) -> bool:
+    """Whether a file is a TorchScript archive: a program with its weights."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, OSError):
+        return False
+
+
 def _parse(path: Path, file: BinaryIO) -> object:
+    if is_script(path):
+        raise UnsafeFileError(
+            f"{path} is a TorchScript archive, a program with its weights, as OpenAI publishes CLIP. Take "
+            f"the weights out of it by `python -m reid.convert {path} -o OUT --trust`, which does not run "
+            "the program."
+        )
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(file.read())
