@@ -14,7 +14,7 @@ from reid.sweeps.sweep_file import SWEEP, job_statuses
 from reid.tracking import default_store
 
 #: What is measured with a clock.
-TIMED = ("train/images_per_second", "train/data_wait")
+TIMED = ("train/seconds", "train/images_per_second", "train/data_wait")
 
 Key = tuple[str, str]  # config hash, folder of the data
 Points = dict[str, list[tuple[int, float]]]  # metric -> (epoch, value)

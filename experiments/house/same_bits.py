@@ -41,7 +41,7 @@ SWEEP = (*TINY, "epochs=2", "loss.temperature=1.0,10.0")
 RESUMED = (*TINY, "epochs=4", "schedule.milestones=[2,3]")
 
 #: Columns of history.csv that measure time, which no seed fixes.
-CLOCK = ("train/images_per_second", "train/data_wait")
+CLOCK = ("train/seconds", "train/images_per_second", "train/data_wait")
 STOPPED = 128 + signal.SIGTERM
 #: Seconds within which the first epoch of the run that is stopped has ended.
 PATIENCE_S = 300

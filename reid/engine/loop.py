@@ -56,7 +56,8 @@ class EpochTotals:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def means(self) -> dict[str, float]:
-        """The mean of each value over the steps, images per second, and the share of time spent waiting.
+        """The mean of each value over the steps, the seconds that they took, images per second, and the share
+        of the time spent waiting.
 
         `grad_norm` is a mean over the moves of the optimizer, `skipped_steps` how many of them it skipped.
         """
@@ -69,6 +70,7 @@ class EpochTotals:
         for name, total in sums.items():
             count = times.get(name, self.steps - uncounted)
             means[name] = total / count if count else math.nan
+        means["seconds"] = self.seconds
         means["images_per_second"] = self.images / max(self.seconds, 1e-9)
         means["data_wait"] = self.waited / max(self.seconds, 1e-9)
         return means

@@ -103,9 +103,8 @@ def trained(
         compute,
         stop or StopSignals(),
     )
-    means = {
-        name: mean for name, mean in totals.means().items() if name not in ("images_per_second", "data_wait")
-    }
+    clock = ("seconds", "images_per_second", "data_wait")
+    means = {name: mean for name, mean in totals.means().items() if name not in clock}
     return {**model.state_dict(), **{f"loss.{k}": v for k, v in metric_loss.state_dict().items()}}, means
 
 

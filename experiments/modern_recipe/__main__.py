@@ -1,0 +1,137 @@
+"""The study of a recipe of today: `python -m experiments.modern_recipe screen --crops DIR --weights FILE`.
+
+Each stage runs the cells that it still lacks, and writes a row of results/cells.csv after each. Kill it at
+any time: the same command goes on.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.modern_recipe import cost
+from experiments.modern_recipe.estimate import estimate
+from experiments.modern_recipe.plan import HERE, PLAN, Cell, Plan
+from experiments.modern_recipe.run import ROOT, Command, OutOfTime, Runner, in_process_of_its_own
+from experiments.modern_recipe.stages import SERIES, STAGES, Study
+from experiments.modern_recipe.table import Row, Table
+from reid.config.dialects import CommandParser
+from reid.config.identity import flat
+from reid.errors import RunError, UsageError
+from reid.jobs.compose_errors import explain
+from reid.terminal import Terminal, complaint
+from reid.tracking import environment
+from reid.tracking.sources import code, codes_since, oldest_alike
+
+OTHERS = ("plan", "cost", "report")
+
+
+def main(arguments: Sequence[str] | None = None, command: Command = in_process_of_its_own) -> int:
+    """Exit code 0: the stage is complete, or its time is over; 1: a cell failed; 2: wrong usage.
+
+    command: runs a command of the suite; tests give another.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    console = Terminal(soft_wrap=True)
+    try:
+        study_plan = Plan(options.plan)
+        table = Table(options.results / "cells.csv")
+        if options.stage == "plan":
+            console.print(estimate(study_plan, table, environment(ROOT).tags["reid.cpu"]), highlight=False)
+            return 0
+        if options.stage == "cost":
+            costs = cost.measure_all(table.rows, study_plan, options.seconds)
+            cost.write(costs, options.results / "cost.csv")
+            console.print(f"{len(costs)} networks: {options.results / 'cost.csv'}", highlight=False)
+            return 0
+        if options.stage == "report":
+            from experiments.modern_recipe.publish import publish  # matplotlib, which no cell needs
+
+            publish(study_plan, table, options.results, options.readme)
+            console.print(f"written to {options.readme} and {options.results}", highlight=False)
+            return 0
+        if options.crops is None or options.weights is None:
+            parser.error(f"{options.stage} trains: --crops DIR and --weights FILE are needed")
+        ends = time.monotonic() + 60 * options.minutes if options.minutes is not None else float("inf")
+        runner = Runner(study_plan, str(options.crops), str(options.weights), command, ends)
+        return _run(options.stage, study_plan, table, runner, console)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = explain(error, "train", [])
+    except UsageError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on", highlight=False)
+        return 130
+    except RunError as error:
+        Terminal(stderr=True, soft_wrap=True).print(complaint(str(error)), highlight=False)
+        return 1
+    Terminal(stderr=True, soft_wrap=True).print(complaint(message), highlight=False)
+    return 2
+
+
+def _run(stage: str, plan: Plan, table: Table, runner: Runner, console: Terminal) -> int:
+    """Run the cells of a stage, one after the other, until it is complete or the time is over."""
+    study = Study(plan, table, runner.cpu)
+    while cells := study.needed(stage):
+        cell = cells[0]
+        expected = study.seconds(cell)
+        left = runner.ends - time.monotonic()
+        if left < expected:
+            console.print(
+                f"{cell} takes about {expected / 60:.0f} minutes, and {max(0, left) / 60:.0f} are left. The "
+                "same command goes on with it",
+                highlight=False,
+            )
+            return 0
+        console.print(f"{cell}  ({len(cells)} known to be left)", highlight=False)
+        try:
+            row = _checked_row(runner, cell, table, _teachers(study, cell))
+        except OutOfTime:
+            console.print(f"{cell}: the time is over. The same command goes on with it", highlight=False)
+            return 0
+        table.add(row)
+        console.print(f"{cell}: mAP {row.mAP:.1f}, rank-1 {row.rank_1:.1f}", highlight=False)
+    console.print(f"{stage} is complete; python -m experiments.modern_recipe report", highlight=False)
+    return 0
+
+
+def _checked_row(runner: Runner, cell: Cell, table: Table, teachers: dict[str, Cell]) -> Row:
+    _, settings = runner.job(cell, teachers)
+    table.refuse_other_code(codes_since(oldest_alike(flat(settings))), code())
+    return runner.row(cell, teachers)
+
+
+def _teachers(study: Study, cell: Cell) -> dict[str, Cell]:
+    """The cells that `<name>` in a change of this cell may mean: the first seed of each line of its stage."""
+    if cell.stage not in SERIES or not any("<" in change for change in cell.changes):
+        return {}
+    return {variant.name: variant.cells[0] for variant in study.series(cell.stage)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="python -m experiments.modern_recipe",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="plan prints what there is to run and how long it takes. cost measures the networks of the "
+        "rows. report writes the tables of the README and the figures.",
+    )
+    parser.add_argument("stage", choices=(*STAGES, *OTHERS), help="what to run")
+    parser.add_argument(
+        "--minutes", type=float, help="stop after so many: no cell is begun that would take longer"
+    )
+    parser.add_argument("--crops", type=Path, help="the Market train-half split")
+    parser.add_argument("--weights", type=Path, help="ImageNet weights of MobileNetV2")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of cost: to time a network (default: 5)")
+    parser.add_argument("--plan", type=Path, default=PLAN, help="default: plan.yaml here")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="default: results/ here")
+    parser.add_argument("--readme", type=Path, default=HERE / "README.md", help="of report: where tables go")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

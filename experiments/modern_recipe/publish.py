@@ -1,0 +1,77 @@
+"""The report and its figures, written where readers find them."""
+
+from pathlib import Path
+
+from experiments.modern_recipe import cost, pictures, report
+from experiments.modern_recipe.compare import Mean
+from experiments.modern_recipe.plan import Plan
+from experiments.modern_recipe.stages import Missing, Study, paired
+from experiments.modern_recipe.table import Table
+from reid.figures import Point, accuracy_latency, save
+
+
+def publish(plan: Plan, table: Table, results: Path, readme: Path) -> list[str]:
+    """Draw what there are rows for, and write the README's tables; returns the names of the figures."""
+    drawn = []
+    if table.rows:
+        study = Study(plan, table, table.rows[-1].cpu)
+        machine = f"{study.cpu}, {table.rows[-1].threads} threads"
+        drawn += _curve(study, machine, results)
+        drawn += _ladder(study, machine, results)
+        drawn += _cost(study, results)
+    report.write(readme, report.markdown(plan, table, drawn))
+    return drawn
+
+
+def _curve(study: Study, machine: str, results: Path) -> list[str]:
+    curves: dict[str, list[pictures.Point]] = {"published recipe": [], "winner": []}
+    try:
+        budgets = study.curve()
+    except Missing:
+        return []
+    for budget in budgets:
+        pairs = paired(study.table, *zip(*budget.pairs, strict=True))
+        for points, rows in zip(curves.values(), zip(*pairs, strict=True), strict=False):
+            minutes = Mean.of([row.train_minutes or 0 for row in rows]).value
+            points.append(pictures.Point(minutes, Mean.of([row.mAP for row in rows])))
+    if not curves["winner"]:
+        return []
+    save(pictures.curve_figure(dict(curves), machine), results / "curve.png")
+    return ["curve.png"]
+
+
+def _ladder(study: Study, machine: str, results: Path) -> list[str]:
+    steps = {}
+    try:
+        variants = study.series("ladder") if study.plan.sections.get("ladder") else []
+    except Missing:
+        return []
+    for variant in variants:
+        rows = [found[0] for cell in variant.cells if (found := study.table.together([cell], study.cpu))]
+        if rows:
+            steps[variant.name] = Mean.of([row.mAP for row in rows])
+    if not steps:
+        return []
+    save(pictures.ladder_figure(steps, machine), results / "ladder.png")
+    return ["ladder.png"]
+
+
+def _cost(study: Study, results: Path) -> list[str]:
+    """mAP over latency; of the rows whose network `cost` has measured."""
+    costs = {one.network: one for one in cost.read(results / "cost.csv")}
+    scores: dict[tuple[str, str], list[float]] = {}
+    for row in cost.shown(study.table.rows):
+        network = cost.network_of(row, study.plan)
+        if network in costs:
+            scores.setdefault((network, row.name), []).append(row.mAP)
+    if not scores:
+        return []
+    points = [
+        Point(
+            f"{costs[network].name}, {name}", costs[network].latency, Mean.of(values).value / 100,
+            "Market train-half split",
+        )
+        for (network, name), values in scores.items()
+    ]  # fmt: skip
+    save(accuracy_latency(points, 1, next(iter(costs.values())).machine), results / "cost.png")
+    return ["cost.png"]

@@ -1,0 +1,277 @@
+"""What the rows say, as the Markdown of the README: nothing stands there that is not in results/cells.csv."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.modern_recipe.compare import Mean
+from experiments.modern_recipe.plan import Plan, recipe_name
+from experiments.modern_recipe.search import Walk
+from experiments.modern_recipe.stages import Missing, Study, Variant, paired
+from experiments.modern_recipe.table import Row, Table
+
+BEGIN, END = "<!-- results: written by `python -m experiments.modern_recipe report` -->", "<!-- end -->"
+NOTHING = "**Nothing is measured yet.** The tables and figures will stand here."
+#: The goals, in points of mAP: at the shortest budget, and at the longest.
+SHORTEST, LONGEST = 6.0, 3.0
+
+
+def write(readme: Path, text: str) -> None:
+    """Put the text between the marks of the README.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    before, mark, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (mark and end):
+        raise ValueError(f"{readme} has no {BEGIN} … {END} to write between")
+    readme.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}", encoding="utf-8")
+
+
+def markdown(plan: Plan, table: Table, figures: Sequence[str] = ()) -> str:
+    """All sections of which there are rows; figures: the names of those that were drawn."""
+    if not table.rows:
+        return NOTHING
+    sections = [
+        ("Where it was measured", machines),
+        ("The curve: mAP against minutes of training", curve),
+        ("The screen", lambda study: screen(study, "screen")),
+        ("The screen at full size", lambda study: screen(study, "large")),
+        ("Why the lead melts", lambda study: series(study, "melt")),
+        ("The ladder", lambda study: series(study, "ladder")),
+        ("A second network", lambda study: series(study, "second")),
+        ("Away from home", away),
+        ("Distillation", lambda study: series(study, "distil")),
+        ("The speed run", lambda study: series(study, "speedrun")),
+    ]
+    found = []
+    study = Study(plan, table, table.rows[-1].cpu)
+    for title, section in sections:
+        lines = _lines(section, study)
+        if lines:
+            found.append("\n".join([f"### {title}", "", *lines]))
+    for name in figures:
+        found.append(f"![{FIGURES[name]}](results/{name})")
+    return "\n\n".join(found)
+
+
+#: The figures that there may be, with what they show.
+FIGURES = {
+    "curve.png": "mAP over minutes of training of both recipes, each with its interval over three seeds",
+    "ladder.png": "mAP of each step of the ladder, with its interval over three seeds",
+    "cost.png": "mAP over the latency of one image, for each network of the study",
+}
+
+
+def _lines(section: Callable[[Study], list[str]], study: Study) -> list[str]:
+    try:
+        return section(study)
+    except Missing:  # what it needs is not measured yet
+        return []
+
+
+def machines(study: Study) -> list[str]:
+    lines = []
+    rows = study.table.rows
+    for cpu in dict.fromkeys(row.cpu for row in rows):
+        own = [row for row in rows if row.cpu == cpu]
+        threads = " or ".join(str(one) for one in sorted({row.threads for row in own}))
+        commits = ", ".join(f"`{one[:7]}`" for one in dict.fromkeys(row.commit for row in own))
+        trees = ", ".join(f"`{one}`" for one in dict.fromkeys(row.tree for row in own))
+        lines.append(
+            f"{len(own)} cells on {cpu}, {threads} threads, torch "
+            f"{', '.join(dict.fromkeys(row.torch for row in own))}; commits {commits}; trees {trees}."
+        )
+    spent = sum(row.minutes or row.train_minutes or 0 for row in rows)
+    lines += [
+        "",
+        f"{spent / 60:.1f} hours in all. Each row of `results/cells.csv` has its command and commit.",
+    ]
+    return lines
+
+
+# ---- the curve
+
+
+def curve(study: Study) -> list[str]:
+    """Both recipes at each budget, their difference paired by seed, and the goals."""
+    lines = [
+        "| budget, minutes | published: minutes, epochs | mAP | rank-1 | winner: minutes, epochs | mAP "
+        "| rank-1 | difference in mAP |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    leads: dict[float, Mean] = {}
+    for budget in study.curve():
+        pairs = paired(study.table, *zip(*budget.pairs, strict=True))
+        if not pairs:
+            continue
+        cells = [f"{budget.minutes:g}"]
+        for rows in zip(*pairs, strict=True):
+            minutes = Mean.of([row.train_minutes or 0 for row in rows]).value
+            cells += [f"{minutes:.1f}, {rows[0].epochs}", str(_mAP(rows)), str(_rank_1(rows))]
+        leads[budget.minutes] = _lead(pairs)
+        lines.append(f"| {' | '.join([*cells, leads[budget.minutes].signed()])} |")
+    if not leads:
+        return []
+    lines += [
+        "",
+        "Mean ± half of the 95 % interval (Student's t over the seeds; differences paired by seed, both runs "
+        "on one model of CPU). All on `test`, judged once, after the last epoch.",
+        "",
+        *goals(leads, study.minutes()),
+    ]
+    return lines
+
+
+def goals(leads: dict[float, Mean], budgets: Sequence[float]) -> list[str]:
+    """Whether each goal of the curve is reached, in words; what is not measured is said to be so."""
+
+    def verdict(goal: str, reached: bool | None, facts: str) -> str:
+        word = "not measured yet" if reached is None else "reached" if reached else "**missed**"
+        return f"- {goal}: {word}{f' ({facts})' if facts else ''}."
+
+    ahead = [
+        minutes for minutes in budgets if minutes in leads and leads[minutes].value > leads[minutes].half
+    ]
+    behind = [minutes for minutes in budgets if minutes in leads and minutes not in ahead]
+    whole = len(leads) == len(budgets)
+    lines = [
+        verdict(
+            "Ahead at every budget by more than the interval",
+            None if not whole and not behind else not behind,
+            f"not at {', '.join(f'{one:g}' for one in behind)} minutes" if behind else "",
+        )
+    ]
+    for name, minutes, points in (("shortest", min(budgets), SHORTEST), ("longest", max(budgets), LONGEST)):
+        lead = leads.get(minutes)
+        lines.append(
+            verdict(
+                f"At least {points:g} points at the {name} budget",
+                None if lead is None else lead.value >= points,
+                "" if lead is None else lead.signed(),
+            )
+        )
+    return lines
+
+
+# ---- screens
+
+
+def screen(study: Study, name: str) -> list[str]:
+    """Each key alone, and the decisions in their order."""
+    if not study.plan.sections.get(name):
+        return []
+    search = study.search(name)
+    found = study.walk(name)
+    if not found.alone:
+        return []
+    base = search.cell(study.plan, search.base, search.seeds[0])
+    rows = study.table.together([base], study.cpu)
+    assert rows is not None
+    lines = [
+        f"{recipe_name(search.base)} at {search.size}, {search.epochs} epochs, on `{search.split}`: mAP "
+        f"{rows[0].mAP:.1f} with seed {search.seeds[0]}.",
+        "",
+        "| key | what it sets | alone | on the best so far | kept |",
+        "|---|---|---|---|---|",
+    ]
+    decided = {decision.key: decision for decision in found.decisions}
+    order = [*decided, *(key for key in search.keys if key not in decided)]
+    for key in order:
+        alone = f"{found.alone[key]:+.1f}" if key in found.alone else "not run"
+        decision = decided.get(key)
+        then, kept = "", "left out" if key in found.alone and found.alone[key] <= -search.sure else ""
+        if decision is not None:
+            then = Mean.of(decision.leads).signed() + f" ({len(decision.leads)} seeds)" * (
+                len(decision.leads) > 1
+            )
+            kept = "**yes**" if decision.kept else "no"
+        lines.append(f"| {key} | `{_set(study.plan, key)}` | {alone} | {then} | {kept} |")
+    return [*lines, "", conclusion(search.stage, found)]
+
+
+def conclusion(stage: str, found: Walk) -> str:
+    if found.missing:
+        return f"This {stage} is not complete: {len(found.missing)} cells are needed for the next decision."
+    return f"Kept: {recipe_name(found.keys)}."
+
+
+def _set(plan: Plan, name: str) -> str:
+    key = plan.key(name)
+    shares = {one: f"{share} of the epochs" for one, share in key.shares.items() if share is not None}
+    return " ".join(f"{one}={value}" for one, value in {**key.values, **shares}.items())
+
+
+# ---- series
+
+
+def series(study: Study, stage: str) -> list[str]:
+    """A line a variant: its scores, and the difference from the line that it is compared with."""
+    if not study.plan.sections.get(stage):
+        return []
+    variants = {variant.name: variant for variant in study.series(stage)}
+    lines = []
+    for variant in variants.values():
+        rows = _rows(study, variant)
+        if not rows:
+            continue
+        other = variants.get(variant.against)
+        pairs = paired(study.table, other.cells, variant.cells) if other else []
+        difference = f"{_lead(pairs).signed()} to {variant.against}" if pairs else ""
+        minutes = Mean.of([row.train_minutes or 0 for row in rows])
+        last = (f"{Mean.of([row.accuracy or 0 for row in rows]).value:.1f}", _mean_loss(rows))
+        lines.append(
+            f"| {variant.name} | {rows[0].split} | {rows[0].epochs} | {minutes.value:.1f} | {_mAP(rows)} | "
+            f"{_rank_1(rows)} | {last[0]} | {last[1]} | {difference} |"
+        )
+    if not lines:
+        return []
+    return [
+        "| recipe | judged on | epochs | minutes of training | mAP | rank-1 | training accuracy "
+        "| training loss | difference in mAP |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *lines,
+        "",
+        "Training accuracy (%) and cross entropy are those of the last epoch, on augmented batches.",
+    ]
+
+
+def _rows(study: Study, variant: Variant) -> list[Row]:
+    found = (study.table.together([cell], study.cpu) for cell in variant.cells)
+    return [rows[0] for rows in found if rows is not None]
+
+
+def away(study: Study) -> list[str]:
+    lines = []
+    for dataset, pairs in study.away().items():
+        found = paired(study.table, *zip(*pairs, strict=True))
+        if found:
+            published, winner = zip(*found, strict=True)
+            lines.append(
+                f"| {dataset} | {_mAP(published)} | {_rank_1(published)} | {_mAP(winner)} | "
+                f"{_rank_1(winner)} | {_lead(found).signed()} |"
+            )
+    if not lines:
+        return []
+    return [
+        "| judged on | published: mAP | rank-1 | winner: mAP | rank-1 | difference in mAP |",
+        "|---|---|---|---|---|---|",
+        *lines,
+    ]
+
+
+def _lead(pairs: Sequence[tuple[Row, Row]]) -> Mean:
+    return Mean.of([second.mAP - first.mAP for first, second in pairs])
+
+
+def _mAP(rows: Sequence[Row]) -> Mean:
+    return Mean.of([row.mAP for row in rows])
+
+
+def _rank_1(rows: Sequence[Row]) -> Mean:
+    return Mean.of([row.rank_1 for row in rows])
+
+
+def _mean_loss(rows: Sequence[Row]) -> str:
+    losses = [row.id_loss for row in rows if row.id_loss is not None]
+    return f"{Mean.of(losses).value:.2f}" if losses else ""

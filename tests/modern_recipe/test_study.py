@@ -1,0 +1,228 @@
+"""The study on drawn people, from its first cell to its report; and what its rows decide."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.modern_recipe import report
+from experiments.modern_recipe.__main__ import main
+from experiments.modern_recipe.compare import Mean
+from experiments.modern_recipe.plan import HERE, Cell, Plan
+from experiments.modern_recipe.run import OutOfTime
+from experiments.modern_recipe.search import walk
+from experiments.modern_recipe.stages import Study
+from experiments.modern_recipe.table import Row, Table
+from reid import api
+from reid.config.checks import ConfigError
+
+TINY = Path(__file__).parents[1] / "fixtures" / "modern_recipe.yaml"
+
+
+def in_this_process(command: str, words: Sequence[str], seconds: float) -> int:
+    """A command as the program starts it, without a process for it."""
+    assert seconds > 0
+    getattr(api, command)(words)
+    return 0
+
+
+@pytest.fixture
+def home(tmp_path: Path, tables: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("REID_HOME", str(tmp_path / "home"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+def test_the_study_from_its_first_cell_to_its_report(
+    home: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, readme = home / "results", home / "README.md"
+    readme.write_text(f"# A study\n\n{report.BEGIN}\n{report.END}\n\nits end\n")
+    places = ["--plan", str(TINY), "--results", str(results)]
+    data = [*places, "--crops", str(tiny_data), "--weights", "none"]
+
+    def lines() -> list[dict[str, str]]:
+        return list(csv.DictReader((results / "cells.csv").open()))
+
+    assert main(["screen", *data, "--minutes", "0"], in_this_process) == 0
+    assert "are left" in capsys.readouterr().out
+    assert not (results / "cells.csv").exists()
+    assert main(["screen", *data], in_this_process) == 0
+    screened = lines()
+    assert [line["name"] for line in screened] == ["published", "published + gem"]
+    assert [line["split"] for line in screened] == ["val", "val"]
+    assert 0 < float(screened[0]["train_minutes"]) < float(screened[0]["minutes"]) < 1
+    assert screened[0]["command"].startswith("python -m reid.train dataset=synthetic dataset.preset=tiny")
+    assert "data.root=CROPS" in screened[0]["command"]
+
+    # The finished run is found again where its row was not written any more.
+    (results / "cells.csv").unlink()
+    started: list[str] = []
+
+    def counted(command: str, words: Sequence[str], seconds: float) -> int:
+        started.append(command)
+        return in_this_process(command, words, seconds)
+
+    assert main(["screen", *data], counted) == 0
+    assert started == []
+    assert [line["mAP"] for line in lines()] == [line["mAP"] for line in screened]
+    assert lines()[0]["minutes"] == ""
+
+    # Two speeds, which are the curve too, and both recipes judged elsewhere; all else is there already.
+    assert main(["winner", *data], counted) == 0
+    assert main(["winner", *data], counted) == 0
+    assert started == ["train"] * 2
+    assert main(["away", *data], counted) == 0
+    assert started[2:] == ["evaluate"] * 2
+    found = [(line["stage"], line["name"], line["judged_on"]) for line in lines()[2:]]
+    assert found == [
+        ("speed", "published at 32x16", ""), ("speed", "published + gem at 32x16", ""),
+        ("away", "published", "synthetic"), ("away", "winner", "synthetic"),
+    ]  # fmt: skip
+    assert lines()[2]["mAP"] == lines()[4]["mAP"]  # away is home here
+
+    assert main(["cost", *places, "--seconds", "0.01"]) == 0
+    assert main(["report", *places, "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith("# A study")
+    assert text.endswith("its end\n")
+    for title in ("The curve", "The screen", "Why the lead melts", "The ladder", "Away from home"):
+        assert f"### {title}" in text
+    assert (results / "curve.png").stat().st_size > 1000
+    assert "ahead" in text.lower()
+
+
+def row(name: str, changes: Sequence[str], seed: int, mAP: float, cpu: str = "ours", **more: object) -> Row:
+    cell = Row(
+        "screen", name, " ".join(changes), seed, "val", "", "", 12, 2.0, 2.5, mAP, 80.0, 90.0, 50.0, 70.0,
+        1.0, 800.0, cpu, 2, "0123", "numbers-2", "ab", "cd", "2.14", "python -m reid.train",
+    )  # fmt: skip
+    return replace(cell, **more)  # type: ignore[arg-type]
+
+
+def screened(table: Table, scores: dict[tuple[str, ...], Sequence[float]], cpu: str = "ours") -> None:
+    """Rows of recipes by their keys, one a seed."""
+    plan = Plan()
+    search = Study(plan, table, cpu).search("screen")
+    for keys, values in scores.items():
+        for seed, value in enumerate(values):
+            cell = search.cell(plan, keys, seed)
+            table.rows.append(row(cell.name, cell.changes, seed, value, cpu))
+
+
+def test_a_screen_keeps_what_leads_and_asks_for_seeds_where_a_lead_is_small(tmp_path: Path) -> None:
+    plan, table = Plan(), Table(tmp_path / "cells.csv")
+    keys = ("gem", "cosine", "lr", "l2")
+    search = replace(Study(plan, table, "ours").search("screen"), keys=keys)
+
+    def names(cells: Sequence[Cell]) -> list[tuple[str, int]]:
+        return [(cell.name.removeprefix("published"), cell.seed) for cell in cells]
+
+    found = walk(search, plan, table, "ours")
+    assert names(found.missing) == [("", 0), *((f" + {key}", 0) for key in keys)]
+    # gem leads clearly, cosine a little, lr harms clearly, l2 a little.
+    screened(table, {(): [60], ("gem",): [63], ("cosine",): [61], ("lr",): [57], ("l2",): [59.5]})
+    found = walk(search, plan, table, "ours")
+    assert [(one.key, one.kept) for one in found.decisions] == [("gem", True)]
+    assert names(found.missing) == [(" + gem + cosine", 0)]
+    screened(table, {("gem", "cosine"): [63.5]})
+    assert names(walk(search, plan, table, "ours").missing) == [(" + gem", 1), (" + gem + cosine", 1)]
+    screened(table, {("gem",): [63, 62, 62], ("gem", "cosine"): [63.5, 61, 62.4]})
+    screened(table, {("gem", "l2"): [62]})
+    found = walk(search, plan, table, "ours")
+    assert found.missing == []
+    # The mean of 0.5, -1 and 0.4 is no lead; l2 was tried on gem alone, and lr not at all.
+    assert [(one.key, one.kept, len(one.leads)) for one in found.decisions] == [
+        ("gem", True, 1), ("cosine", False, 3), ("l2", False, 1)
+    ]  # fmt: skip
+    assert found.keys == ("gem",)
+
+
+def test_only_rows_of_one_cpu_are_compared(tmp_path: Path) -> None:
+    plan, table = Plan(), Table(tmp_path / "cells.csv")
+    search = replace(Study(plan, table, "ours").search("screen"), keys=("gem",))
+    screened(table, {(): [60]}, "theirs")
+    screened(table, {("gem",): [63]}, "ours")
+    (needed,) = walk(search, plan, table, "ours").missing
+    assert needed.name == "published"
+    (needed,) = walk(search, plan, table, "theirs").missing
+    assert needed.name == "published + gem"
+    screened(table, {(): [59]}, "ours")
+    for cpu in ("ours", "theirs", "a third"):  # what one machine has measured need not be done again
+        found = walk(search, plan, table, cpu)
+        assert found.missing == []
+        assert found.alone == {"gem": 4.0}
+
+
+def test_a_table_grows_by_whole_rows_and_is_read_back(tmp_path: Path) -> None:
+    table = Table(tmp_path / "results" / "cells.csv")
+    rows = [row("published", ["epochs=12"], 0, 60.1234), row("killed", ["a=[1,2]"], 1, 50.0, minutes=None)]
+    for one in rows:
+        table.add(one)
+    assert Table(table.path).rows == rows
+    assert [path.name for path in table.path.parent.iterdir()] == ["cells.csv"]
+
+
+def test_a_table_begun_by_other_code_is_not_added_to(tmp_path: Path) -> None:
+    table = Table(tmp_path / "cells.csv")
+    table.refuse_other_code({"numbers-3"}, "numbers-3")
+    table.add(row("published", ["epochs=12"], 0, 60.0))
+    table.refuse_other_code({"numbers-2", "numbers-3"}, "numbers-3")
+    with pytest.raises(ConfigError, match=r"numbers-2; commits cd.*Check out the tag"):
+        table.refuse_other_code({"fedcba9876543210"}, "fedcba9876543210")
+
+
+def test_a_mean_has_the_interval_of_student() -> None:
+    mean = Mean.of([1.0, 2.0, 3.0])
+    assert mean.value == 2.0
+    assert mean.half == pytest.approx(4.302653 * 1.0 / 3**0.5, rel=1e-6)  # t of two degrees of freedom
+    assert not mean.exceeds_noise
+    assert Mean.of([2.0, 2.1, 1.9]).exceeds_noise
+    assert str(Mean.of([4.0])) == "4.0"
+    assert not Mean.of([4.0]).exceeds_noise
+    with pytest.raises(ValueError, match="no value"):
+        Mean.of([])
+
+
+def test_goals_are_said_to_be_reached_missed_or_open() -> None:
+    lead = {2.0: Mean(7.0, 1.0, 3), 24.0: Mean(1.0, 2.0, 3)}
+    assert report.goals(lead, [2.0, 24.0]) == [
+        "- Ahead at every budget by more than the interval: **missed** (not at 24 minutes).",
+        "- At least 6 points at the shortest budget: reached (+7.0 ± 1.0).",
+        "- At least 3 points at the longest budget: **missed** (+1.0 ± 2.0).",
+    ]
+    assert all("not measured yet" in line for line in report.goals({}, [2.0, 24.0]))
+
+
+def test_what_is_wrong_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def never(command: str, words: Sequence[str], seconds: float) -> int:
+        raise OutOfTime
+
+    places = ["--plan", str(TINY), "--results", str(tmp_path)]
+    with pytest.raises(SystemExit) as status:
+        main(["screen", *places], never)
+    assert status.value.code == 2
+    assert "--crops DIR" in capsys.readouterr().err
+    broken = tmp_path / "plan.yaml"
+    broken.write_text(TINY.read_text().replace("head: gem", "head: gme"))
+    data = ["--crops", "x", "--weights", "none"]
+    assert (
+        main(["screen", "--plan", str(broken), "--results", str(tmp_path), *data], never) == 0
+    )  # base first
+    assert main(["distil", *places, *data], never) == 2
+    assert "no section distil" in capsys.readouterr().err
+
+
+def test_the_readme_says_what_the_rows_say() -> None:
+    """Its tables are those that `report` writes from the rows that are committed, figures included."""
+    results = HERE / "results"
+    drawn = [name for name in report.FIGURES if (results / name).exists()]
+    expected = report.markdown(Plan(), Table(results / "cells.csv"), drawn)
+    _, _, rest = (HERE / "README.md").read_text().partition(report.BEGIN)
+    assert rest.partition(report.END)[0].strip() == expected.strip()
