@@ -107,7 +107,10 @@ def test_equals_the_training_written_out(
 def test_tells_what_is_tracked_each_epoch(model: ReidModel) -> None:
     means = run(model, batches(2)).means()
     expected = {"loss", "id_loss", "metric_loss", "accuracy", "hardest_positive", "hardest_negative"}
-    assert expected | {"active_fraction", "grad_norm", "seconds", "images_per_second", "data_wait"} <= means.keys()
+    assert (
+        expected | {"active_fraction", "grad_norm", "seconds", "images_per_second", "data_wait"}
+        <= means.keys()
+    )
     assert means["loss"] == pytest.approx(means["id_loss"] + 0.4 * means["metric_loss"], rel=1e-5)
     assert 0 <= means["data_wait"] <= 1
 
