@@ -37,7 +37,7 @@ FIRST = frozenset(_FIRST.split())
 LATER: dict[str, Any] = {
     "dataset.distractor": 0, "dataset.null": None, "dataset.corrections": None, "backbone.ema": False,
     "head._target_": "reid.models.heads.BNNeck", "head.classifier": "linear", "head.scale": None,
-    "head.margin": None,
+    "head.margin": None, "head.embedding": None, "head.norm": "batch",
 }  # fmt: skip
 
 #: Keys that have the value of another one, their owner: they enter no hash and are no difference.
