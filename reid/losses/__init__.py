@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from reid.losses.ranked import RankedListLoss
     from reid.losses.triplet import TripletLoss
     from reid.losses.triplet_center import TripletCenterLoss
+    from reid.losses.triplet_weighted import WeightedTripletLoss
 else:
     __getattr__ = lazy_names(
         __name__,
@@ -21,6 +22,7 @@ else:
             "ranked": ["RankedListLoss"],
             "triplet": ["TripletLoss"],
             "triplet_center": ["TripletCenterLoss"],
+            "triplet_weighted": ["WeightedTripletLoss"],
         },
     )
 
@@ -30,5 +32,6 @@ __all__ = [
     "RankedListLoss",
     "TripletCenterLoss",
     "TripletLoss",
+    "WeightedTripletLoss",
     "pair_statistics",
 ]

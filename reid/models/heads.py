@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import torch
@@ -94,6 +95,10 @@ class BNNeck(Head):
 
     channels: C, of the feature map.
     neck: whether there is a norm between them; without it `after` is `before`.
+    embedding: d, to which a Linear without bias brings the mean before the neck, as FastReID has it (He et
+        al., arXiv 2006.02631); None for no such layer, D = C.
+    norm: `batch`, or `layer` for a layer norm (Ba et al., arXiv 1607.06450), whose statistics are those of
+        one image.
     classifier, scale, margin: the linear one, or one of cosines with its margin, whose scale and margin are
         those of its paper where they are None (see `reid.models.classifiers`).
     """
@@ -105,23 +110,27 @@ class BNNeck(Head):
         neck: bool = True,
         train_feature: TrainFeature = "after",
         eval_feature: Feature = "after",
+        embedding: int | None = None,
+        norm: Norm = "batch",
         classifier: Classifier = "linear",
         scale: float | None = None,
         margin: float | None = None,
     ) -> None:
         super().__init__(train_feature, eval_feature)
-        self.num_classes = num_classes
-        self.embedding_size = channels
-        self.bottleneck = _neck(channels) if neck else nn.Identity()
+        _check_whole("embedding", embedding, _MOST_NUMBERS)
         self.margin = _margin(classifier, scale, margin)
-        self.classifier = _classifier(classifier, channels, num_classes)
+        self.num_classes = num_classes
+        self.embedding_size = embedding or channels
+        self.reduction = _reduction(channels, embedding)
+        self.bottleneck = _neck(self.embedding_size, neck, norm)
+        self.classifier = _classifier(classifier, self.embedding_size, num_classes)
 
     def pool(self, feature_map: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C)."""
         return lay_out(feature_map, layout_of(feature_map)).mean(dim=(2, 3))
 
     def embed(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        before = self.pool(feature_map)
+        before = self.reduction(self.pool(feature_map))
         return before, self.bottleneck(before)
 
     def logits(self, after: Tensor) -> Tensor:
@@ -162,13 +171,60 @@ class GeM(BNNeck):
         return lay_out(powers, layout_of(feature_map)).mean(dim=(2, 3)).pow(1 / self.pooling_p)
 
 
-class Parts(Head):
+class Branches(Head):
+    """Several features of one map, each with a neck and a classifier of its own, compared side by side.
+
+    Of each of S features: Linear without bias to d numbers -> `before` -> norm -> `after` -> classifier. The
+    features are concatenated, D = S d; the logits are (N, S, classes). A subclass has `pools`.
+
+    count: S. size: d; None for no such layer, d = C. The others are as those of BNNeck.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        count: int,
+        size: int | None,
+        neck: bool = True,
+        train_feature: TrainFeature = "after",
+        eval_feature: Feature = "after",
+        norm: Norm = "batch",
+        classifier: Classifier = "linear",
+        scale: float | None = None,
+        margin: float | None = None,
+    ) -> None:
+        super().__init__(train_feature, eval_feature)
+        self.margin = _margin(classifier, scale, margin)
+        numbers = size or channels
+        self.num_classes = num_classes
+        self.embedding_size = count * numbers
+        self.reduction = nn.ModuleList(_reduction(channels, size) for _ in range(count))
+        self.bottleneck = nn.ModuleList(_neck(numbers, neck, norm) for _ in range(count))
+        self.classifier = nn.ModuleList(_classifier(classifier, numbers, num_classes) for _ in range(count))
+
+    def pools(self, feature_map: Tensor) -> list[Tensor]:
+        """(N, C, h, w) -> S features, (N, C) each."""
+        raise NotImplementedError
+
+    def embed(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+        pools = self.pools(lay_out(feature_map, layout_of(feature_map)))
+        before = [reduce(pooled) for reduce, pooled in zip(self.reduction, pools, strict=True)]
+        after = [neck(feature) for neck, feature in zip(self.bottleneck, before, strict=True)]
+        return torch.cat(before, dim=1), torch.cat(after, dim=1)
+
+    def logits(self, after: Tensor) -> Tensor:
+        features = after.chunk(len(self.classifier), dim=1)
+        scores = [classify(feature) for classify, feature in zip(self.classifier, features, strict=True)]
+        return torch.stack(scores, dim=1)
+
+
+class Parts(Branches):
     """Horizontal stripes, each with a neck and a classifier of its own.
 
     The part-based convolutional baseline, PCB (Sun et al., ECCV 2018, arXiv 1711.09349, section 3).
-    The map is cut into S stripes of equal height (by a row, where S does not divide h). Of each: mean ->
-    Linear without bias to d numbers -> `before` -> BatchNorm1d -> `after` -> Linear without bias -> logits.
-    The features of the stripes are concatenated, D = S d; the logits are (N, S, classes).
+    The map is cut into S stripes of equal height (by a row, where S does not divide h), and the mean of each
+    is taken.
 
     The paper's network has a ReLU after its batch norm, sums the cross entropies and has no metric loss: here
     the neck is that of BNNeck and the mean is taken, so that `loss.id_weight` means the same for every head.
@@ -186,45 +242,51 @@ class Parts(Head):
         eval_feature: Feature = "after",
         stripes: int = 6,
         reduction: int | None = 256,
-        classifier: Classifier = "linear",
-        scale: float | None = None,
-        margin: float | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(train_feature, eval_feature)
         for name, value, most in (("stripes", stripes, 64), ("reduction", reduction, _MOST_NUMBERS)):
-            if value is not None and not 1 <= value <= most:
-                raise HeadError(f"{name}={value} is not allowed: expected a whole number from 1 to {most}.")
-        size = reduction or channels
-        self.num_classes = num_classes
-        self.embedding_size = stripes * size
-        self.stripes = stripes
-        self.reduction = nn.ModuleList(
-            _reduction(channels, reduction) if reduction else nn.Identity() for _ in range(stripes)
+            _check_whole(name, value, most)
+        super().__init__(
+            channels, num_classes, stripes, reduction, neck, train_feature, eval_feature, **options
         )
-        self.bottleneck = nn.ModuleList(_neck(size) if neck else nn.Identity() for _ in range(stripes))
-        self.margin = _margin(classifier, scale, margin)
-        self.classifier = nn.ModuleList(_classifier(classifier, size, num_classes) for _ in range(stripes))
+        self.stripes = stripes
 
-    def embed(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
+    def pools(self, feature_map: Tensor) -> list[Tensor]:
         height = feature_map.shape[2]
         if height < self.stripes:
             raise HeadError(
                 f"head.stripes={self.stripes} does not fit a feature map of {height} rows: take images that "
                 f"are higher (image.height), or head.stripes={height} or fewer."
             )
-        feature_map = lay_out(feature_map, layout_of(feature_map))
         edges = [number * height // self.stripes for number in range(self.stripes + 1)]
-        before, after = [], []
-        for number, (reduce, neck) in enumerate(zip(self.reduction, self.bottleneck, strict=True)):
-            rows = feature_map[:, :, edges[number] : edges[number + 1]]
-            before.append(reduce(rows.mean(dim=(2, 3))))
-            after.append(neck(before[-1]))
-        return torch.cat(before, dim=1), torch.cat(after, dim=1)
+        return [feature_map[:, :, top:bottom].mean(dim=(2, 3)) for top, bottom in pairwise(edges)]
 
-    def logits(self, after: Tensor) -> Tensor:
-        stripes = after.chunk(self.stripes, dim=1)
-        scores = [classify(part) for classify, part in zip(self.classifier, stripes, strict=True)]
-        return torch.stack(scores, dim=1)
+
+class MaxAvg(Branches):
+    """Mean and maximum over the map: the mean keeps what is everywhere, the maximum what stands out.
+
+    Their sum is one feature, as each stripe of "Horizontal Pyramid Matching" is pooled (Fu et al., AAAI 2019,
+    arXiv 1804.05275). With `separate` they stand side by side, D = 2 d.
+
+    embedding: d; None for no such layer, d = C.
+    separate: each has a neck and a classifier of its own.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        embedding: int | None = None,
+        separate: bool = False,
+        **options: Any,
+    ) -> None:
+        _check_whole("embedding", embedding, _MOST_NUMBERS)
+        super().__init__(channels, num_classes, 2 if separate else 1, embedding, **options)
+        self.separate = separate
+
+    def pools(self, feature_map: Tensor) -> list[Tensor]:
+        mean, largest = feature_map.mean(dim=(2, 3)), feature_map.amax(dim=(2, 3))
+        return [mean, largest] if self.separate else [mean + largest]
 
 
 def head_class(path: str) -> Callable[..., Head]:
@@ -268,11 +330,17 @@ def build_head(options: Mapping[str, Any], channels: int, num_classes: int) -> H
         raise HeadError(f"{options['_target_']} does not take what stands in head: {error}") from error
 
 
-def _neck(size: int) -> nn.BatchNorm1d:
-    """Batch norm at weight 1 with its bias frozen at 0, so that class boundaries pass through the origin."""
-    norm = nn.BatchNorm1d(size)
-    norm.bias.requires_grad_(False)
-    return norm
+def _neck(size: int, neck: bool = True, norm: Norm = "batch") -> nn.Module:
+    """A norm at weight 1 with its bias frozen at 0, so that class boundaries pass through the origin."""
+    if norm not in get_args(Norm):
+        raise HeadError(f"norm={norm!r} is not allowed: give one of {', '.join(get_args(Norm))}.")
+    if not neck:
+        if norm != "batch":
+            raise HeadError(f"norm={norm} does nothing without a neck: leave tricks.bnneck true.")
+        return nn.Identity()
+    layer = nn.BatchNorm1d(size) if norm == "batch" else nn.LayerNorm(size)
+    layer.bias.requires_grad_(False)
+    return layer
 
 
 def _classifier(kind: str, size: int, num_classes: int) -> nn.Module:
@@ -288,7 +356,15 @@ def _margin(kind: str, scale: float | None, margin: float | None) -> Margin | No
         raise HeadError(str(error)) from error
 
 
-def _reduction(channels: int, size: int) -> nn.Linear:
+def _reduction(channels: int, size: int | None) -> nn.Module:
+    """A layer without bias from `channels` to `size` numbers; None for none."""
+    if size is None:
+        return nn.Identity()
     layer = nn.Linear(channels, size, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out")
     return layer
+
+
+def _check_whole(name: str, value: int | None, most: int) -> None:
+    if value is not None and not 1 <= value <= most:
+        raise HeadError(f"{name}={value} is not allowed: expected a whole number from 1 to {most}.")

@@ -104,6 +104,8 @@ PUBLISHED: dict[str, Any] = {
     "head.neck": True,
     "head.train_feature": "after",
     "head.eval_feature": "after",
+    "head.embedding": None,
+    "head.norm": "batch",
     "head.classifier": "linear",
     "head.scale": None,
     "head.margin": None,

@@ -24,7 +24,7 @@ from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optim
 from reid.engine.stop import Stopped, StopSignals
 from reid.losses import ClusteredRankedListLoss, Mix, RankedListLoss, TripletCenterLoss, TripletLoss
 from reid.models import Head, ReidModel, as_backbone
-from reid.models.heads import BNNeck, GeM, Parts
+from reid.models.heads import BNNeck, GeM, MaxAvg, Parts
 
 CPU = torch.device("cpu")
 SGD = {
@@ -147,11 +147,13 @@ def check_neck(processes: Processes) -> None:
     torch.manual_seed(0)
     for head in (
         BNNeck(5, 4, classifier="arcface", scale=8.0),
-        GeM(5, 4, train_feature="both"),
+        GeM(5, 4, train_feature="both", embedding=3),
+        MaxAvg(5, 4, separate=True, classifier="cosface", scale=8.0),
         Parts(5, 4, stripes=2, reduction=3, classifier="circle", scale=4.0),
     ):
         together, alone = learnt(processes, head), learnt(ALONE, head)
-        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+        # Each of several layers rounds what its own sum leaves.
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
         variances = [tensor for name, tensor in alone.items() if name.endswith("running_var")]
         assert not any(torch.allclose(variance, torch.ones(1), atol=0.1) for variance in variances)
 

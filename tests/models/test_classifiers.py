@@ -111,7 +111,7 @@ def test_the_objective_trains_with_the_margin_and_watches_without_it(kind: str, 
     feature_map = torch.randn(IMAGES, SIZE, 4, 2)
     for head in (
         BNNeck(SIZE, CLASSES, classifier=kind, scale=8.0),  # type: ignore[arg-type]
-        Parts(SIZE, CLASSES, stripes=2, reduction=3, classifier=kind, scale=8.0),  # type: ignore[arg-type]
+        Parts(SIZE, CLASSES, stripes=2, reduction=3, classifier=kind, scale=8.0),
     ):
         features, logits = head.train()(feature_map)
         assert logits.abs().max() <= 1 + 1e-6

@@ -15,7 +15,7 @@ from reid.config.schema import TrainConfig, config_folder
 from reid.engine.distributed import Processes, SharedBatchNorm, share_neck, synchronise_batch_norm
 from reid.engine.objective import Objective, build_metric_loss
 from reid.models import Head, HeadError, ReidModel, as_backbone, build_head
-from reid.models.heads import BNNeck, GeM, Parts
+from reid.models.heads import BNNeck, GeM, MaxAvg, Parts
 
 HEADS = sorted(file.stem for file in (config_folder() / "head").glob("*.yaml"))
 LOSSES = sorted(file.stem for file in (config_folder() / "loss").glob("*.yaml"))
@@ -162,6 +162,47 @@ def test_parts_are_reduced_each_by_its_own_layer(feature_map: Tensor) -> None:
         torch.testing.assert_close(features[:, 3 * number : 3 * number + 3], expected)
 
 
+def test_max_avg_is_the_sum_of_both_or_both_apart(feature_map: Tensor) -> None:
+    mean, largest = feature_map.mean(dim=(2, 3)), feature_map.amax(dim=(2, 3))
+    head = MaxAvg(CHANNELS, CLASSES).train()
+    features, logits = head(feature_map)
+    torch.testing.assert_close(features, normalised(mean + largest))
+    assert logits.shape == (IMAGES, 1, CLASSES)
+    apart = MaxAvg(CHANNELS, CLASSES, separate=True).train()
+    features, logits = apart(feature_map)
+    assert apart.embedding_size == 2 * CHANNELS
+    torch.testing.assert_close(features, torch.cat([normalised(mean), normalised(largest)], dim=1))
+    for number, pooled in enumerate((mean, largest)):
+        torch.testing.assert_close(logits[:, number], normalised(pooled) @ apart.classifier[number].weight.T)
+
+
+@pytest.mark.parametrize("head", ["bnneck", "gem", "max_avg"])
+def test_an_embedding_stands_before_the_neck(head: str, feature_map: Tensor) -> None:
+    typed = (f"head={head}", "head.embedding=3")
+    module = build_head(composed(*typed).head, CHANNELS, CLASSES).train()
+    assert module.embedding_size == 3
+    plain = build_head(composed(f"head={head}", "tricks.bnneck=false").head, CHANNELS, CLASSES).eval()
+    layer = next(layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    before, after = module.embed(feature_map)
+    torch.testing.assert_close(before, plain(feature_map) @ layer.weight.T)
+    torch.testing.assert_close(after, normalised(before), rtol=1e-4, atol=1e-5)
+    assert module(feature_map)[1].shape[-1] == CLASSES
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_layer_norm_knows_one_image_alone(head: str, feature_map: Tensor) -> None:
+    module = build_head(composed(f"head={head}", "head.norm=layer").head, CHANNELS, CLASSES).train()
+    features, _ = module(feature_map)
+    alone, _ = module(feature_map[:1])
+    torch.testing.assert_close(features[:1], alone)
+    before, _ = module.embed(feature_map)
+    size = 256 if head == "parts" else CHANNELS
+    expected = functional.layer_norm(before.reshape(-1, size), (size,)).reshape(features.shape)
+    torch.testing.assert_close(features, expected)
+    for name, parameter in module.named_parameters():
+        assert parameter.requires_grad or name.endswith("bias")
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_memory_layout_changes_no_feature_and_reaches_the_gradient(head: str, feature_map: Tensor) -> None:
     options = composed(f"head={head}").head
@@ -235,12 +276,22 @@ class WithoutNeck(Head):
         (["head.eval_feature=before"], r"Set eval.neck_feature alone"),
         (["head=parts", "head.stripes=x"], r"head.stripes='x' is not allowed: expected a whole number"),
         (["head=parts", "+head.width=3"], r"no key head.width"),
+        (["head=parts", "head.embedding=512"], r"no key head.embedding"),
+        (
+            ["head=gem", "head.embedding=0"],
+            r"head.embedding=0 is not allowed: expected a whole number from 1",
+        ),
+        (["head=gem", "head.embedding=x"], r"head.embedding='x' is not allowed: expected a whole number or"),
+        (
+            ["head=max_avg", "head.norm=instance"],
+            r"head.norm='instance' is not allowed: expected one of batch",
+        ),
         (["head=parts", "image.height=64"], r"head.stripes=6 does not fit image.height=64 .*has 4 rows"),
         (["~head.train_feature"], r"head.train_feature is not given"),
     ],
 )
 def test_what_does_not_fit_is_named(overrides: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises((ConfigError, HeadError), match=words):
         settings_of("backbone.weights=none", *overrides)
 
 
@@ -260,6 +311,10 @@ def test_a_head_without_a_neck_cannot_be_had_without_it(monkeypatch: pytest.Monk
         ({"_target_": "reid.models.build_backbone"}, "is no head"),
         ({"_target_": "reid.models.heads.GeM", "p": 0.0}, "head.p=0.0 is not allowed"),
         ({"_target_": "reid.models.heads.Parts", "stripes": 0}, "head.stripes=0 is not allowed"),
+        (
+            {"_target_": "reid.models.heads.GeM", "norm": "layer", "neck": False},
+            "head.norm=layer does nothing",
+        ),
         ({"_target_": "reid.models.heads.BNNeck", "p": 3.0}, "does not take what stands in head: .*'p'"),
     ],
 )
