@@ -37,9 +37,8 @@ FIRST = frozenset(_FIRST.split())
 LATER: dict[str, Any] = {
     "dataset.distractor": 0, "dataset.null": None, "dataset.corrections": None, "backbone.ema": False,
     "head._target_": "reid.models.heads.BNNeck", "head.classifier": "linear", "head.scale": None,
-    "head.margin": None,
-    "optimizer.classifier_lr_factor": 1.0, "optimizer.norm_weight_decay": None,
     "head.margin": None, "head.embedding": None, "head.norm": "batch",
+    "optimizer.classifier_lr_factor": 1.0, "optimizer.norm_weight_decay": None,
 }  # fmt: skip
 
 #: Keys that have the value of another one, their owner: they enter no hash and are no difference.
