@@ -9,8 +9,8 @@ With l = (0.299, 0.587, 0.114) and luma y(x) = l x of a pixel x from 0 to 255, t
 
 as in torchvision's `ColorJitter`, but for three differences that make it a single product: the order is
 fixed, values are cut to [0, 255] at the end alone, and a hue turns in the plane of YIQ's colours, which keeps
-the luma, where torchvision turns HSV's angle.  The amounts are FastReID's (arXiv 2006.02631).  A grey image has
-its luma in all three channels (Gong et al., arXiv 2101.08533, the global grayscale transformation).
+the luma, where torchvision turns HSV's angle.  The amounts are FastReID's (arXiv 2006.02631).  A grey image
+has its luma in all three channels, as SimCLR drops colours (arXiv 2002.05709, appendix A).
 """
 
 import math
