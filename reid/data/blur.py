@@ -64,7 +64,7 @@ class RandomBlur:
             yield weighted(shares, [padded[:, 3 * start :][:, :row] for start in range(len(shares))])
 
 
-def weighted(shares: Sequence[torch.Tensor] | Sequence[float], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def weighted(shares: Sequence[torch.Tensor | float], parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """The sum of the parts, each times its share."""
     result = parts[0] * shares[0]
     for share, part in zip(shares[1:], parts[1:], strict=True):

@@ -49,7 +49,7 @@ def uint8_images(batch: int = BATCH, seed: int = 1) -> torch.Tensor:
 
 
 def shape_of(images: torch.Tensor, part: Part | None = None) -> BatchShape:
-    return BatchShape(part or Part.of(len(images)), *images.shape[2:], CPU)
+    return BatchShape(part or Part.of(len(images)), images.shape[2], images.shape[3], CPU)
 
 
 def apply(operation: Operation, images: torch.Tensor, form: str, seed: int = 0) -> torch.Tensor:
