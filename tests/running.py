@@ -21,14 +21,15 @@ from pathlib import Path
 IMPORTED = [
     "reid.commands.train", "reid.commands.evaluate", "reid.commands.threshold", "reid.jobs.frame",
     "reid.sweeps.callback", "mlflow", "alembic.context", "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.artifact.local_artifact_repo", "torch._dynamo", "matplotlib.pyplot",
+    "mlflow.store.artifact.local_artifact_repo", "torch._dynamo", "matplotlib.pyplot", "tests.preloaded",
 ]  # fmt: skip
 
 
 def start_server(environment: dict[str, str]) -> None:
     """Start the process that is forked from. It ends with this one."""
     # The server leaves out what is not there, and each command would import for seconds what lies elsewhere.
-    missing = [name for name in IMPORTED if name.startswith("reid.") and find_spec(name) is None]
+    own = [name for name in IMPORTED if name.startswith(("reid.", "tests."))]
+    missing = [name for name in own if find_spec(name) is None]
     assert not missing, f"{missing}: name in IMPORTED what a command imports"
     before = dict(os.environ)
     os.environ.clear()
@@ -95,6 +96,11 @@ def _run(words: list[str], environment: dict[str, str], home: Path, output: Path
     os.environ.update(environment)
     os.chdir(home)
     sys.path.insert(0, str(home))
+    run_module(words)
+
+
+def run_module(words: list[str]) -> None:
+    """Run the module in this process, and all that is left to do at its end."""
     sys.argv = list(words)
     sys.orig_argv = [sys.executable, "-m", *words]
     sys.modules.pop(words[0], None)  # or runpy warns

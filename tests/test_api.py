@@ -98,7 +98,7 @@ def test_it_computes_the_bits_of_the_command_and_leaves_the_process_as_it_was(
     assert run.history["epoch"].tolist() == [1, 2]
     assert run.scores["test/mAP"] == run.history["test/mAP"].iloc[-1]
     assert len(run.run_id or "") == 32
-    assert repr(run).startswith("Run(synthetic resnet18 ranked")
+    assert repr(run).startswith("Run(synthetic mobilenet_v2 ranked")
     assert len(repr(run)) <= 100
     for name in ("train.log", "status.json", "config_resolved.yaml", "figures"):
         assert (run.folder / name).exists()

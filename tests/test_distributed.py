@@ -1,7 +1,7 @@
 """Two processes that train together on the tiny set: the run that one makes, stopped and gone on with.
 
-torchrun starts them where it has a part: it passes a signal on, and notices that one has died. Elsewhere they
-are forked with the environment that torchrun gives, since its three processes spend ten seconds on imports.
+torchrun's agent starts them where it has a part: it passes a signal on, and notices that one has died.
+Elsewhere they have the environment that torchrun gives, and nobody watches over them.
 
 The backbone's batch norms keep their statistics here, since each process would take those of its own half
 of a batch; the neck takes those of the whole batch.
@@ -11,7 +11,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from conftest import Starter, environment
+from conftest import Starter, with_resnet18
+from running import Forked
 
 from reid.engine.checkpoint import load_checkpoint
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+TORCHRUN = "tests.torchrun_forked"
 #: Seconds that a run may take: three processes that import PyTorch, on a busy machine.
 LIMIT = 900
 #: Columns that measure time.
@@ -43,7 +43,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(tiny: list[str]) -> list[str]:
-    return [*tiny, "optimizer=sgd", "freeze_bn=true", "epochs=5", "eval.period=2", "eval.batch=8"]
+    return [
+        *with_resnet18(tiny),
+        "optimizer=sgd",
+        "freeze_bn=true",
+        "epochs=5",
+        "eval.period=2",
+        "eval.batch=8",
+    ]
 
 
 @dataclass(frozen=True)
@@ -97,23 +104,7 @@ def together(run_pair: Pair, words: list[str], home: Path) -> Path:
     return home / "together"
 
 
-def start(home: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*TORCHRUN, *arguments],
-        env=environment(home),
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finished(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
-    out, err = process.communicate(timeout=LIMIT)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def wait_for_epoch(process: "subprocess.Popen[str]", folder: Path, epoch: int) -> None:
+def wait_for_epoch(process: Forked, folder: Path, epoch: int) -> None:
     deadline = time.monotonic() + LIMIT
     history = folder / "history.csv"
     while time.monotonic() < deadline:
@@ -124,9 +115,9 @@ def wait_for_epoch(process: "subprocess.Popen[str]", folder: Path, epoch: int) -
     raise AssertionError(f"no epoch {epoch} in time")
 
 
-def process_of(torchrun: "subprocess.Popen[str]", number: int) -> psutil.Process:
-    children = psutil.Process(torchrun.pid).children()
-    return next(child for child in children if child.environ().get("RANK") == str(number))
+def second_of(torchrun: Forked) -> psutil.Process:
+    _first, second = sorted(psutil.Process(torchrun.pid).children(), key=lambda child: child.create_time())
+    return second
 
 
 def status(folder: Path) -> str:
@@ -156,24 +147,26 @@ def test_one_process_writes_and_tracks(together: Path, home: Path) -> None:
 
 
 def test_stopped_and_bereaved_it_ends_in_order_and_goes_on(
-    run_pair: Pair, words: list[str], home: Path, together: Path
+    run_pair: Pair, start_command: Starter, words: list[str], home: Path, together: Path
 ) -> None:
     folder = home / "disturbed"
-    process = start(home, "reid.train", *words, f"hydra.run.dir={folder}")
+    process = start_command(TORCHRUN, "reid.train", *words, f"hydra.run.dir={folder}", home=home)
     wait_for_epoch(process, folder, 1)
     process.send_signal(signal.SIGTERM)
-    stopped = finished(process)
-    assert stopped.returncode != 0
+    _, stderr = process.communicate(LIMIT)
+    assert process.returncode != 0
+    assert "stopped by SIGTERM" in stderr
     assert status(folder) == "KILLED"
 
-    process = start(home, "reid.train", *words, "resume=auto", f"hydra.run.dir={home}/again")
+    again = ["resume=auto", f"hydra.run.dir={home}/again"]
+    process = start_command(TORCHRUN, "reid.train", *words, *again, home=home)
     wait_for_epoch(process, folder, 3)
-    process_of(process, 1).kill()
-    bereaved = finished(process)
-    assert bereaved.returncode != 0
-    assert "resumed after epoch" in bereaved.stdout
+    second_of(process).kill()
+    stdout, stderr = process.communicate(LIMIT)
+    assert process.returncode != 0
+    assert "resumed after epoch" in stdout
     # It notices by itself within a step; between two, the signal that torchrun sends may come first.
-    assert "another process of this run has ended" in bereaved.stderr
+    assert "another process of this run has ended" in stderr
     assert status(folder) in ("FAILED", "KILLED")
 
     ended = run_pair("reid.train", *words, "resume=auto", f"hydra.run.dir={home}/once_more")

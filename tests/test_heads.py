@@ -26,7 +26,7 @@ HEADS = {
     ],
 }
 #: Numbers of a feature.
-SIZE = {"gem": 512, "parts": 16}
+SIZE = {"gem": 1280, "parts": 16}
 
 Trained = Callable[[str], Path]
 
@@ -99,6 +99,6 @@ def test_a_run_is_resumed_and_another_starts_from_its_model(
     output = run("reid.train", *words, "freeze_bn=true")
     assert "trained with head._target_=reid.models.heads.Parts, this run has reid.models.heads.GeM" in output
     first, second = (load_checkpoint(folder / "model.pt") for folder in (first_run, home / "from_parts"))
-    assert rebuild_model(second).embedding_size == 512
-    name = "backbone.bn1.running_mean"  # frozen, so it is still what it began with
+    assert rebuild_model(second).embedding_size == 1280
+    name = "backbone.features.0.1.running_mean"  # frozen, so it is still what it began with
     assert torch.equal(first.model[name], second.model[name])

@@ -117,17 +117,17 @@ def test_tracked_runs_become_a_table_and_a_picture(
                        tags={"reid.score_split": "test"}) as tracker:  # fmt: skip
         tracker.metrics({"test/mAP": 0.5}, 1)
     picture = tmp_path / "tradeoff.png"
-    words = ["backbone=mobilenet_v2", "image.height=32", "image.width=16", "--runs", "mine", "--batch", "1,2",
+    words = ["backbone=resnet18", "image.height=32", "image.width=16", "--runs", "mine", "--batch", "1,2",
              "--seconds", "0.01", "--threads", "1", "--device", "cpu"]  # fmt: skip
     done = run_command("reid.profile", str(checkpoint), *words, "--json", "-o", str(picture), home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "left out: without a model: run " in done.stderr
     found = json.loads(done.stdout)
     assert found["machine"]["threads"] == "1"
-    mobile, ours = found["networks"]  # keys come first
-    assert (mobile["network"], ours["network"]) == ("mobilenet_v2, 32x16", "resnet18, 32x16")
+    resnet, ours = found["networks"]  # keys come first
+    assert (resnet["network"], ours["network"]) == ("resnet18, 32x16", "mobilenet_v2, 32x16")
     assert [one["batch"] for one in ours["timed"]] == [1, 2]
-    assert mobile["models"] == []
+    assert resnet["models"] == []
     # The checkpoint of the run says what the run says; a network is measured once for all models of it.
     assert [one["data"] for one in ours["models"]] == ["synthetic, test split"] * 2
     first, second = (one["mAP"] for one in ours["models"])
@@ -137,7 +137,7 @@ def test_tracked_runs_become_a_table_and_a_picture(
     done = run_command("reid.profile", *words[:3], *words[5:], "-o", str(picture), home=tmp_path)
     assert done.returncode == 2
     assert "no score is known" in done.stderr
-    assert "mobilenet_v2, 32x16" in run_command("reid.profile", *words[:3], *words[5:], home=tmp_path).stdout
+    assert "resnet18, 32x16" in run_command("reid.profile", *words[:3], *words[5:], home=tmp_path).stdout
 
 
 def test_a_point_is_unbeaten_where_nothing_is_both_faster_and_better() -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from composing import composed, settings_of
-from conftest import Runner
+from conftest import Runner, with_resnet18
 from PIL import Image
 
 from reid import compare, extract
@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(home: Path, tiny: list[str]) -> Path:
     """The model.pt of a run on the tiny set before its first step, without a threshold."""
-    settings = settings_of(*tiny)
+    settings = settings_of(*with_resnet18(tiny))
     dataset, crops, _ = read_dataset(settings, silent)
     data = open_training_data(dataset, settings, silent, crops)
     with torch.random.fork_rng():

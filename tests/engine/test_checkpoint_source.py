@@ -58,7 +58,7 @@ def test_a_run_that_starts_from_another_begins_with_its_features(
         "eval.at_start=true",
     ]
     printed = command("train", *night, *overrides, f"hydra.run.dir={tmp_path}/night")
-    assert "104 of 104 model tensors loaded (100.0%); 1 dropped: classifier.weight" in printed
+    assert "264 of 264 model tensors loaded (100.0%); 1 dropped: classifier.weight" in printed
 
     data = next(word for word in tiny if word.startswith("data.root="))
     command(

@@ -27,7 +27,7 @@ import psutil
 import pytest
 import torch
 from composing import settings_of
-from conftest import TINY, Starter
+from conftest import TINY, Starter, with_resnet18
 from PIL import Image
 from running import Forked
 
@@ -124,7 +124,7 @@ def study(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
         csv.writer(file).writerows([("path", "pid", "camid", "split"), *rows])
     damaged = home / [path for path, *_, split in rows if split == "gallery"][-1]
 
-    own = [word for word in TINY if not word.startswith("dataset")]
+    own = [word for word in with_resnet18(TINY) if not word.startswith("dataset")]
     own += ["dataset=table", f"dataset.file={home / 'crops.csv'}", f"data.store={home / 'store'}"]
     settings = settings_of(*own, f"data.root={home}")
     dataset, crops, _ = read_dataset(settings, silent)
