@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reid.config.identity import LATER
 from reid.normalisation import IMAGENET, Normalisation
 from reid.words import as_markdown
 
@@ -179,13 +180,22 @@ def _origin(meta: Mapping[str, Any]) -> str:
 
 
 def _call(config: Mapping[str, Any], group: str) -> str:
-    """A choice as its class with its numbers and switches: texts may be paths."""
+    """A choice as its class with its numbers and switches, and the classes of the losses of a mix.
+
+    Other texts may be paths; those of the suite's own later keys are words of a list, such as a classifier.
+    """
     name = str(config.get(f"{group}._target_", "not stored")).rpartition(".")[2]
     keys = {
         key.removeprefix(f"{group}."): value for key, value in config.items() if key.startswith(f"{group}.")
     }
     shown = [f"{key}={value:g}" for key, value in keys.items() if type(value) in (int, float)]
     shown += [f"{key}={str(value).lower()}" for key, value in keys.items() if isinstance(value, bool)]
+    for key, value in keys.items():
+        part, _, last = key.rpartition(".")
+        if part and last == "_target_":
+            shown.append(f"{part}={str(value).rpartition('.')[2]}")
+        elif isinstance(value, str) and key != "_target_" and LATER.get(f"{group}.{key}", value) != value:
+            shown.append(f"{key}={value}")
     return f"{name}({', '.join(shown)})" if shown else name
 
 

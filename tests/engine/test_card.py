@@ -104,5 +104,20 @@ def test_texts_of_the_config_stay_out_since_they_may_be_paths() -> None:
     assert "alice" not in card
 
 
+def test_the_losses_of_a_mix_and_the_classifier_are_named() -> None:
+    config = {
+        "loss._target_": "reid.losses.Mix",
+        "loss.first._target_": "reid.losses.RankedListLoss",
+        "loss.first.alpha": 2.0,
+        "head._target_": "reid.models.heads.GeM",
+        "head.classifier": "circle",
+        "head.norm": "batch",
+        "head.scale": 16,
+    }
+    card = model_card(meta(config=config))
+    assert "Mix(first.alpha=2, first=RankedListLoss)" in card
+    assert "GeM(scale=16, classifier=circle)" in card
+
+
 def test_it_lies_beside_its_checkpoint(tmp_path: Any) -> None:
     assert card_path(tmp_path / "model.pt").name == "model_card.md"

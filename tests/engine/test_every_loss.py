@@ -24,7 +24,7 @@ from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optim
 from reid.engine.schedule import epoch_rates
 from reid.engine.session import Session
 from reid.engine.stop import StopSignals
-from reid.losses import TripletLoss, clustered_ranked
+from reid.losses import RankedListLoss, TripletLoss, clustered_ranked, pair_statistics
 from reid.losses.kmeans import kmeans
 from reid.models import ReidModel
 from reid.models.trunk import as_backbone
@@ -33,6 +33,8 @@ COMPUTE = Compute(torch.device("cpu"), channels_last=False)
 LOSSES = sorted(file.stem for file in (config_folder() / "loss").glob("*.yaml"))
 #: Those with parameters of their own, and where these stand.
 LEARNING = {"arcface": "W", "cosface": "W", "triplet_center": "centers"}
+#: One loss that brings an optimizer, and one whose proxies the network's moves.
+MIXED = "mix loss@loss.second=triplet_center +loss@loss.third=cosface"
 
 
 def batches(count: int, seed: int = 0) -> Iterator[Batch]:
@@ -46,7 +48,9 @@ def batches(count: int, seed: int = 0) -> Iterator[Batch]:
 def settings_for(loss: str, *overrides: str) -> TrainConfig:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Values of Tp or Tn")
-        return settings_of(f"loss={loss}", "optimizer.lr=1e-2", "optimizer.weight_decay=0", *overrides)
+        return settings_of(
+            *f"loss={loss}".split(), "optimizer.lr=1e-2", "optimizer.weight_decay=0", *overrides
+        )
 
 
 def open_session(settings: TrainConfig, folder: Path, seed: int = 0) -> tuple[Session, Objective]:
@@ -103,7 +107,7 @@ def test_overfits_one_batch(loss: str, tmp_path: Path) -> None:
     assert last.get("accuracy", 1.0) == 1.0
 
 
-@pytest.mark.parametrize("loss", ["clustered_ranked", *LEARNING])
+@pytest.mark.parametrize("loss", ["clustered_ranked", *LEARNING, MIXED])
 def test_resumed_after_two_epochs_it_is_the_run_of_four(loss: str, tmp_path: Path) -> None:
     settings = settings_for(loss)
 
@@ -151,13 +155,33 @@ def test_resumed_within_an_epoch_each_step_has_the_rate_of_the_whole_run(tmp_pat
     assert len(set(rates)) == 5
 
 
-@pytest.mark.parametrize(("loss", "name"), LEARNING.items())
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [*LEARNING.items(), (MIXED, "losses.second.centers"), (MIXED, "losses.third.W")],
+)
 def test_what_the_loss_learns_moves(loss: str, name: str, tmp_path: Path) -> None:
     session, objective = open_session(settings_for(loss), tmp_path)
     assert objective.metric_loss is not None
     before = objective.metric_loss.state_dict()[name].clone()
     run_epoch(session, objective, batches(2))
     assert (objective.metric_loss.state_dict()[name] != before).all()
+
+
+def test_each_loss_of_a_mix_is_watched_and_weighs_what_its_keys_say(tmp_path: Path) -> None:
+    weights = ["loss.metric_weight=0.5", "loss.first.metric_weight=0.2", "loss.second.metric_weight=3"]
+    settings = settings_for("mix", *weights)
+    session, objective = open_session(settings, tmp_path)
+    (batch,) = batches(1)
+    features, logits = session.model(batch.images)
+    before, after = session.model.head.embed(session.model.backbone(batch.images))
+    values = objective(features, logits, batch.labels)
+    torch.testing.assert_close(values["first_loss"], RankedListLoss()(after, batch.labels))
+    torch.testing.assert_close(values["second_loss"], TripletLoss()(before, batch.labels))
+    metric_loss = 0.2 * values["first_loss"] + 3 * values["second_loss"]
+    torch.testing.assert_close(values["metric_loss"], metric_loss)
+    torch.testing.assert_close(values["loss"], values["id_loss"] + 0.5 * metric_loss)
+    watched = objective.watch(features, logits, batch.labels)
+    assert watched["hardest_positive"] == pair_statistics(after, batch.labels)["hardest_positive"]
 
 
 def test_centres_keep_their_rate_and_proxies_follow_the_schedule(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from reid.inference import load_model
 from reid.judging.stored_threshold import FeatureSpace, StoredThreshold
 from reid.models import Backbone, ReidModel, as_backbone, build_backbone
 from reid.models.backbones import _ibn_a
-from reid.models.heads import BNNeck, GeM, Head, Parts
+from reid.models.heads import BNNeck, GeM, Head, MaxAvg, Parts
 from reid.models.spatial import add_spatial_transformer
 
 SIZE = (64, 32)
@@ -96,10 +96,11 @@ def for_boxmot(resnet: ReidModel, tmp_path_factory: pytest.TempPathFactory) -> R
 @pytest.mark.parametrize(
     ("build", "head", "space", "target"),
     [
-        (resnet18, GeM, replace(PLAIN, flip=True), "onnxruntime"),
+        (resnet18, partial(GeM, embedding=32, norm="layer", classifier="circle"), replace(PLAIN, flip=True),
+         "onnxruntime"),
         (short_ibn, partial(Parts, stripes=2, reduction=8), FeatureSpace("euclidean", False, "before"),
          "deepstream"),
-        (short_se, BNNeck, PLAIN, "onnxruntime"),
+        (short_se, partial(MaxAvg, separate=True), PLAIN, "onnxruntime"),
         (partial(build_backbone, "test_vit", library="timm", image_size=SIZE), BNNeck, PLAIN, "ultralytics"),
     ],
     ids=["resnet18_gem_flip", "stn_ibn_parts_raw_before", "se", "vit"],

@@ -44,7 +44,7 @@ def test_a_neck_weighs_the_channels() -> None:
     torch.testing.assert_close(activation_map(model, image), torch.ones(1, 2))
 
 
-@pytest.mark.parametrize("head", ["BNNeck", "GeM", "Parts"])
+@pytest.mark.parametrize("head", ["BNNeck", "GeM", "MaxAvg", "Parts"])
 def test_an_empty_place_contributes_nothing_under_every_head(head: str) -> None:
     options = {"_target_": f"reid.models.heads.{head}", **({"stripes": 2} if head == "Parts" else {})}
     torch.manual_seed(0)

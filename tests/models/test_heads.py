@@ -331,17 +331,17 @@ def test_a_map_with_fewer_rows_than_stripes_is_refused(feature_map: Tensor) -> N
 # ---- what is done with whole models
 
 
-def whole(head: str) -> ReidModel:
+def whole(head: str, *typed: str) -> ReidModel:
     torch.manual_seed(0)
     backbone = as_backbone(nn.Sequential(nn.Conv2d(3, CHANNELS, 3, padding=1), nn.ReLU()), "tiny", CHANNELS)
-    options = composed(f"head={head}").head
+    options = composed(f"head={head}", *typed).head
     return ReidModel(backbone, CLASSES, head=build_head(options, CHANNELS, CLASSES))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_a_compiled_head_is_one_graph_with_the_same_output(head: str) -> None:
-    model, images = whole(head), torch.randn(IMAGES, 3, 8, 4)
+    model, images = whole(head, "head.classifier=circle"), torch.randn(IMAGES, 3, 8, 4)
     network = torch.compile(model, backend="eager", fullgraph=True)
     for mode in (True, False):
         model.train(mode)
