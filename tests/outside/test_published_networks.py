@@ -11,8 +11,11 @@ import published_networks as published
 import pytest
 import torch
 from published_networks import State, draw
-from torch import Tensor
+from torch import Tensor, nn
 
+from reid.convert import main as convert
+from reid.engine.checkpoint import load_checkpoint
+from reid.engine.describe import rebuild_model
 from reid.models import build_backbone
 
 Shapes = dict[str, tuple[int, ...]]
@@ -79,3 +82,73 @@ def test_every_parameter_learns(name: str) -> None:
     net = build_backbone(name).train()
     net(torch.randn(2, 3, 384 if "base_ics" in name else 256, 128)).square().mean().backward()
     assert [key for key, parameter in net.named_parameters() if parameter.grad is None] == []
+
+
+class Tree(nn.Module):
+    """A network that holds these tensors and computes nothing with them."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        for name, tensor in state.items():
+            path, _, leaf = name.rpartition(".")
+            place: nn.Module = self
+            for part in filter(None, path.split(".")):
+                if part not in place._modules:
+                    place.add_module(part, Tree({}))
+                place = place.get_submodule(part)
+            place.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@torch.inference_mode()
+def test_the_archive_of_openai_becomes_a_weight_file(tmp_path: Path) -> None:
+    shapes = published.clip_shapes(768, 12, 14 * 14, 512)
+    state = {name: tensor.half() for name, tensor in draw(shapes).items()}
+    texts = {"positional_embedding": torch.zeros(77, 512), "logit_scale": torch.zeros(())}
+    whole = Tree({f"visual.{name}": tensor for name, tensor in state.items()} | texts)
+    torch.jit.save(torch.jit.trace(whole, torch.zeros(1)), str(tmp_path / "ViT-B-16.pt"))
+    assert convert([str(tmp_path / "ViT-B-16.pt"), "-o", str(tmp_path / "clip.pt"), "--trust"]) == 0
+    net = build_backbone("clip_vit_base_16", weights=str(tmp_path / "clip.pt")).eval()
+    assert net.weight_report.fraction == 1
+    images = torch.randn(1, 3, 256, 128, generator=torch.Generator().manual_seed(1))
+    expected = published.clip_visual({n: t.float() for n, t in state.items()}, images, 12, grid=(14, 14))
+    assert (net(images).flatten(1) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@pytest.mark.parametrize("after", [False, True], ids=["before the necks", "after the necks"])
+def test_a_trained_clip_reid_becomes_a_checkpoint(after: bool, tmp_path: Path) -> None:
+    """With overlapping patches. Its two features after their own norms are the model's after its one."""
+    state = draw(published.clip_shapes(768, 12, 21 * 10, 512))
+    norms = {
+        name: draw(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (size,)))
+        for name, size in (("bottleneck", 768), ("bottleneck_proj", 512))
+    }
+    trained = {
+        **{f"image_encoder.{name}": tensor for name, tensor in state.items()},
+        **{f"{name}.{key}": tensor for name, norm in norms.items() for key, tensor in norm.items()},
+        "classifier.weight": torch.zeros(751, 768),
+        "classifier_proj.weight": torch.zeros(751, 512),
+        "prompt_learner.cls_ctx": torch.zeros(751, 4, 512),
+    }
+    torch.save(trained, tmp_path / "ViT-B-16_60.pth")
+    options = ["--neck-feature", "after"] if after else []
+    assert convert([str(tmp_path / "ViT-B-16_60.pth"), "-o", str(tmp_path / "out.pt"), *options]) == 0
+    model = rebuild_model(load_checkpoint(tmp_path / "out.pt")).eval()
+    images = torch.randn(1, 3, 256, 128, generator=torch.Generator().manual_seed(1))
+    expected = published.clip_visual(state, images, 12, stride=12)
+    if after:
+        expected = torch.cat(
+            [
+                (part - norm["running_mean"]) / (norm["running_var"] + 1e-5).sqrt() * norm["weight"]
+                + norm["bias"]
+                for part, norm in zip(expected.split((768, 512), 1), norms.values(), strict=True)
+            ],
+            dim=1,
+        )
+    assert (model(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
