@@ -65,7 +65,8 @@ def saved(path: Path, camids: tuple[int, ...]) -> Path:
         torch.manual_seed(0)
         network = build_model(settings, 5, camids=camids)
     meta: dict[str, Any] = {
-        "model": model_description(settings, 5, camids), "preprocessing": preprocessing(settings.image),
+        "model": model_description(settings, 5, camids),
+        "preprocessing": preprocessing(settings.image, network),
         "dataset": MARKET, "pids": [1, 2, 3, 4, 5], "eval": asdict(settings.eval), "config": {},
         "config_hash": "0" * 16, "without_camids": {"mAP": 0.5, "mAP_without": 0.421, "split": "test"},
     }  # fmt: skip

@@ -40,7 +40,6 @@ LATER: dict[str, Any] = {
     "head.margin": None, "head.embedding": None, "head.norm": "batch",
     "optimizer.classifier_lr_factor": 1.0, "optimizer.norm_weight_decay": None,
     "backbone.cameras": None, "backbone.camera_weight": 3.0,
-    "head._target_": "reid.models.heads.BNNeck",
 }  # fmt: skip
 
 #: Keys that have the value of another one, their owner: they enter no hash and are no difference.
