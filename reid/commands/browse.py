@@ -11,6 +11,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ from reid.home import home
 from reid.inference import TrainedModel, load_model
 from reid.jobs.console import ConsoleProgress
 from reid.judging.activation import activation_map
-from reid.judging.domains import label_of, read_domain
+from reid.judging.domains import label_of, read_domain, same_cameras
 from reid.judging.embed import embed
 from reid.judging.judge import score
 from reid.judging.review import Suspect, review_queries, suspects
@@ -108,6 +109,7 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
     places = OmegaConf.create({"data": OmegaConf.structured(DataConfig)}).data
     data = DataConfig(places.root, places.store, on_bad_image="skip")
     evaluation = replace(as_trained(EvalConfig(), model.meta["eval"], []), rerank=False, query_expansion=0)
+    keys: dict[str, Any] | None = None  # unknown, where a dataset is named: whose cameras it has, too
     if dataset is None:
         checkpoint = with_data_now(Checkpoint({}, model.meta, {}), data.root)
         keys = trained_dataset(checkpoint)
@@ -121,6 +123,7 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
         how = replace(
             as_trained(evaluation, one.meta["eval"], []),
             rerank=False, query_expansion=0, split=evaluation.split, protocol=evaluation.protocol,
+            cameras=keys is not None and same_cameras(keys, one.meta["dataset"]),
         )  # fmt: skip
         image = ImageConfig(one.height, one.width)
         judged = open_judged_data(dataset, image, data, progress, how.protocol)
@@ -178,8 +181,8 @@ def look_of(
     compute = Compute(model.device)
     raw, gallery = (
         embed(
-            model.model, store, compute, normalise=normalise, flip=how.flip, batch=how.batch,
-            progress=progress, what=what,
+            model.model, store, compute, normalise=normalise, flip=how.flip, cameras=how.cameras,
+            batch=how.batch, progress=progress, what=what,
         )
         for store, normalise, what in (
             (judged.query, False, "query"), (judged.gallery, model.space.feature_norm, "gallery"),
@@ -206,7 +209,8 @@ def look_of(
     def features(rows: np.ndarray) -> np.ndarray:
         if rows.max(initial=-1) < len(embedded):
             return embedded[torch.from_numpy(rows)].numpy()
-        return model.embed([crops.paths[row] for row in rows]).numpy()
+        camids = [camid if camid in model.cameras else None for camid in crops.camids[rows].tolist()]
+        return model.embed([crops.paths[row] for row in rows], camids=camids if how.cameras else None).numpy()
 
     return Look(
         name=name,
@@ -393,7 +397,7 @@ def labels_of(
         )
         images = embed(
             model.model, store, Compute(model.device), normalise=model.space.feature_norm,
-            flip=model.space.flip, progress=progress, what="training images",
+            flip=model.space.flip, cameras=False, progress=progress, what="training images",
         )  # fmt: skip
         images = Embeddings(images.features.cpu(), images.pids.cpu(), images.camids.cpu())
         number = {path: crops.end + row for row, path in enumerate(crops.paths[crops.end :])}

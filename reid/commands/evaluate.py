@@ -18,7 +18,7 @@ from reid.home import home
 from reid.jobs import run_figures
 from reid.jobs.console import score_table, tracked_as
 from reid.jobs.job import NAME_LENGTH, Job
-from reid.judging.domains import read_domain, read_domains
+from reid.judging.domains import by_learnt_cameras, read_domain, read_domains
 from reid.judging.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.judging.queries import QUERIES, query_csv
 from reid.judging.stored_scores import store_scores, stored_scores
@@ -70,7 +70,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         results: dict[str, Judgement] = {}
         fingerprints: dict[str, str] = {}
         for domain in domains:
-            how = domain.evaluation
+            how = by_learnt_cameras(model, domain)
             judged = open_judged_data(domain.dataset, image, settings.data, job.progress, how.protocol)
             judgement = judge(model, judged.query, judged.gallery, how, compute, job.progress)
             assert judgement is not None  # one process judges alone

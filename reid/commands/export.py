@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,8 @@ def _judgement(
     evaluation = as_trained(EvalConfig(), model.meta["eval"], [])
     if evaluation.split == "val":
         dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
-    evaluation = with_protocol_of(dataset, evaluation, [])
+    # A graph knows one camera for all images, or none.
+    evaluation = replace(with_protocol_of(dataset, evaluation, []), cameras=False)
     data = DataConfig(root=data_root, store=str(Path(data_root) / ".store"))
     image = ImageConfig(height=model.height, width=model.width)
     try:

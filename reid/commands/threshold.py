@@ -75,6 +75,8 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     require_pairs(*pair_totals(*ids(crops), evaluation.protocol), settings.target)
     model = compute.place(rebuild_model(checkpoint))
     model.eval_feature = evaluation.neck_feature
+    if model.cameras:  # as compare, search and same() embed images, of which nobody says who saw them
+        evaluation = replace(evaluation, cameras=False)
 
     size = checkpoint.meta["preprocessing"]
     image = ImageConfig(height=size["height"], width=size["width"])
@@ -84,7 +86,8 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
     space = feature_space(evaluation, settings.precision)
     parts = [
         embed(
-            model, store, compute, normalise=space.feature_norm, flip=space.flip, batch=evaluation.batch,
+            model, store, compute, normalise=space.feature_norm, flip=space.flip,
+            cameras=evaluation.cameras, batch=evaluation.batch,
             progress=job.progress, what=what,
         )
         for store, what in ((judged.query, "query"), (judged.gallery, "gallery"))

@@ -19,6 +19,7 @@ from reid.data.augment import Augmentation
 from reid.data.batches import BatchRecipe, TrainingBatches, resident_bytes
 from reid.engine.average import WeightAverage
 from reid.engine.card import card_path, model_card
+from reid.engine.checkpoint_meta import WITHOUT_CAMIDS
 from reid.engine.checkpoint_source import find_checkpoint
 from reid.engine.collapse import collapse
 from reid.engine.compute import Compute
@@ -50,6 +51,7 @@ from reid.engine.stop import Stopped
 from reid.jobs import run_figures
 from reid.jobs.console import epoch_line, say_where, score_line, score_table
 from reid.jobs.job import Job
+from reid.judging.domains import warn_of_unknown_cameras
 from reid.judging.judge import Judgement, check_memory, describe, judge, judged_rows, judged_values
 from reid.judging.queries import QUERIES, query_csv
 from reid.judging.stored_scores import KEY as SCORES
@@ -160,6 +162,7 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
         check_memory(*counts, model.embedding_size, evaluation, compute.device)
     if not processes.first:
         seed_everything(settings.seed + processes.number)  # the same weights, but dropout of its own
+    warn_of_unknown_cameras(model, dataset)
     compute.place(model)
     if settings.ema.decay is not None:
         optimizers.average = WeightAverage(model, settings.ema.decay, settings.ema.warmup)
@@ -183,7 +186,7 @@ def trainee(
 ) -> tuple[ReidModel, Objective, Optimizers]:
     """The model, what is minimised, and what moves it; not yet on the device."""
     identities = len({crop.pid for crop in dataset.train})
-    model = build_model(settings, identities, resuming)
+    model = build_model(settings, identities, resuming, {crop.camid for crop in dataset.train})
     if settings.sync_bn and compute.processes.count > 1:
         synchronise_batch_norm(model)
     if settings.freeze_bn:
@@ -275,6 +278,7 @@ def training_batches(run: Run) -> TrainingBatches:
         compute.processes.share,
         compute.copy_stream,
         compute.keep_resident(settings.data.resident, resident_bytes(store)),
+        bool(run.session.model.cameras),
     )
 
 
@@ -330,6 +334,11 @@ def judgement(run: Run, tracker: Tracker) -> Judgement | None:
             plain = replace(evaluation, rerank=False)
             raw = judge(session.model, query, gallery, plain, run.compute, run.job.progress)
             judged = replace(judged, raw=raw.scores) if judged is not None and raw is not None else None
+        if final and session.result.cameras and evaluation.cameras:
+            plain = replace(evaluation, rerank=False, cameras=False)
+            without = judge(session.result, query, gallery, plain, run.compute, run.job.progress)
+            if judged is not None and without is not None:
+                judged = replace(judged, without_camids=without.scores)
     except NonFiniteFeaturesError as error:
         raise DivergedError(f"{error} A training resumed from here ends here again:") from error
     values = None if judged is None else judged_values(split, judged)
@@ -347,6 +356,10 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
         tracker.artifact(job.folder / "history.csv")
     tracker.text(query_csv({settings.eval.split: last}), QUERIES)
     data = fingerprint(run.judged.fingerprint)
+    if last.without_camids is not None:
+        session.meta[WITHOUT_CAMIDS] = {
+            "mAP": last.scores.mAP, "mAP_without": last.without_camids.mAP, "split": settings.eval.split,
+        }  # fmt: skip
     session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], True, data)
     trained = session.finish()
     card = model_card(session.meta)

@@ -102,6 +102,7 @@ class EvalConfig:
     neck_feature: str = one_of("after", "before")
     batch: int = at_least(1, 128)
     flip: bool = False  # the mean of the features of each image and its mirror image
+    cameras: bool = True  # of a model with camera embeddings: each image's own; false: their mean for all
     query_expansion: int = at_least(0, 0)  # gallery images that each query is averaged with; 0 is off
     rerank: bool = False
     rerank_k1: int = at_least(1, 20)

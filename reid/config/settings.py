@@ -86,6 +86,7 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     if settings.init_from is not None:
         settings.init_from = _absolute_unless_tracked(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
+    _check_cameras(settings.backbone)
     _check_head(settings)
     _check_across(settings)
     _check_image(settings)
@@ -201,6 +202,26 @@ def _check_head(settings: TrainConfig) -> None:
             "out. Choose head=bnneck, or leave tricks.bnneck true"
         )
     check_margins(settings.head, settings.loss)
+
+
+def _check_cameras(backbone: dict[str, Any]) -> None:
+    """Of a backbone that can learn cameras; false is null."""
+    cameras, weight = backbone.get("cameras"), backbone.get("camera_weight", 3.0)
+    numbers = cameras if isinstance(cameras, list) else [cameras]
+    if cameras not in (None, False, True) and not all(type(one) is int and one >= 0 for one in numbers):
+        raise ConfigError(
+            f"backbone.cameras={cameras} is not allowed: expected true (the cameras of the training set), "
+            "how many there are, a list of their camids such as [0,1,4], or null"
+        )
+    if cameras is False:
+        backbone["cameras"] = None
+    if not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise ConfigError(f"backbone.camera_weight={weight} is not allowed: expected a number")
+    if not cameras and weight != 3.0:
+        raise ConfigError(
+            f"backbone.camera_weight={weight} weighs camera embeddings, and backbone.cameras={cameras}: "
+            "there are none. Set backbone.cameras=true too"
+        )
 
 
 def _check_across(settings: TrainConfig) -> None:

@@ -31,11 +31,13 @@ class Batch:
     """`images` float32 (B, 3, H, W) and `labels` (B,) on the device, `indices` (B,) on the host.
 
     Where N processes share a batch, `images` are the B / N of this one; labels and indices are those of all.
+    `camids` are those of `images`, for a model that has learnt cameras; else None.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+    camids: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class TrainingBatches:
             images prepared here; `count` divides P.
         stream: where a GPU prepares them; None for `side_stream(device)`.
         resident: keep all pixels in the memory of `device`, so that no step copies any from the host.
+        camids: let the batches carry the cameras of their images.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class TrainingBatches:
         share: tuple[int, int] = (0, 1),
         stream: torch.cuda.Stream | None = None,
         resident: bool = False,
+        camids: bool = False,
     ) -> None:
         self.store = store
         self.labels = labels
@@ -91,9 +95,10 @@ class TrainingBatches:
         elif device.type == "cpu":
             self._images = MappedImages(store)
         self._generator = torch.Generator()
-        camids = store.camids.tolist() if recipe.balanced else None
+        self._camids = store.camids if camids else None
+        balanced = store.camids.tolist() if recipe.balanced else None
         self._sampler = IdentitySampler(
-            labels.tolist(), recipe.identities, recipe.instances, self._generator, camids
+            labels.tolist(), recipe.identities, recipe.instances, self._generator, balanced
         )
 
     def plan(self, epoch: int) -> list[torch.Tensor]:
@@ -120,7 +125,10 @@ class TrainingBatches:
             if size is not None:
                 images = resized(images, size.height, size.width)
             labels = to_device(self.labels[indices], self.device)
-            return Batch(augmentation(images, generator, part), labels, indices)
+            camids = self._camids
+            if camids is not None:
+                camids = to_device(camids[indices[part.rows]], self.device)
+            return Batch(augmentation(images, generator, part), labels, indices, camids)
 
         return prepared_ahead(prepare, range(first_step, len(plan)), self.device, self._stream)
 

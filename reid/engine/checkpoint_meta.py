@@ -16,6 +16,8 @@ from reid.config.schema import EvalConfig
 from reid.data.sizes import LARGEST_SIDE, SMALLEST_SIDE
 from reid.models.weights import not_finite
 
+#: Of a model that has learnt cameras: its mAP, and the one where it does not know which of them saw an image.
+WITHOUT_CAMIDS = "without_camids"
 _MOST = 2**31 - 1
 #: Of a head with one classifier, or with one a stripe.
 _CLASSIFIER = re.compile(r"classifier\.(\d+\.)?weight")
@@ -151,6 +153,8 @@ TABLE: dict[str, Entry] = {
     "model.backbone.name": _text,
     "model.backbone.library": _choice("reid", "timm").optional,
     "model.backbone.weights": _choice("none").optional,  # they are in the file
+    "model.backbone.cameras": _list(_is_whole, "camids").or_null,
+    "model.backbone.camera_weight": _number().optional,
     "model.backbone.image_size": Entry(_size, f"two numbers, each {_pixels.expected}").or_null,
     "model.last_stride": _choice(1, 2),
     "model.num_classes": _whole(1),
@@ -193,6 +197,10 @@ TABLE: dict[str, Entry] = {
     "progress.judged": _flag.optional,
     "progress.history": _list(_epoch_row, "mappings from names to numbers, one with its epoch").optional,
     "converted": _mapping.optional,
+    WITHOUT_CAMIDS: _mapping.optional,
+    f"{WITHOUT_CAMIDS}.mAP": _rate,
+    f"{WITHOUT_CAMIDS}.mAP_without": _rate,
+    f"{WITHOUT_CAMIDS}.split": _text,
     "scores": _list(_score_row, "rows of scores from 0 to 1, each with its data").optional,
     "threshold": _mapping.or_null,
     "threshold.value": _number().optional,

@@ -1,7 +1,7 @@
 """Descriptions of a run's data and model as plain data, and the model rebuilt from its description."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,15 +22,20 @@ from reid.people import is_person
 from reid.tracking import DataInput
 
 
-def build_model(settings: TrainConfig, num_classes: int, resuming: bool = False) -> ReidModel:
+def build_model(
+    settings: TrainConfig, num_classes: int, resuming: bool = False, camids: Iterable[int] = ()
+) -> ReidModel:
     """The model that a config asks for, with the weights that it names unless a checkpoint will bring them.
+
+    camids: of the training set, for `backbone.cameras=true`.
 
     Raises:
         BackboneError, HeadError, WeightsError: the config names a network, head or weights that are none.
     """
-    description = model_description(settings, num_classes)
+    description = model_description(settings, num_classes, camids)
     if not resuming:
-        description |= {"backbone": settings.backbone}
+        own = {key: settings.backbone[key] for key in ("weights", "ema") if key in settings.backbone}
+        description["backbone"] |= own
     model = described_model(description, settings.freeze_bn)
     image, stated = settings.image, model.normalisation
     if image.mean or image.std:
@@ -62,11 +67,18 @@ def _try_size(model: ReidModel, height: int, width: int) -> None:
         model.train(training)
 
 
-def model_description(settings: TrainConfig, num_classes: int) -> dict[str, Any]:
-    """What the model of a config is built from, for `reid.models.described_model`; it names no weights."""
+def model_description(settings: TrainConfig, num_classes: int, camids: Iterable[int] = ()) -> dict[str, Any]:
+    """What the model of a config is built from, for `reid.models.described_model`; it names no weights.
+
+    camids: of the training set, for `backbone.cameras=true`; of none, the model is one without cameras.
+    """
+    backbone = {key: value for key, value in settings.backbone.items() if key != "ema"} | {"weights": "none"}
+    cameras = backbone.get("cameras")
+    if cameras:
+        known = camids if cameras is True else range(cameras) if isinstance(cameras, int) else cameras
+        backbone["cameras"] = sorted(set(known)) or None
     return {
-        "backbone": {key: value for key, value in settings.backbone.items() if key != "ema"}
-        | {"weights": "none"},
+        "backbone": backbone,
         "last_stride": settings.tricks.last_stride,
         "num_classes": num_classes,
         "head": dict(settings.head),
@@ -132,7 +144,7 @@ def describe_data(dataset: ReidDataset, data: TrainingData, judged: JudgedData) 
 def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel) -> dict[str, Any]:
     """What a checkpoint says of itself: plain JSON data."""
     return {
-        "model": model_description(settings, model.num_classes),
+        "model": model_description(settings, model.num_classes, model.cameras),
         "preprocessing": preprocessing(settings.image, model),
         "dataset": settings.dataset,
         "pids": list(data.pids),

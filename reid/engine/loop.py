@@ -151,7 +151,7 @@ def _step(
     processes = compute.processes
     images = batch.images.contiguous(memory_format=compute.memory_format)
     with compute.autocast():
-        features, logits = network(images)
+        features, logits = network(images) if batch.camids is None else network(images, batch.camids)
     features, logits = processes.gather_rows(features), processes.gather_rows(logits)
     losses = objective(features, logits, batch.labels)
     optimizers.backward(losses["loss"])

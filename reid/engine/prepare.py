@@ -80,6 +80,8 @@ def split_for(dataset: ReidDataset, settings: TrainConfig) -> ReidDataset:
     check_identities(settings.batch.identities, len({crop.pid for crop in dataset.train}), dataset.name)
     if settings.batch.cameras == "balanced":
         check_balanced(dataset.train, dataset.name)
+    if settings.backbone.get("cameras"):
+        check_learnt_cameras(dataset, settings.backbone["cameras"])
     return dataset
 
 
@@ -89,6 +91,24 @@ def check_balanced(crops: Sequence[Crop], dataset: str) -> None:
         raise DatasetError(
             f"batch.cameras=balanced does not fit {dataset}: nobody in it was seen by two cameras, or it "
             "names no cameras. Set batch.cameras=any, or name the cameras (reid/data/README.md says how)"
+        )
+
+
+def check_learnt_cameras(dataset: ReidDataset, cameras: bool | int | Sequence[int]) -> None:
+    """Raises DatasetError where the training set shows no cameras to learn, or others than `cameras`."""
+    seen = {crop.camid for crop in dataset.train}
+    if not dataset.cameras or len(seen) < 2:
+        why = "has no camera ids" if not dataset.cameras else "has a single camera to train on"
+        raise DatasetError(
+            f"backbone.cameras={cameras} does not fit {dataset.name}, which {why}: there is nothing to tell "
+            "apart. Set backbone.cameras=null, or name the cameras (reid/data/README.md says how)"
+        )
+    known = seen if cameras is True else range(cameras) if isinstance(cameras, int) else cameras
+    if beyond := sorted(seen.difference(known)):
+        raise DatasetError(
+            f"backbone.cameras={cameras} leaves out {', '.join(map(str, beyond))} of the camids that "
+            f"{dataset.name} has to train on ({min(seen)} to {max(seen)}): set backbone.cameras=true, which "
+            "takes them all"
         )
 
 

@@ -13,13 +13,14 @@ from reid.engine.card import TRAINED_ON, trained_on
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from reid.engine.describe import model_description, take_normalisation
 from reid.models import ReidModel, WeightReport, described_head
-from reid.models.matching import compare, is_counted
+from reid.models.matching import CAMERA_TABLE, compare, is_counted
 from reid.models.weights import file_sha256
 from reid.normalisation import Normalisation
 
 log = logging.getLogger(__name__)
 
-_CLASSIFIER = "classifier."
+#: What is of one dataset's people or cameras: a new run learns its own.
+_OWN = ("classifier.", f"backbone.{CAMERA_TABLE}")
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class Start:
     def load_into(self, model: ReidModel) -> WeightReport:
         """Give `model` the tensors of the checkpoint, of any number of identities, in place.
 
-        Classifiers are left out on both sides. What only one of the two heads has, such as a neck, is left
-        as it is, and reported; of the backbone nothing may be missing. Of the losses' own parameters, nothing
-        is taken. Images are normalised as they were for the checkpoint, unless image.mean or image.std says
-        otherwise.
+        Classifiers and camera embeddings are left out on both sides. What only one of the two heads has, such
+        as a neck, is left as it is, and reported; of the backbone nothing may be missing. Of the losses' own
+        parameters, nothing is taken. Images are normalised as they were for the checkpoint, unless image.mean
+        or image.std says otherwise.
 
         Raises:
             CheckpointError: the backbones differ; `model` is then untouched.
         """
-        own, from_file = _without_classifier(model.state_dict()), _without_classifier(self.checkpoint.model)
-        left = [name for name in self.checkpoint.model if name.startswith(_CLASSIFIER)]
+        own, from_file = _without_own(model.state_dict()), _without_own(self.checkpoint.model)
+        left = [name for name in self.checkpoint.model if name.startswith(_OWN)]
         report = compare(own, from_file, str(self.path), self.sha256, left, part="model")
         misfits = [
             *report.mismatched,
@@ -131,12 +132,8 @@ def begin(model: ReidModel, start: Start | None) -> tuple[str, dict[str, object]
     return f"weights: {weights.describe()}", facts
 
 
-def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.startswith(_CLASSIFIER) and is_counted(name)
-    }
+def _without_own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(_OWN) and is_counted(name)}
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, object, object]]:
@@ -145,6 +142,7 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str
     def options(description: dict[str, Any]) -> dict[str, object]:
         # A key that is not set, or null, is off.
         named = {f"backbone.{key}": value or False for key, value in description["backbone"].items()}
+        named = {key: value for key, value in named.items() if not key.startswith("backbone.camera")}
         head = described_head(description)["_target_"]
         return {**named, "tricks.last_stride": description["last_stride"], "head._target_": head}
 

@@ -1,8 +1,9 @@
 """The datasets that one model is judged on."""
 
+import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from reid.data import DatasetError, ReidDataset, load_dataset
 from reid.data.crops import Progress
 from reid.data.division import validation_split
 from reid.engine.prepare import check_judgeable, with_protocol_of
+from reid.models import ReidModel
 from reid.retrieval import EvaluationError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,14 @@ class Domain:
     """A dataset to judge on: `label` names it in tables and metrics, `own` is the one trained on.
 
     `evaluation` is how it is judged: as the settings ask, by the protocol that its cameras allow.
+    `same_cameras` says whether its camids mean the cameras that were trained on.
     """
 
     label: str
     own: bool
     dataset: ReidDataset
     evaluation: EvalConfig
+    same_cameras: bool
 
 
 def read_domains(
@@ -79,7 +85,38 @@ def read_domain(
     evaluation = with_protocol_of(dataset, settings, overrides)
     check_judgeable(dataset, evaluation)
     label = label or label_of(dataset.name)
-    return Domain(label, same_domain(keys, trained_on), dataset, evaluation)
+    own = same_domain(keys, trained_on)
+    return Domain(label, own, dataset, evaluation, same_cameras(keys, trained_on))
+
+
+def by_learnt_cameras(model: ReidModel, domain: Domain) -> EvalConfig:
+    """How a domain is judged by a model that may have learnt cameras: of other data without camids, which
+    would name other cameras there. The log says so, and which cameras of its own data it does not know.
+    """
+    how = domain.evaluation
+    if not (model.cameras and how.cameras):
+        return how
+    if not domain.same_cameras:
+        log.warning(
+            "the model has learnt the cameras of other data than %s: its images are embedded without camids, "
+            "with the mean of the learnt camera embeddings",
+            domain.label,
+        )
+        return replace(how, cameras=False)
+    warn_of_unknown_cameras(model, domain.dataset)
+    return how
+
+
+def warn_of_unknown_cameras(model: ReidModel, dataset: ReidDataset) -> None:
+    """Say which cameras of the query and the gallery a model that has learnt cameras does not know."""
+    unknown = {crop.camid for crop in dataset.query + dataset.gallery} - set(model.cameras)
+    if model.cameras and unknown:
+        log.warning(
+            "nobody to train on was seen by the cameras %s of %s: their images are embedded with the mean of "
+            "the learnt camera embeddings",
+            ", ".join(map(str, sorted(unknown))),
+            dataset.name,
+        )
 
 
 def label_of(name: str) -> str:
@@ -95,6 +132,12 @@ def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
     if "parts" in trained_on and "parts" not in keys:
         return any(same_domain(keys, part) for part in trained_on["parts"])
 
+    return _identity_of(keys) == _identity_of(trained_on)
+
+
+def same_cameras(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
+    """Whether the camids of a dataset mean the cameras that were trained on; of a part of a joint one they do
+    not."""
     return _identity_of(keys) == _identity_of(trained_on)
 
 

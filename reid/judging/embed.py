@@ -18,6 +18,7 @@ def embed(
     *,
     normalise: bool,
     flip: bool = False,
+    cameras: bool = True,
     batch: int = 128,
     progress: Progress = silent,
     what: str = "images",
@@ -26,7 +27,8 @@ def embed(
 
     `normalise` divides each by its L2 norm; then the squared Euclidean distance that `evaluate` ranks by
     orders as the cosine does.  `flip` takes the mean of the features of each image and its mirror image
-    before that.  Several processes deal the batches out among them, and each gets all embeddings.
+    before that.  `cameras` lets a model that has learnt cameras know those of the images; else it takes them
+    for images of no camera.  Several processes deal the batches out among them, and each gets all embeddings.
     """
     training = model.training
     model.eval()
@@ -34,11 +36,13 @@ def embed(
     device, processes = compute.device, compute.processes
     count = len(range(processes.number, -(-len(store) // batch), processes.count))
     batches = plain_batches(store, batch, device, processes.share, compute.copy_stream, model.normalisation)
+    camids = iter(store.camids.split(batch)[processes.number :: processes.count])
     for images in progress(batches, count, f"embedding {what}"):
+        known = next(camids).to(device) if cameras and model.cameras else None
         with compute.autocast():
-            features = model(images).float()
+            features = model(images, known).float()
             if flip:
-                features = (features + model(images.flip(3)).float()) / 2
+                features = (features + model(images.flip(3), known).float()) / 2
         parts.append(features)
     model.train(training)
     mine = torch.cat(parts) if parts else torch.empty(0, model.embedding_size, device=device)

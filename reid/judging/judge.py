@@ -28,7 +28,8 @@ from reid.retrieval.rerank import CHUNK_BYTES as RERANK_BYTES
 class Judgement:
     """The scores and the embeddings that gave them; `reranked` are the scores after re-ranking, if asked.
 
-    `raw` are those of the weights themselves, where an average of them is judged.
+    `raw` are those of the weights themselves, where an average of them is judged.  `without_camids` are those
+    of a model that has learnt cameras, where it does not know which of them saw an image.
     """
 
     scores: Scores
@@ -36,6 +37,7 @@ class Judgement:
     gallery: Embeddings
     reranked: Scores | None = None
     raw: Scores | None = None
+    without_camids: Scores | None = None
 
 
 def judge(
@@ -63,7 +65,7 @@ def judge(
         found = [
             embed(
                 model, store, compute, normalise=_normalises(settings), flip=settings.flip,
-                batch=settings.batch, progress=progress, what=what,
+                cameras=settings.cameras, batch=settings.batch, progress=progress, what=what,
             )
             for store, what in ((query, "query"), (gallery, "gallery"))
         ]  # fmt: skip
@@ -134,10 +136,13 @@ def check_memory(
 def judged_values(name: str, judgement: Judgement) -> dict[str, float]:
     """All scores of a judgement, as `<name>/mAP`, …
 
-    The re-ranked ones are `<name>/rerank/mAP`, …, those of the raw weights `<name>/raw/mAP`, …
+    The re-ranked ones are `<name>/rerank/mAP`, …, those of the raw weights `<name>/raw/mAP`, …, those without
+    camids `<name>/without_camids/mAP`, …
     """
     values = score_values(name, judgement.scores)
-    for kind, scores in (("rerank", judgement.reranked), ("raw", judgement.raw)):
+    for kind, scores in (
+        ("rerank", judgement.reranked), ("raw", judgement.raw), ("without_camids", judgement.without_camids),
+    ):  # fmt: skip
         if scores is not None:
             values |= score_values(f"{name}/{kind}", scores)
     return values
@@ -151,6 +156,8 @@ def judged_rows(name: str, judgement: Judgement, settings: EvalConfig) -> dict[s
         rows[f"{name}, re-ranked ({how})"] = judgement.reranked
     if judgement.raw is not None:
         rows[f"{name}, raw weights"] = judgement.raw
+    if judgement.without_camids is not None:
+        rows[f"{name}, without camids"] = judgement.without_camids
     return rows
 
 
@@ -169,6 +176,7 @@ def describe(settings: EvalConfig, dataset: str) -> str:
     """How a score was computed, for the head of its table."""
     norm = "L2-normalised" if _normalises(settings) else "raw"
     mirrored = ", mean with the mirror image" if settings.flip else ""
+    mirrored += "" if settings.cameras else ", without camids"
     expanded = (
         f", queries expanded by their {settings.query_expansion} nearest" if settings.query_expansion else ""
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from reid.models import backbones
+from reid.models.cameras import add_cameras
 from reid.models.spatial import add_spatial_transformer
 from reid.models.trunk import Backbone, BackboneError
 from reid.models.weights import load_weights
@@ -26,6 +27,8 @@ def build_backbone(
     stn: bool | None = None,
     library: str = "reid",
     ema: bool | None = None,
+    cameras: bool | int | Sequence[int] | None = None,
+    camera_weight: float = 3.0,
     **options: object,
 ) -> Backbone:
     """Build the backbone of that name, (N, 3, H, W) -> (N, channels, h, w).
@@ -37,6 +40,10 @@ def build_backbone(
     ema: of a weight file that holds a moving average beside the trained weights, take that. None is False,
         but for networks whose published weights are the teacher of a student and a teacher: there None takes
         a teacher.
+    cameras: that a transformer learns an embedding of, see `add_cameras`: their camids, or how many where
+        they count from 0; None and False stand for none. (In a config, True stands for those of the training
+        set.)
+    camera_weight: what their embeddings are multiplied by.
     options: of that network alone; None stands for its own default. Plain ResNets have `stem_relu`, timm's
         networks `pooling` and `image_size`.
 
@@ -58,6 +65,15 @@ def build_backbone(
     for key, value in chosen.items():
         _check_option(name, builder, key, value)
     backbone = builder(last_stride=last_stride, **chosen)
+    if cameras:
+        if cameras is True:
+            raise BackboneError(
+                "backbone.cameras=true stands for the cameras of the training set, and here is none: give "
+                "their number, or a list of their camids."
+            )
+        camids = range(cameras) if isinstance(cameras, int) else cameras
+        size: Any = chosen.get("image_size", (256, 128))
+        add_cameras(backbone, camids, camera_weight, size)
     if stn:
         add_spatial_transformer(backbone)
     load_weights(backbone, weights, ema if backbone.distilled else bool(ema))

@@ -16,8 +16,10 @@ LEAST_FRACTION = 0.9
 #: Of wrappers, of whole models, and of the encoder that contrastive learning keeps (MoCo's query encoder).
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "base.", "image_encoder.", "encoder_q.", "base_encoder.")
 _CLASSIFIERS = ("fc.", "last_linear.", "classifier.")
-_CAMERAS, _CLIP_CAMERAS = "sie_embed", "cv_embed"
-_SPATIAL_TRANSFORMER = ("localization.", "fc_loc.")
+#: The name of the camera embeddings in published files.
+CAMERA_TABLE, _CLIP_CAMERAS = "sie_embed", "cv_embed"
+#: What an option adds to a network: the spatial transformer, the camera embeddings.
+_OPTIONAL = ("localization.", "fc_loc.", CAMERA_TABLE)
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 
 
@@ -116,12 +118,13 @@ def compare(
 ) -> WeightReport:
     """Report which of the tensors `own` the tensors `from_file` serve, in name and shape.
 
-    A spatial transformer counts only where both sides have one: no ImageNet file does, and it is an option.
+    A spatial transformer and camera embeddings count only where both sides have them: no ImageNet file does,
+    and they are options.
     """
     counted = [name for name in own if is_counted(name)]
-    names = [name for name in counted if name in from_file or not name.startswith(_SPATIAL_TRANSFORMER)]
+    names = [name for name in counted if name in from_file or not name.startswith(_OPTIONAL)]
     unknown = [name for name in from_file if name not in own]
-    optional = [name for name in unknown if name.startswith(_SPATIAL_TRANSFORMER)]
+    optional = [name for name in unknown if name.startswith(_OPTIONAL)]
     common = [name for name in names if name in from_file]
     mismatched = tuple(
         f"{name} (file {tuple(from_file[name].shape)}, {part} {tuple(own[name].shape)})"
@@ -160,7 +163,7 @@ def refuse_gaps(backbone: str, own: Mapping[str, Tensor], from_file: Mapping[str
     of the pretraining. Camera embeddings are the exception: they belong to the training set, and begin small.
     A file that lacks more than a tenth is of another network, which `explain_misfit` describes.
     """
-    counted = [name for name in own if is_counted(name) and not name.startswith(_CAMERAS)]
+    counted = [name for name in own if is_counted(name) and not name.startswith(CAMERA_TABLE)]
     gaps = [name for name in counted if name not in from_file]
     if 0 < len(gaps) <= (1 - LEAST_FRACTION) * len(counted):
         raise WeightsError(

@@ -20,6 +20,9 @@ _HEAD = "head."
 class ReidModel(nn.Module):
     """Person re-identification model: images (N, 3, H, W) -> backbone -> feature map -> head.
 
+    Where the backbone has learnt `cameras`, it is called with (images, camids), see `add_cameras`; other
+    backbones take no notice of camids.
+
     neck, train_feature, eval_feature: of the published head, `BNNeck`; `neck` is `bnneck` or `none`.
     head: another head of that many classes, which brings these three with it.
     freeze_bn: the backbone's batch norms keep the statistics that they have, in training mode too; their
@@ -97,6 +100,24 @@ class ReidModel(nn.Module):
     def eval_feature(self, feature: str) -> None:
         self.head.eval_feature = feature
 
+    @property
+    def cameras(self) -> tuple[int, ...]:
+        """The camids whose embeddings the backbone has learnt; () where it has none."""
+        return getattr(self.backbone, "cameras", ())
+
+    @property
+    def default_camera(self) -> int | None:
+        """The one of `cameras` that images without camids are taken to be of; None: the mean of all."""
+        return self.backbone.default_camera if self.cameras else None
+
+    @default_camera.setter
+    def default_camera(self, camid: int | None) -> None:
+        if camid is not None and camid not in self.cameras:
+            known = ", ".join(map(str, self.cameras)) or "none"
+            raise ValueError(f"camid {camid} is no camera that the model has learnt: it knows {known}")
+        if self.cameras:
+            self.backbone.default_camera = camid
+
     def freeze_backbone(self, frozen: bool) -> None:
         """Freeze the backbone, or let what was frozen learn again.
 
@@ -122,8 +143,8 @@ class ReidModel(nn.Module):
                     module.training = False
         return self
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor] | Tensor:
-        feature_map = self.backbone(images)
+    def forward(self, images: Tensor, camids: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
+        feature_map = self.backbone(images, camids) if self.cameras else self.backbone(images)
         with torch.autocast(images.device.type, enabled=False):
             output: tuple[Tensor, Tensor] | Tensor = self.head(feature_map.to(_dtype(self.head)))
         return output

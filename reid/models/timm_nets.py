@@ -20,7 +20,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reid.models.matching import is_counted
+from reid.models.matching import CAMERA_TABLE, is_counted
 from reid.models.trunk import Adapt, Backbone, BackboneError, ImagenetFile, as_backbone
 
 Pooling = Literal["cls", "patch"]
@@ -372,7 +372,11 @@ def adapter(network: type) -> Adapt:
     def adapt(
         net: nn.Module, from_file: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
-        own = {name: tensor for name, tensor in net.state_dict().items() if is_counted(name)}
+        own = {
+            name: tensor
+            for name, tensor in net.state_dict().items()
+            if is_counted(name) and name != CAMERA_TABLE
+        }
         fits = all(
             name in from_file and from_file[name].shape == tensor.shape for name, tensor in own.items()
         )

@@ -63,6 +63,9 @@ class Backbone(nn.Module):
     pixel_std: Channels | None
     distilled: bool
     weight_report: WeightReport
+    cameras: tuple[int, ...]
+    camera_weight: float
+    default_camera: int | None
 
 
 def as_backbone(
@@ -99,6 +102,7 @@ def as_backbone(
     backbone.notes = notes
     backbone.pixel_mean, backbone.pixel_std = pixel_mean, pixel_std
     backbone.distilled = distilled
+    backbone.cameras = ()  # that it has an embedding of; `add_cameras` gives it some
     return backbone
 
 

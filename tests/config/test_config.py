@@ -185,6 +185,7 @@ OURS = {
     "eval.at_start",
     "eval.batch",
     "eval.flip",
+    "eval.cameras",
     "eval.query_expansion",
     "eval.datasets",
 }
