@@ -340,6 +340,16 @@ def test_a_trained_vit_becomes_a_checkpoint_that_compares_before_the_neck(
         assert (model(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def test_a_model_with_the_jigsaw_branch_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(
+        {"base.cls_token": torch.zeros(1, 1, 8), "b1.0.norm1.weight": torch.ones(8)}, tmp_path / "jpm.pth"
+    )
+    assert main([str(tmp_path / "jpm.pth"), "-o", str(tmp_path / "out.pt")]) == 2
+    assert "jigsaw branch (b1, b2)" in capsys.readouterr().err
+
+
 def test_the_two_heads_of_clip_reid_are_one() -> None:
     generator = torch.Generator().manual_seed(0)
     necks = {"bottleneck": nn.BatchNorm1d(6).eval(), "bottleneck_proj": nn.BatchNorm1d(4).eval()}

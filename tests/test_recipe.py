@@ -20,6 +20,10 @@ from reid.commands import train as command
 from reid.config.checks import ConfigError
 from reid.data.augment import Augmentation
 from reid.data.batches import Batch, TrainingBatches
+from reid.data.blur import RandomBlur
+from reid.data.colour import RandomColour
+from reid.data.policies import RandomPolicy
+from reid.data.random_patch import RandomPatch
 from reid.engine import compute as compute_module
 from reid.engine.compute import Compute
 from reid.engine.describe import build_model
@@ -213,6 +217,26 @@ def test_sizes_and_a_normalisation_reach_the_training(trained: Callable[..., See
     values = torch.tensor(seen.epochs[1].values)
     assert (values.min(), values.max() <= 1) == (pytest.approx(-1), True)
     assert seen.model.normalisation == Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_operations_of_the_augmentation_reach_the_training(trained: Callable[..., Seen]) -> None:
+    plain = trained("epochs=1", "image.flip=0", "image.padding=0", "tricks.random_erasing=0")
+    seen = trained(
+        "epochs=1", "image.flip=0", "image.padding=0", "tricks.random_erasing=0", "augment.random_patch=0.3",
+        "augment.policy=randaugment", "augment.policy_probability=0.6", "augment.operations=1",
+        "augment.magnitude=12", "augment.colour=0.4", "augment.brightness=0.3", "augment.contrast=0.2",
+        "augment.saturation=0.6", "augment.hue=0.05", "augment.grey=0.1", "augment.blur=0.5",
+        "augment.blur_sigma=1.5", "augment.draw=batch",
+    )  # fmt: skip
+    augmentation = seen.batches.recipe.augmentation
+    assert augmentation.first == (
+        RandomPatch(0.3, for_each=False), RandomPolicy("randaugment", 0.6, 1, 12, for_each=False),
+    )  # fmt: skip
+    assert augmentation.coloured == (
+        RandomColour(0.4, 0.3, 0.2, 0.6, 0.05, 0.1, for_each=False), RandomBlur(0.5, 1.5, for_each=False),
+    )  # fmt: skip
+    assert seen.epochs[-1].values != plain.epochs[0].values
+    assert seen.history["train/loss"].tolist() != plain.history["train/loss"].tolist()
 
 
 def test_without_tricks_none_of_them_does(trained: Callable[..., Seen]) -> None:

@@ -26,6 +26,7 @@ from reid.models.weights import file_sha256, read_weights, refuse_not_finite
 
 _NECK = "bottleneck."
 _CLASSIFIER = "classifier.weight"
+_JIGSAW = ("b1.", "b2.")
 #: Of CLIP-ReID, whose feature is a class token and its projection.
 _SECOND_NECK, _SECOND_CLASSIFIER = "bottleneck_proj.", "classifier_proj.weight"
 #: What both projects save of a spatial transformer, which stands before the network only where asked for.
@@ -54,6 +55,11 @@ def convert(
     Raises WeightsError, BackboneError: what is wrong with the file, or does not fit it.
     """
     of_network, rest = backbone_tensors(tensors)
+    if any(key.startswith(_JIGSAW) for key in rest):
+        raise WeightsError(
+            f"{source} holds TransReID's jigsaw branch (b1, b2), whose features come out of copies of the "
+            "last block. Models that were trained without it (MODEL.JPM: False) are read"
+        )
     name = backbone or recognise(of_network)
     parameters = inspect.signature(backbone_function(name)).parameters
     options: dict[str, Any] = {}

@@ -15,8 +15,8 @@ from reid.config.identity import config_hash
 from reid.config.schema import EvalConfig, TrainConfig
 from reid.config.settings import train_settings, training_sizes
 from reid.data import ReidDataset
-from reid.data.augment import Augmentation
 from reid.data.batches import BatchRecipe, TrainingBatches, resident_bytes
+from reid.engine.augmentation import check_processes, training_augmentation
 from reid.engine.average import WeightAverage
 from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint_meta import WITHOUT_CAMIDS
@@ -146,6 +146,7 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
     # Of several processes the first one draws, fetches and decodes what is not there yet.
     with processes.first_ahead():
         processes.check_batch(settings.batch.identities, settings.batch.instances)
+        check_processes(settings, processes.count)
         dataset, all_training_crops, evaluation = read_dataset(settings, job.progress, job.overrides)
         model, objective, optimizers = trainee(settings, dataset, compute, job.resuming)
         together = f" by {processes.count} processes" if processes.count > 1 else ""
@@ -255,13 +256,7 @@ def trained_network(run: Run) -> nn.Module:
 
 def training_batches(run: Run) -> TrainingBatches:
     settings, store, compute = run.settings, run.training.store, run.compute
-    augmentation = Augmentation(
-        settings.image.flip,
-        settings.image.padding,
-        settings.tricks.random_erasing,
-        settings.tricks.erasing_fill,
-        run.session.model.normalisation,
-    )
+    augmentation = training_augmentation(settings, run.session.model.normalisation)
     batch = settings.batch
     return TrainingBatches(
         store,

@@ -49,6 +49,26 @@ class ImageConfig:
 
 
 @dataclass
+class AugmentConfig:
+    """What a training image goes through beside flip, crop and erasing; all of it is off."""
+
+    draw: str = one_of("image", "batch")  # chance decides for each image, or once for a batch
+    colour: float = between(0, 1, 0.0)  # probability of a colour jitter by these four
+    brightness: float = between(0, 1, 0.15)
+    contrast: float = between(0, 1, 0.15)
+    saturation: float = between(0, 1, 0.1)
+    hue: float = between(0, 0.5, 0.1)
+    grey: float = between(0, 1, 0.0)
+    blur: float = between(0, 1, 0.0)
+    blur_sigma: float = between(0.1, 16, 1.0)  # the widest, in pixels
+    policy: str = one_of("none", "autoaugment", "randaugment")
+    policy_probability: float = between(0, 1, 0.1)
+    operations: int = at_least(1, 2)  # of randaugment, with the next
+    magnitude: int = between(0, 30, 9)
+    random_patch: float = between(0, 1, 0.0)
+
+
+@dataclass
 class BatchConfig:
     identities: int = at_least(1, 16)
     instances: int = at_least(1, 4)
@@ -196,6 +216,7 @@ class TrainConfig:
     init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
     batch: BatchConfig = field(default_factory=BatchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     data: DataConfig = field(default_factory=DataConfig)

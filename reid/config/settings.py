@@ -29,6 +29,7 @@ from reid.config.identity import FOLLOWS, LATER, flat
 from reid.config.mix import MIX, check_margins, check_mix
 from reid.config.schema import (
     RUN_ID,
+    AugmentConfig,
     EmaConfig,
     EvalConfig,
     EvaluateConfig,
@@ -90,6 +91,7 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     _check_head(settings)
     _check_across(settings)
     _check_image(settings)
+    _check_augment(settings.augment)
     _check_drawn(settings)
     return settings
 
@@ -365,6 +367,28 @@ def _check_image(settings: TrainConfig) -> None:
         _check_size(settings, *size, f"image.sizes with {size[0]}x{size[1]}")
     height, width = settings.image.height, settings.image.width
     _check_size(settings, height, width, f"image.height={height} image.width={width}")
+
+
+def _check_augment(augment: AugmentConfig) -> None:
+    """Warn of keys that are set beside an operation that is off."""
+    belonging = {
+        "colour": ("brightness", "contrast", "saturation", "hue"),
+        "blur": ("blur_sigma",),
+        "policy": ("policy_probability", "operations", "magnitude"),
+    }
+    unused = [
+        key for owner, keys in belonging.items() if getattr(augment, owner) in (0, "none") for key in keys
+    ]
+    if augment.policy == "autoaugment":
+        unused += ["operations", "magnitude"]
+    for key in unused:
+        value = getattr(augment, key)
+        if value != getattr(AugmentConfig(), key):
+            owner = next(owner for owner, keys in belonging.items() if key in keys)
+            warnings.warn(
+                f"augment.{key}={value} does nothing with augment.{owner}={getattr(augment, owner)}",
+                stacklevel=4,
+            )
 
 
 def training_sizes(settings: TrainConfig) -> tuple[ImageSize, ...]:

@@ -54,7 +54,8 @@ class BatchShape(NamedTuple):
 
 
 class Operation(Protocol):
-    """One row of the table: a new one is a class like those below and an entry in `Augmentation.operations`.
+    """One row of the table: a new one is a class like those below, in a file of its own, and has its place in
+    `Augmentation.first` or `.coloured`.
 
     A new one draws nothing while it is switched off, so that the draws of the others stay as they were.
     Images are of 0 to 255 until they are normalised: uint8, and float32 from the crop on where a CPU takes
@@ -83,7 +84,8 @@ class Augmentation:
 
     `flip` and `erasing` are probabilities, `padding` is in pixels on every side.  `fill` is what an erased
     box holds after normalisation: "published" (the mean's own numbers, which are no mean any more there, a
-    quirk kept), "zero" or "noise".
+    quirk kept), "zero" or "noise".  Further operations come before all others (`first`) or between the crop
+    and the normalisation (`coloured`).
     """
 
     flip: float = 0.5
@@ -91,13 +93,17 @@ class Augmentation:
     erasing: float = 0.5
     fill: str = "published"
     normalisation: Normalisation = IMAGENET
+    first: tuple[Operation, ...] = ()
+    coloured: tuple[Operation, ...] = ()
 
     @property
     def operations(self) -> tuple[Operation, ...]:
         """The table, in the published order."""
         return (
+            *self.first,
             RandomFlip(self.flip),
             RandomCrop(self.padding),
+            *self.coloured,
             Normalise(self.normalisation),
             RandomErasing(self.erasing, self.fill, self.normalisation.mean),
         )
@@ -303,15 +309,28 @@ class RandomErasing:
 def erasing_boxes(
     count: int, height: int, width: int, generator: torch.Generator, device: torch.device
 ) -> torch.Tensor:
+    """`random_boxes` of the areas and ratios that are erased: U(0.02, 0.4) of the image, U(0.3, 1/0.3)."""
+    return random_boxes(count, height, width, generator, device, AREA, RATIO)
+
+
+def random_boxes(
+    count: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    device: torch.device,
+    areas: tuple[float, float],
+    ratios: tuple[float, float],
+) -> torch.Tensor:
     """Draw `count` boxes (top, left, h, w), int64 (count, 4), in an image of `height` x `width` pixels.
 
-    Area ~ U(0.02, 0.4) of the image, ratio = h / w ~ U(0.3, 1/0.3), h = round(sqrt(area ratio)),
+    Area ~ U(areas) of the image, ratio = h / w ~ U(ratios), h = round(sqrt(area ratio)),
     w = round(sqrt(area / ratio)); drawn again, up to 100 times, unless h < height and w < width; the corner
     uniform over all that fit.  A box that never fitted is empty (h = w = 0).
     """
     draws = torch.rand(2, count, TRIES, generator=generator, device=device, dtype=torch.float64)
-    area = (AREA[0] + (AREA[1] - AREA[0]) * draws[0]) * (height * width)
-    ratio = RATIO[0] + (RATIO[1] - RATIO[0]) * draws[1]
+    area = (areas[0] + (areas[1] - areas[0]) * draws[0]) * (height * width)
+    ratio = ratios[0] + (ratios[1] - ratios[0]) * draws[1]
     h, w = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
     fits = (h < height) & (w < width)
     first = fits.int().argmax(dim=1, keepdim=True)

@@ -173,7 +173,7 @@ def transreid_ssl_vit_small_ics(
 
 def transreid_ssl_vit_base_ics(
     last_stride: int = 1,
-    image_size: Sequence[int] = (384, 128),
+    image_size: Sequence[int] = (256, 128),
     pooling: Literal["cls", "patch"] | None = None,
     drop_path: float | None = None,
 ) -> Backbone:

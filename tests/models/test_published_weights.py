@@ -14,7 +14,7 @@ import torch
 from published_networks import State, draw
 from torch import Tensor, nn
 
-from reid.models import Backbone, WeightsError, as_backbone, build_backbone, load_weights
+from reid.models import Backbone, WeightsError, as_backbone, build_backbone, layer_depths, load_weights
 from reid.models.people_vit import ClipVisual, PeopleViT, clip_adapter, stored_grid, vit_adapter
 from reid.models.solider import SoliderSwin, solider_adapter
 
@@ -245,6 +245,16 @@ def test_stochastic_depth_reaches_the_blocks(network: str) -> None:
         net = DEPTHS[network](rate).train()
         torch.manual_seed(0)
         assert bool((net(images) - net(images)).abs().max() > 1e-6) == differs
+
+
+def test_layers_of_a_swin_lie_one_below_the_other() -> None:
+    depths = layer_depths(swin())
+    steps = [
+        depths[f"stages.{stage}.blocks.{block}.norm1.weight"] for stage in range(4) for block in range(2)
+    ]
+    assert steps == sorted(set(steps), reverse=True)
+    assert depths["patch_embed.projection.weight"] == max(depths.values()) > steps[0]
+    assert depths["norm3.weight"] == steps[-1] == 1
 
 
 # ---- MoCo on LUPerson

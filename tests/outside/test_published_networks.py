@@ -6,6 +6,7 @@ Each takes a file of random weights under the published names, and has to comput
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import published_networks as published
 import pytest
@@ -67,7 +68,7 @@ def test_the_published_file_gives_the_published_features(name: str, height: int,
     shapes, network = NETWORKS[name]
     state = draw(shapes)
     torch.save(state, tmp_path / "file.pth")
-    sized = {} if name.startswith("solider") else {"image_size": (height, 128)}
+    sized: dict[str, Any] = {} if name.startswith("solider") else {"image_size": (height, 128)}
     net = build_backbone(name, weights=str(tmp_path / "file.pth"), **sized).eval()
     assert (net.weight_report.fraction, net.weight_report.used) == (1.0, 1.0)
     images = torch.randn(1, 3, height, 128, generator=torch.Generator().manual_seed(1))
