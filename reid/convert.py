@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--height", type=_size, default=256, help="of the images, in pixels (default: 256)")
     parser.add_argument("--width", type=_size, default=128, help="of the images, in pixels (default: 128)")
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        parser.add_argument(
+            f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"),
+            help=f"the {what} that images were normalised by, of pixels from 0 to 1 (default: that of the "
+            "network's published weights, else ImageNet's)",
+        )  # fmt: skip
     parser.add_argument(
         "--ema",
         action="store_true",

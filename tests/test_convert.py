@@ -20,6 +20,7 @@ from reid.engine.describe import rebuild_model
 from reid.models import ReidModel, WeightsError, build_backbone, load_weights, unpickle
 from reid.models.unpickle import gather
 from reid.models.weights import read_weights
+from reid.normalisation import IMAGENET, Normalisation
 
 State = dict[str, Tensor]
 
@@ -101,12 +102,14 @@ def test_what_the_file_does_not_say_is_an_option(source: ReidModel, tmp_path: Pa
         "64",
         "--backbone",
         "resnet18",
+        *("--mean", "0.5", "0.5", "0.4"),
     ]
     assert main([str(tmp_path / "in.pth"), "-o", str(tmp_path / "out.pt"), *words]) == 0
     checkpoint = load_checkpoint(tmp_path / "out.pt")
     assert checkpoint.meta["model"]["backbone"] == {"name": "resnet18", "weights": "none", "stem_relu": True}
     assert (checkpoint.meta["model"]["last_stride"], checkpoint.meta["preprocessing"]["height"]) == (2, 128)
     model = rebuild_model(checkpoint)
+    assert model.normalisation == Normalisation((0.5, 0.5, 0.4), IMAGENET.std)
     assert not model.head.classifier.weight.any()
     expected = ReidModel(build_backbone("resnet18", last_stride=2, stem_relu=True), 1)
     expected.load_state_dict({**source.state_dict(), "classifier.weight": torch.zeros(1, 512)})

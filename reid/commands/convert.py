@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from reid.config.schema import EvalConfig, ImageConfig
+from reid.config.settings import check_normalisation
 from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint, save_checkpoint
-from reid.engine.describe import preprocessing
+from reid.engine.describe import preprocessing, state_normalisation
 from reid.models import BNNECK, WeightsError, backbone_function, build_backbone, described_model
 from reid.models.heads import Feature
 from reid.models.matching import backbone_tensors, compare, patch_stride, summarise
@@ -102,6 +103,7 @@ def convert(
         },
     }
     model = described_model(described)
+    state_normalisation(model, image)
     kept = (
         {f"backbone.{key}": tensor for key, tensor in of_network.items()} | neck | {_CLASSIFIER: classifier}
     )
@@ -143,7 +145,7 @@ def convert(
         "assumed, since no such file says it: "
         + "".join(f"{key}={str(value).lower()}, " for key, value in options.items())
         + f"last stride {last_stride}, images of {image.height} x {image.width}, "
-        + f"features compared {feature} the neck",
+        + f"pixels by {model.normalisation.describe()}, features compared {feature} the neck",
     ]
     return Checkpoint(model.state_dict(), meta, {}), lines
 
@@ -191,6 +193,8 @@ def run(options: argparse.Namespace, source: Path, target: Path) -> int:
         WeightsError, BackboneError: the file is of another kind.
         OSError: it cannot be read, or the checkpoint not be written.
     """
+    image = ImageConfig(options.height, options.width, mean=options.mean, std=options.std)
+    check_normalisation(image)
     try:
         tensors, sha256, held = read_weights(source, options.ema)
     except WeightsError:
@@ -203,7 +207,7 @@ def run(options: argparse.Namespace, source: Path, target: Path) -> int:
         tensors,
         source,
         sha256,
-        ImageConfig(height=options.height, width=options.width),
+        image,
         options.backbone,
         options.last_stride,
         options.stem_relu,

@@ -344,7 +344,8 @@ def _check_drawn(settings: TrainConfig) -> None:
     check_identities(settings.batch.identities, people, name)
 
 
-def _check_normalisation(image: ImageConfig) -> None:
+def check_normalisation(image: ImageConfig) -> None:
+    """Raises ConfigError where image.mean or image.std is no mean or deviation of pixels from 0 to 1."""
     for key, values in (("mean", image.mean), ("std", image.std)):
         if values is None:
             continue
@@ -362,7 +363,7 @@ def _check_normalisation(image: ImageConfig) -> None:
 
 
 def _check_image(settings: TrainConfig) -> None:
-    _check_normalisation(settings.image)
+    check_normalisation(settings.image)
     for size in {(size.height, size.width) for size in training_sizes(settings)}:
         _check_size(settings, *size, f"image.sizes with {size[0]}x{size[1]}")
     height, width = settings.image.height, settings.image.width

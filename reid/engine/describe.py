@@ -37,10 +37,7 @@ def build_model(
         own = {key: settings.backbone[key] for key in ("weights", "ema") if key in settings.backbone}
         description["backbone"] |= own
     model = described_model(description, settings.freeze_bn)
-    image, stated = settings.image, model.normalisation
-    if image.mean or image.std:
-        mean, std = image.mean or stated.mean, image.std or stated.std
-        model.normalisation = Normalisation(_channels(mean), _channels(std))
+    state_normalisation(model, settings.image)
     for size in dict.fromkeys((size.height, size.width) for size in training_sizes(settings)):
         _try_size(model, *size)
     return model
@@ -96,6 +93,13 @@ def preprocessing(image: ImageConfig, model: ReidModel) -> dict[str, Any]:
         "std": list(model.normalisation.std),
         **({"stated": True} if model.states_normalisation else {}),
     }
+
+
+def state_normalisation(model: ReidModel, image: ImageConfig) -> None:
+    """Let `model` take images by image.mean and image.std; where one is null, as its weight file says."""
+    if image.mean or image.std:
+        mean, std = image.mean or model.normalisation.mean, image.std or model.normalisation.std
+        model.normalisation = Normalisation(_channels(mean), _channels(std))
 
 
 def take_normalisation(model: ReidModel, preprocessing: Mapping[str, Any]) -> None:
