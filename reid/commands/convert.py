@@ -145,7 +145,7 @@ def convert(
         "assumed, since no such file says it: "
         + "".join(f"{key}={str(value).lower()}, " for key, value in options.items())
         + f"last stride {last_stride}, images of {image.height} x {image.width}, "
-        + f"pixels by {model.normalisation.describe()}, features compared {feature} the neck",
+        + f"features compared {feature} the neck, pixels by {model.normalisation.describe()}",
     ]
     return Checkpoint(model.state_dict(), meta, {}), lines
 

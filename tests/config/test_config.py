@@ -15,7 +15,7 @@ from torch import nn
 
 from reid.config import identity
 from reid.config.identity import config_hash, flat, resume_hash
-from reid.config.schema import TrainConfig, config_folder
+from reid.config.schema import AugmentConfig, TrainConfig, config_folder
 from reid.config.settings import train_settings
 from reid.engine.objective import build_metric_loss
 from reid.engine.optimizers import build_optimizer
@@ -176,6 +176,7 @@ OURS = {
     "image.mean",
     "image.std",
     "image.sizes",
+    *(f"augment.{key}" for key in vars(AugmentConfig())),
     "resume",
     "init_from",
     "backbone.ema",
