@@ -310,7 +310,13 @@ def _check_schedule(settings: TrainConfig) -> None:
             "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
             "warm-up ends: expected a factor above 0, or warmup_method=linear, which rises from 0"
         )
-    if warmup >= epochs:
+    if "restarts" in used and schedule.restarts and schedule.restarts + 1 > epochs - warmup:
+        raise ConfigError(
+            f"schedule.restarts={schedule.restarts} makes {schedule.restarts + 1} cosines, which do not fit "
+            f"the {max(0, epochs - warmup)} epochs after the warm-up: each takes an epoch or more. Set "
+            f"schedule.restarts={max(0, epochs - warmup - 1)} or fewer, or more epochs"
+        )
+    if warmup >= epochs and "warmup_epochs" in used:
         key = "schedule.warmup_epochs" if warmup == schedule.warmup_epochs else "tricks.warmup"
         shorter = max(1, round(epochs / 12)) if epochs > 1 else 0
         warnings.warn(
