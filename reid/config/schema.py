@@ -189,6 +189,7 @@ class TrainConfig:
     deterministic: bool = False  # a GPU gives the same numbers each time, or the run is refused
     channels_last: bool = True
     compile: bool = False  # the network by torch.compile: minutes at the start for a faster step
+    checkpointing: bool = False  # the backbone's blocks are computed twice a step: less memory, more time
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
     sync_bn: bool = False  # under torchrun, batch norms take their statistics over all processes; CUDA alone

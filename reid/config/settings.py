@@ -252,6 +252,11 @@ def _check_across(settings: TrainConfig) -> None:
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
         )
+    if settings.checkpointing and settings.compile:
+        raise ConfigError(
+            "checkpointing and compile are both true: the compiler itself decides what is computed twice. "
+            "Set compile=false, or checkpointing=false"
+        )
     if settings.sync_bn and settings.freeze_bn:
         raise ConfigError(
             "sync_bn and freeze_bn are both true: frozen batch norms have nothing to share, and the neck's "

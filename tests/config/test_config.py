@@ -179,6 +179,7 @@ OURS = {
     "schedule.restarts",
     "schedule.rise",
     "backbone.drop_path",
+    "checkpointing",
     "ema.decay",
     "ema.warmup",
     "ema.raw",
