@@ -536,3 +536,35 @@ def test_a_training_whose_divergence_shows_when_it_is_judged_says_so(
         "select value from tags join runs using (run_uuid) where name = 'late' and key = 'reid.diverged'"
     )
     assert database(home, diverged) == [("true",)]
+
+
+def test_a_run_of_all_that_acts_over_time_is_gone_on_with_bit_for_bit(
+    run_command: Run, start_command: Starter, tiny: list[str], home: Path
+) -> None:
+    """Killed where the backbone has just begun to learn."""
+    words = [
+        *tiny, "epochs=3", "eval.period=1", "freeze_epochs=1", "ema.decay=0.9", "ema.raw=true",
+        "schedule=one_cycle", "checkpointing=true", "backbone.drop_path=0.2", "optimizer.layer_decay=0.8",
+        "optimizer.classifier_lr_factor=2", "optimizer.norm_weight_decay=0",
+    ]  # fmt: skip
+    whole, cut = home / "moving", home / "moving_cut"
+    done = run_command("reid.train", *words, f"hydra.run.dir={whole}", home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    process = start_command("reid.train", *words, f"hydra.run.dir={cut}", home=home)
+    wait_for_epoch(process, cut, 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = run_command("reid.train", *words, f"resume={cut}", home=home)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert_same_run(whole, cut)
+
+    history = pd.read_csv(whole / "history.csv")
+    assert history["test/raw/mAP"].notna().all()
+    last = load_checkpoint(whole / "last.pt")
+    assert all(
+        torch.equal(tensor, last.model[name])
+        for name, tensor in load_checkpoint(whole / "model.pt").model.items()
+    )
+    assert not torch.equal(
+        last.model["classifier.weight"], last.training["trained_model"]["classifier.weight"]
+    )

@@ -56,7 +56,7 @@ from reid.judging.judge import Judgement, check_memory, describe, judge, judged_
 from reid.judging.queries import QUERIES, query_csv
 from reid.judging.stored_scores import KEY as SCORES
 from reid.judging.stored_scores import stored_scores
-from reid.models import ReidModel
+from reid.models import ReidModel, recompute_blocks
 from reid.retrieval import NonFiniteFeaturesError
 from reid.tracking import JOURNAL, Tracker
 from reid.tracking.system_metrics import SystemMetrics
@@ -188,6 +188,8 @@ def trainee(
     """The model, what is minimised, and what moves it; not yet on the device."""
     identities = len({crop.pid for crop in dataset.train})
     model = build_model(settings, identities, resuming, {crop.camid for crop in dataset.train})
+    if settings.checkpointing:
+        recompute_blocks(model.backbone)
     if settings.sync_bn and compute.processes.count > 1:
         synchronise_batch_norm(model)
     if settings.freeze_bn:

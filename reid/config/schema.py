@@ -90,7 +90,9 @@ class TricksConfig:
 class ScheduleConfig:
     _target_: str = "reid.engine.schedule.step"
     per: str = one_of("epoch", "iteration")  # how often the rate changes
-    floor: float = between(0, 1, 0.0)  # of `cosine`: the share of the rate that it ends at
+    floor: float = between(0, 1, 0.0)  # of `cosine` and `one_cycle`: the share of the rate that it ends at
+    restarts: int = at_least(0, 0)  # of `cosine`: times that the rate jumps back up
+    rise: float = between(0, 1, 0.3)  # of `one_cycle`: the share of the run in which the rate rises
     milestones: list[Any] = field(default_factory=lambda: [40, 70])  # of `step`: epochs; below 1: fractions
     gamma: float = above(0, 0.1)  # at 0 nothing would train from the first milestone on
     warmup_epochs: int = at_least(0, 10)  # of the trick, where it is on: short studies have a short one
@@ -207,6 +209,7 @@ class TrainConfig:
     deterministic: bool = False  # a GPU gives the same numbers each time, or the run is refused
     channels_last: bool = True
     compile: bool = False  # the network by torch.compile: minutes at the start for a faster step
+    checkpointing: bool = False  # the backbone's blocks are computed twice a step: less memory, more time
     clip_norm: float | None = None
     accumulate: int = at_least(1, 1)
     sync_bn: bool = False  # under torchrun, batch norms take their statistics over all processes; CUDA alone

@@ -254,6 +254,11 @@ def _check_across(settings: TrainConfig) -> None:
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
         )
+    if settings.checkpointing and settings.compile:
+        raise ConfigError(
+            "checkpointing and compile are both true: the compiler itself decides what is computed twice. "
+            "Set compile=false, or checkpointing=false"
+        )
     if settings.sync_bn and settings.freeze_bn:
         raise ConfigError(
             "sync_bn and freeze_bn are both true: frozen batch norms have nothing to share, and the neck's "
@@ -312,7 +317,13 @@ def _check_schedule(settings: TrainConfig) -> None:
             "schedule.warmup_factor=0 with schedule.warmup_method=constant would train nothing before the "
             "warm-up ends: expected a factor above 0, or warmup_method=linear, which rises from 0"
         )
-    if warmup >= epochs:
+    if "restarts" in used and schedule.restarts and schedule.restarts + 1 > epochs - warmup:
+        raise ConfigError(
+            f"schedule.restarts={schedule.restarts} makes {schedule.restarts + 1} cosines, which do not fit "
+            f"the {max(0, epochs - warmup)} epochs after the warm-up: each takes an epoch or more. Set "
+            f"schedule.restarts={max(0, epochs - warmup - 1)} or fewer, or more epochs"
+        )
+    if warmup >= epochs and "warmup_epochs" in used:
         key = "schedule.warmup_epochs" if warmup == schedule.warmup_epochs else "tricks.warmup"
         shorter = max(1, round(epochs / 12)) if epochs > 1 else 0
         warnings.warn(

@@ -7,7 +7,8 @@ what it takes of
     epochs: of the whole run
     base_lr: `optimizer.lr`
     warmup_epochs: `tricks.warmup`
-    milestones, gamma, floor, warmup_factor, warmup_method: the keys of the group; milestones in epochs
+    milestones, gamma, floor, restarts, rise, warmup_factor, warmup_method: the keys of the group; milestones
+        in epochs
 
 and returns the learning rate of the next step. So a run that is resumed within an epoch has the same rates.
 """
@@ -89,21 +90,48 @@ def cosine(
     warmup_epochs: int,
     warmup_factor: float,
     warmup_method: str,
+    restarts: int = 0,
 ) -> float:
-    """Warm-up, then half a cosine down to `floor` (SGDR without restarts, arXiv 1608.03983, eq. 5).
+    """Warm-up, then half a cosine down to `floor`, once or several times (SGDR, arXiv 1608.03983, eq. 5).
 
     With n = elapsed, N = epochs and W = warmup_epochs, the warm-up is that of `learning_rate`; from n = W on
 
         lr = base_lr * (floor + (1 - floor) * (1 + cos(pi * (n - W) / (N - W))) / 2)
 
-    The floor is reached at n = N, where the run ends: the last epoch, or step, lies just above it.
+    The floor is reached at n = N, where the run ends: the last epoch, or step, lies just above it. With R
+    restarts there are R + 1 such cosines, one after another and of equal length, (N - W) / (R + 1).
 
     floor: the share of base_lr to end at, 0 to 1.
     """
     if elapsed < warmup_epochs:
         return base_lr * _warmup(elapsed, warmup_epochs, warmup_factor, warmup_method)
     done = (elapsed - warmup_epochs) / (epochs - warmup_epochs)
+    if restarts and elapsed < epochs:
+        done = done * (restarts + 1) % 1
     return base_lr * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def one_cycle(
+    elapsed: float, epochs: int, base_lr: float, floor: float, rise: float, warmup_factor: float
+) -> float:
+    """Half a cosine up to base_lr and half a cosine down (Smith and Topin, arXiv 1708.07120, section 3).
+
+    With s = elapsed / epochs and c(a, b, x) = b + (a - b) (1 + cos(pi x)) / 2, which leads from a to b,
+
+        lr = base_lr * c(warmup_factor, 1, s / rise)                  while s < rise
+        lr = base_lr * c(1, floor, (s - rise) / (1 - rise))           from there on
+
+    These are the rates of torch's OneCycleLR for step s * N of N + 1, if warmup_factor = 1 / div_factor and
+    floor = warmup_factor / final_div_factor. Its momentum falls and rises against the rate; here it stays.
+
+    rise: the share of the run in which the rate rises, 0 to 1.
+    """
+    done = elapsed / epochs
+    if done < rise:
+        first, last, along = warmup_factor, 1.0, done / rise
+    else:
+        first, last, along = 1.0, floor, (done - rise) / (1 - rise) if rise < 1 else 0.0
+    return base_lr * (last + (first - last) * (1 + math.cos(math.pi * along)) / 2)
 
 
 def learning_rate(

@@ -142,7 +142,8 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str
     def options(description: dict[str, Any]) -> dict[str, object]:
         # A key that is not set, or null, is off.
         named = {f"backbone.{key}": value or False for key, value in description["backbone"].items()}
-        named = {key: value for key, value in named.items() if not key.startswith("backbone.camera")}
+        without = ("backbone.camera", "backbone.drop_path")  # the latter acts in training alone
+        named = {key: value for key, value in named.items() if not key.startswith(without)}
         head = described_head(description)["_target_"]
         return {**named, "tricks.last_stride": description["last_stride"], "head._target_": head}
 

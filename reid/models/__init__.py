@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from reid.models.heads import Head, HeadError, build_head, head_class
     from reid.models.matching import WeightReport
     from reid.models.model import BNNECK, ReidModel, described_head, described_model
+    from reid.models.recompute import recompute_blocks
     from reid.models.sizes import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE
     from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
     from reid.models.weight_file import WeightsError, check_weights
@@ -26,6 +27,7 @@ else:
             "heads": ["Head", "HeadError", "build_head", "head_class"],
             "matching": ["WeightReport"],
             "model": ["BNNECK", "ReidModel", "described_head", "described_model"],
+            "recompute": ["recompute_blocks"],
             "sizes": ["SMALLEST_IBN_SIDE", "SMALLEST_STN_IMAGE"],
             "trunk": ["Backbone", "BackboneError", "ImagenetFile", "as_backbone", "set_last_stride"],
             "weight_file": ["WeightsError", "check_weights"],
@@ -57,6 +59,7 @@ __all__ = [
     "layer_depths",
     "load_weights",
     "norm_parameters",
+    "recompute_blocks",
     "set_last_stride",
     "undecayed",
 ]

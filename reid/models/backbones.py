@@ -16,6 +16,7 @@ from torchvision import models as tv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid.models.ibn import use_ibn_a
+from reid.models.stochastic_depth import add_stochastic_depth, drop_rate
 from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
 
 # Timm itself does not check its files against the digits in their names, so those are not taken for a hash.
@@ -35,81 +36,93 @@ _RESNET50_IBN_A = ImagenetFile(
 _RESNET101_IBN_A = ImagenetFile(f"{_IBN_FILES}/resnet101_ibn_a-59ea0ac6.pth", sha256="59ea0ac6")
 
 
-def resnet18(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
+def resnet18(last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None) -> Backbone:
     """ResNet-18, 512 channels."""
-    net = _ResNet(BasicBlock, (2, 2, 2, 2), last_stride, stem_relu)
+    net = _ResNet(BasicBlock, (2, 2, 2, 2), last_stride, stem_relu, drop_rate("resnet18", drop_path))
     return as_backbone(net, "resnet18", 512, _torchvision_file(tv.ResNet18_Weights.IMAGENET1K_V1))
 
 
-def resnet34(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
+def resnet34(last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None) -> Backbone:
     """ResNet-34, 512 channels."""
-    net = _ResNet(BasicBlock, (3, 4, 6, 3), last_stride, stem_relu)
+    net = _ResNet(BasicBlock, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet34", drop_path))
     return as_backbone(net, "resnet34", 512, _torchvision_file(tv.ResNet34_Weights.IMAGENET1K_V1))
 
 
-def resnet50(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
+def resnet50(last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None) -> Backbone:
     """ResNet-50 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(Bottleneck, (3, 4, 6, 3), last_stride, stem_relu)
+    net = _ResNet(Bottleneck, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet50", drop_path))
     return as_backbone(net, "resnet50", 2048, _torchvision_file(tv.ResNet50_Weights.IMAGENET1K_V1))
 
 
-def resnet101(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
+def resnet101(
+    last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None
+) -> Backbone:
     """ResNet-101 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(Bottleneck, (3, 4, 23, 3), last_stride, stem_relu)
+    net = _ResNet(Bottleneck, (3, 4, 23, 3), last_stride, stem_relu, drop_rate("resnet101", drop_path))
     return as_backbone(net, "resnet101", 2048, _torchvision_file(tv.ResNet101_Weights.IMAGENET1K_V1))
 
 
-def resnet152(last_stride: int = 1, stem_relu: bool | None = None) -> Backbone:
+def resnet152(
+    last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None
+) -> Backbone:
     """ResNet-152 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(Bottleneck, (3, 8, 36, 3), last_stride, stem_relu)
+    net = _ResNet(Bottleneck, (3, 8, 36, 3), last_stride, stem_relu, drop_rate("resnet152", drop_path))
     return as_backbone(net, "resnet152", 2048, _torchvision_file(tv.ResNet152_Weights.IMAGENET1K_V1))
 
 
-def se_resnet50(last_stride: int = 1) -> Backbone:
+def se_resnet50(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNet-50 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
-    return as_backbone(_senet("legacy_seresnet50", last_stride), "se_resnet50", 2048, _SE_RESNET50)
+    net = _senet("legacy_seresnet50", last_stride, drop_rate("se_resnet50", drop_path))
+    return as_backbone(net, "se_resnet50", 2048, _SE_RESNET50)
 
 
-def se_resnet101(last_stride: int = 1) -> Backbone:
+def se_resnet101(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNet-101 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
-    return as_backbone(_senet("legacy_seresnet101", last_stride), "se_resnet101", 2048, _SE_RESNET101)
+    net = _senet("legacy_seresnet101", last_stride, drop_rate("se_resnet101", drop_path))
+    return as_backbone(net, "se_resnet101", 2048, _SE_RESNET101)
 
 
-def se_resnet152(last_stride: int = 1) -> Backbone:
+def se_resnet152(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNet-152 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
-    return as_backbone(_senet("legacy_seresnet152", last_stride), "se_resnet152", 2048, _SE_RESNET152)
+    net = _senet("legacy_seresnet152", last_stride, drop_rate("se_resnet152", drop_path))
+    return as_backbone(net, "se_resnet152", 2048, _SE_RESNET152)
 
 
-def se_resnext50(last_stride: int = 1) -> Backbone:
+def se_resnext50(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNeXt-50 32x4d, with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _senet("legacy_seresnext50_32x4d", last_stride)
+    net = _senet("legacy_seresnext50_32x4d", last_stride, drop_rate("se_resnext50", drop_path))
     return as_backbone(net, "se_resnext50", 2048, _SE_RESNEXT50)
 
 
-def se_resnext101(last_stride: int = 1) -> Backbone:
+def se_resnext101(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNeXt-101 32x4d, with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _senet("legacy_seresnext101_32x4d", last_stride)
+    net = _senet("legacy_seresnext101_32x4d", last_stride, drop_rate("se_resnext101", drop_path))
     return as_backbone(net, "se_resnext101", 2048, _SE_RESNEXT101)
 
 
-def senet154(last_stride: int = 1) -> Backbone:
+def senet154(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SENet-154: 64 groups, three 3x3 convolutions as its stem, stride on conv2; 2048 channels."""
-    return as_backbone(_senet("legacy_senet154", last_stride), "senet154", 2048, _SENET154)
+    net = _senet("legacy_senet154", last_stride, drop_rate("senet154", drop_path))
+    return as_backbone(net, "senet154", 2048, _SENET154)
 
 
-def resnet50_ibn_a(last_stride: int = 1) -> Backbone:
+def resnet50_ibn_a(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """ResNet-50 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
-    return as_backbone(_ibn_a((3, 4, 6, 3), last_stride), "resnet50_ibn_a", 2048, _RESNET50_IBN_A)
+    net = _ibn_a((3, 4, 6, 3), last_stride, drop_rate("resnet50_ibn_a", drop_path))
+    return as_backbone(net, "resnet50_ibn_a", 2048, _RESNET50_IBN_A)
 
 
-def resnet101_ibn_a(last_stride: int = 1) -> Backbone:
+def resnet101_ibn_a(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """ResNet-101 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
-    return as_backbone(_ibn_a((3, 4, 23, 3), last_stride), "resnet101_ibn_a", 2048, _RESNET101_IBN_A)
+    net = _ibn_a((3, 4, 23, 3), last_stride, drop_rate("resnet101_ibn_a", drop_path))
+    return as_backbone(net, "resnet101_ibn_a", 2048, _RESNET101_IBN_A)
 
 
-def mobilenet_v2(last_stride: int = 1) -> Backbone:
+def mobilenet_v2(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """MobileNetV2 at width 1.0, 1280 channels. Its last stage opens with `features.14`."""
-    net = _MobileNet(tv.mobilenet_v2(weights=None), stages=(2, 4, 7, 14))
+    net = _MobileNet(
+        tv.mobilenet_v2(weights=None), stages=(2, 4, 7, 14), drop_path=drop_rate("mobilenet_v2", drop_path)
+    )
     for module in net.modules():
         if isinstance(module, nn.ReLU6):
             module.inplace = False  # In place, torch copies the input first, for the gradient.
@@ -117,12 +130,16 @@ def mobilenet_v2(last_stride: int = 1) -> Backbone:
     return as_backbone(net, "mobilenet_v2", 1280, _torchvision_file(tv.MobileNet_V2_Weights.IMAGENET1K_V1))
 
 
-def mobilenet_v3_large(last_stride: int = 1) -> Backbone:
+def mobilenet_v3_large(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """MobileNetV3-Large at width 1.0, 960 channels. Its last stage opens with `features.13`.
 
     It is torchvision's. The published suite's own variant had no weight file and ignored the last stride.
     """
-    net = _MobileNet(tv.mobilenet_v3_large(weights=None), stages=(2, 4, 7, 13))
+    net = _MobileNet(
+        tv.mobilenet_v3_large(weights=None),
+        stages=(2, 4, 7, 13),
+        drop_path=drop_rate("mobilenet_v3_large", drop_path),
+    )
     set_last_stride(net.features[13], last_stride)
     file = _torchvision_file(tv.MobileNet_V3_Large_Weights.IMAGENET1K_V1)
     return as_backbone(net, "mobilenet_v3_large", 960, file)
@@ -193,7 +210,7 @@ def clip_vit_base_16(
     name, step = "clip_vit_base_16", PATCH if stride is None else stride
     check_size(name, image_size, step)
     net = ClipVisual(
-        **_BASE, projection=512, image_size=image_size, drop_path=_depth(name, drop_path), stride=step
+        **_BASE, projection=512, image_size=image_size, drop_path=drop_rate(name, drop_path), stride=step
     )
     return as_backbone(
         net, name, 768 + 512, adapt=clip_adapter(name), notes=_NO_STRIDE, pixel_mean=_HALF, pixel_std=_HALF
@@ -229,12 +246,18 @@ class _ResNet(tv.ResNet):
     """
 
     def __init__(
-        self, block: type[nn.Module], blocks: tuple[int, ...], last_stride: int, stem_relu: bool | None
+        self,
+        block: type[nn.Module],
+        blocks: tuple[int, ...],
+        last_stride: int,
+        stem_relu: bool | None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__(block, list(blocks))
         del self.avgpool, self.fc
         self.stem_relu = bool(stem_relu)
         set_last_stride(self.layer4[0], last_stride)
+        add_stochastic_depth(_blocks(self), drop_path)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.bn1(self.conv1(images))
@@ -254,10 +277,13 @@ class _MobileNet(nn.Module):
     stages: the numbers of the layers that open each stage after the stem.
     """
 
-    def __init__(self, net: tv.MobileNetV2 | tv.MobileNetV3, stages: tuple[int, ...]) -> None:
+    def __init__(
+        self, net: tv.MobileNetV2 | tv.MobileNetV3, stages: tuple[int, ...], drop_path: float
+    ) -> None:
         super().__init__()
         self.features = net.features
         self.stages = stages
+        add_stochastic_depth([part for part in net.features if hasattr(part, "use_res_connect")], drop_path)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """As that of `_ResNet`."""
@@ -271,19 +297,25 @@ class _MobileNet(nn.Module):
         return self.features(images)
 
 
-def _ibn_a(blocks: tuple[int, ...], last_stride: int) -> nn.Module:
-    net = _ResNet(Bottleneck, blocks, last_stride, stem_relu=True)
+def _ibn_a(blocks: tuple[int, ...], last_stride: int, drop_path: float = 0.0) -> nn.Module:
+    net = _ResNet(Bottleneck, blocks, last_stride, stem_relu=True, drop_path=drop_path)
     for stage in (net.layer1, net.layer2, net.layer3):
         use_ibn_a(stage)
     return net
 
 
-def _senet(timm_name: str, last_stride: int) -> nn.Module:
+def _senet(timm_name: str, last_stride: int, drop_path: float) -> nn.Module:
     import timm  # Here and not above: it would delay every start by a second, and few networks need it.
 
     net: Any = timm.create_model(timm_name, pretrained=False, num_classes=0, global_pool="", drop_rate=0.0)
     set_last_stride(net.layer4[0], last_stride)
+    add_stochastic_depth(_blocks(net), drop_path)
     return cast(nn.Module, net)
+
+
+def _blocks(net: Any) -> list[nn.Module]:
+    """The residual blocks of a ResNet, from the images to the head."""
+    return [*net.layer1, *net.layer2, *net.layer3, *net.layer4]
 
 
 def _torchvision_file(weights: Any) -> ImagenetFile:
@@ -296,16 +328,6 @@ _SMALL = {"width": 384, "depth": 12, "heads": 6}
 _BASE = {"width": 768, "depth": 12, "heads": 12}
 _HALF = (0.5, 0.5, 0.5)
 _NO_STRIDE = ("tricks.last_stride has no meaning for this network",)
-
-
-def _depth(name: str, drop_path: float | None) -> float:
-    """The stochastic depth of the last block."""
-    if drop_path is not None and not 0 <= drop_path < 1:
-        raise BackboneError(
-            f"backbone.drop_path={drop_path} does not fit backbone.name={name}: it is the share of images "
-            "for which the last block is left out, from 0 to below 1. Give 0.1, as published."
-        )
-    return drop_path or 0.0
 
 
 def _vit(
@@ -325,7 +347,7 @@ def _vit(
         **sizes,
         image_size=image_size,
         pooling=pooling or "cls",
-        drop_path=_depth(name, drop_path),
+        drop_path=drop_rate(name, drop_path),
         stride=step,
         stem=stem,
     )
@@ -356,7 +378,7 @@ def _solider(
             f"backbone.semantic_weight={semantic_weight} does not fit backbone.name={name}: it is a share of "
             "semantics, from 0 to 1. Give 0.2, as published for re-identification."
         )
-    net = SoliderSwin(width, depths, heads, semantic_weight, _depth(name, drop_path))
+    net = SoliderSwin(width, depths, heads, semantic_weight, drop_rate(name, drop_path))
     return as_backbone(
         net,
         name,

@@ -134,7 +134,7 @@ def _check_option(name: str, builder: Callable[..., Backbone], key: str, value: 
     if key in _options(builder):
         return
     takers = [other for other, function in _builders().items() if key in _options(function)]
-    if key in ("pooling", "image_size"):
+    if key in ("pooling", "image_size", "drop_path"):
         takers.append("the networks of backbone=timm")
     reason = f"only {', '.join(takers)} have this option" if takers else "no backbone has this option"
     raise BackboneError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.models.matching import CAMERA_TABLE, is_counted
+from reid.models.stochastic_depth import drop_rate
 from reid.models.trunk import Adapt, Backbone, BackboneError, ImagenetFile, as_backbone
 
 Pooling = Literal["cls", "patch"]
@@ -86,7 +87,10 @@ def timm_builder(name: str) -> Callable[..., Backbone]:
         )
 
     def build(
-        last_stride: int = 1, pooling: Pooling | None = None, image_size: Sequence[int] = (256, 128)
+        last_stride: int = 1,
+        pooling: Pooling | None = None,
+        image_size: Sequence[int] = (256, 128),
+        drop_path: float | None = None,
     ) -> Backbone:
         """A network of timm, up to its last features: no classifier, nor what belongs to it alone.
 
@@ -96,17 +100,21 @@ def timm_builder(name: str) -> Callable[..., Backbone]:
         pooling: of networks of tokens alone: `cls` gives the class token, as a map of one place, `patch`
             the map of the patch tokens; None is the one that the network was trained with.
         image_size: height and width that position embeddings and windows are made for.
+        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
 
         Raises BackboneError when timm cannot build it at this size, its output is not understood, or an
         option does not fit it.
         """
-        return _build(name, last_stride, pooling, (int(image_size[0]), int(image_size[1])))
+        size = (int(image_size[0]), int(image_size[1]))
+        return _build(name, last_stride, pooling, size, drop_rate(name, drop_path))
 
     return build
 
 
-def _build(name: str, last_stride: int, pooling: Pooling | None, size: tuple[int, int]) -> Backbone:
-    net = _create(name, size)
+def _build(
+    name: str, last_stride: int, pooling: Pooling | None, size: tuple[int, int], drop_path: float
+) -> Backbone:
+    net = _create(name, size, drop_path)
     _check_patches(net, name, size)
     training = net.training
     net.eval()
@@ -129,17 +137,36 @@ def _build(name: str, last_stride: int, pooling: Pooling | None, size: tuple[int
     )
 
 
-def _create(name: str, size: tuple[int, int]) -> Any:
-    """Timm's network with random weights, made for the image size where it is made for one size."""
+def _create(name: str, size: tuple[int, int], drop_path: float) -> Any:
+    """Timm's network with random weights, made for the image size where it is made for one size.
+
+    Raises BackboneError where timm cannot build it, or it has no branches to drop and is to drop some.
+    """
+    try:
+        net = _created(name, size, {"drop_path_rate": drop_path} if drop_path else {})
+        drops = not drop_path or any(getattr(module, "drop_prob", None) for module in net.modules())
+    except BackboneError as error:
+        if "drop_path_rate" not in str(error):  # an argument that this network does not know
+            raise
+        drops = False
+    if not drops:
+        raise BackboneError(
+            f"backbone.drop_path={drop_path} does not fit backbone.name={name}: this network has no residual "
+            "branches that timm can drop. Leave backbone.drop_path out (or null)."
+        )
+    return net
+
+
+def _created(name: str, size: tuple[int, int], options: dict[str, Any]) -> Any:
     config = timm.get_pretrained_cfg(name)
     sized: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
     try:
         try:
-            return timm.create_model(name, pretrained=False, num_classes=0, **sized)
+            return timm.create_model(name, pretrained=False, num_classes=0, **sized, **options)
         except TypeError:
             if not sized:
                 raise
-            return timm.create_model(name, pretrained=False, num_classes=0)
+            return timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (
         Exception
     ) as error:  # Networks of many authors: whatever they raise, the name or size is not served.

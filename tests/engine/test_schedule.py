@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from composing import settings_of
 
 from reid.config.checks import ConfigError
@@ -144,3 +145,37 @@ def test_a_schedule_from_elsewhere_is_refused() -> None:
 def test_a_function_that_takes_something_else_is_no_schedule() -> None:
     with pytest.raises(ConfigError, match="is no schedule: it takes epoch, and is given base_lr"):
         settings_of("schedule._target_=reid.engine.schedule.learning_rate")
+
+
+def test_one_cycle_has_the_rates_of_torch() -> None:
+    """Torch reaches its end in the last step, ours after it: so its cycle has one step more."""
+    words = ("schedule=one_cycle", "schedule.warmup_factor=0.1", "schedule.floor=0.001")
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=41, pct_start=12 / 40 + 1 / 41, div_factor=10, final_div_factor=100
+    )
+    # Its rise ends with step pct_start * total_steps - 1.
+    torchs._schedule_phases[0]["end_step"] = 12
+    wanted = []
+    for _ in range(40):
+        wanted.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        torchs.step()
+    found = rates(*words, epochs=8, steps=5)
+    assert found == pytest.approx(wanted)
+    assert (found[0], max(found)) == (pytest.approx(0.1), found[12])
+
+
+@pytest.mark.parametrize(("rise", "expected"), [(0, [1, 0.75, 0.25]), (1, [0, 0.25, 0.75])])
+def test_one_cycle_may_only_fall_or_only_rise(rise: int, expected: list[float]) -> None:
+    words = ("schedule=one_cycle", "schedule.warmup_factor=0", "schedule.floor=0", "schedule.per=epoch")
+    assert rates(*words, f"schedule.rise={rise}", epochs=3) == pytest.approx(expected)
+
+
+def test_a_cosine_that_restarts_is_the_shorter_one_again() -> None:
+    words = ("schedule=cosine", "tricks.warmup=1", "schedule.floor=0.1")
+    once = rates(*words, epochs=3, steps=4)
+    twice = rates(*words, "schedule.restarts=1", epochs=5, steps=4)
+    assert twice == pytest.approx(once + once[4:])
+    with pytest.raises(ConfigError, match=r"restarts=4 makes 5 cosines.* the 4 epochs .*restarts=3 or fewer"):
+        settings_of(*words, "epochs=5", "schedule.restarts=4")
