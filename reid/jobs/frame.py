@@ -44,12 +44,9 @@ _stopped: list[Stopped] = []
 class TimeUp(Stopped):
     """The time of a sweep is up: the job before this one was the last."""
 
-    def __init__(self) -> None:
-        super().__init__(signal.SIGTERM)
+    def __init__(self, signum: int = signal.SIGTERM, clean: bool = True) -> None:
+        super().__init__(signum, clean)
         self.args = ("the time of this sweep is up",)
-
-    def __reduce__(self) -> tuple[type["TimeUp"], tuple[()]]:
-        return type(self), ()
 
 
 def run_job(config: DictConfig, story: Story, processes: Processes, earlier: list[str]) -> Job:
