@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 5000
 PROFILE ?= full
-SEEDS ?= 1
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -27,9 +26,9 @@ $(READY): pyproject.toml
 quickstart: $(READY)  ## draw synthetic pedestrians, train on them, judge, draw figures: minutes on two cores
 	@$(BIN)/python -m reid.train experiment=quickstart
 
-reproduce-table: $(READY)  ## the published table: SEEDS=3, DRY_RUN=1 (plan only), FORCE=1, PROFILE=smoke (no data: minutes)
-	@$(BIN)/python -m experiments.reproduce_table --profile $(PROFILE) --seeds $(SEEDS) \
-		$(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(FORCE)),--force) $(ARGS)
+reproduce-table: $(READY)  ## the published table: SEEDS=3, MINUTES=160, DRY_RUN=1 (plan only), FORCE=1, PROFILE=smoke or drawn (no data)
+	@$(BIN)/python -m experiments.reproduce_table --profile $(PROFILE) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(filter-out 0,$(DRY_RUN)),--dry-run) $(if $(filter-out 0,$(FORCE)),--force) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

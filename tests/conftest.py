@@ -52,6 +52,12 @@ def with_resnet18(words: Iterable[str]) -> list[str]:
 #: Seconds. A test that takes longer without the mark `slow` is named at the end: it wants the mark, so that
 #: `make check` leaves it to `make test`. The mark itself begins at a quarter of a second.
 QUICK = 1.0
+#: The files that take longest, longest first: the last of them must not begin when the others are done.
+LONGEST = (
+    "tests/test_faults.py", "tests/test_reproduce_table.py", "benchmark/test_benchmark.py",
+    "notebooks/test_notebooks.py", "tests/test_train.py", "export/test_export.py",
+    "tests/test_distributed.py", "tests/test_readme.py", "modern_recipe/test_study.py",
+)  # fmt: skip
 #: Fixtures that start processes: a test that uses one is slow without a mark of its own.
 STARTERS = {"start_command", "run_command", "server"}
 
@@ -66,7 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if STARTERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def place(item: pytest.Item) -> int:
+        name = f"{item.path.parent.name}/{item.path.name}"
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST) + (item.path not in slow)
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish() -> None:

@@ -3,24 +3,28 @@
 import csv
 import io
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Runner
+from composing import settings_of
+from conftest import Runner, Starter
 
 from experiments.reproduce_table import needs, probe, render
 from experiments.reproduce_table.__main__ import main, write
 from experiments.reproduce_table.collect import finished_runs, provenance
 from experiments.reproduce_table.plan import Planned, plan, sweep_words
-from experiments.reproduce_table.profiles import BACKBONES, FULL, SMOKE, published_scores
+from experiments.reproduce_table.profiles import BACKBONES, DRAWN, FULL, ROWS, SMOKE, published_scores
 from experiments.reproduce_table.table import Run, Score, Table, fill
 from experiments.reproduce_table.words import DASH, cells, difference, measured
 from reid.config.schema import config_folder
 from reid.data.crops import silent
 from reid.engine.rundir import RunStatus, read_status
+from reid.jobs.frame import UNTIL
+from reid.sweeps.sweep_file import job_statuses
 from reid.tracking import default_store, list_runs
 from reid.tracking.sources import code
 
@@ -121,6 +125,22 @@ def test_other_data_have_no_published_score_beside_them() -> None:
     assert "says nothing of the published scores" in render.markdown(table)
 
 
+def test_drawn_people_have_intervals_in_the_place_of_published_scores() -> None:
+    values = {0: 0.71, 1: 0.74, 2: 0.77}
+    runs = [replace(run(seed, **{"test/mAP": value}), dataset="synthetic") for seed, value in values.items()]
+    table = fill(DRAWN, runs, 30, published_scores())
+    entry = table.row(ROWS[1])[0]
+    # Student's t of two degrees of freedom is 4.303; the standard deviation is 3.
+    half = 4.303 * 3 / 3**0.5
+    assert entry.mAP.interval == pytest.approx((74 - half, 74 + half), abs=1e-2)
+    assert cells(entry, comparable=False) == ("74.0 ± 3.0 / 95.0 ± 0.0", "66.5 to 81.5", "95.0 to 95.0")
+    text = render.markdown(table)
+    assert "| mAP, 95 % | rank-1, 95 % |" in text
+    assert "not comparable with the published scores" in text
+    assert Score((50.0,)).interval is None
+    assert next(csv.DictReader(io.StringIO(render.comma_separated(filled(run())))))["low"] == ""
+
+
 def test_each_cell_leads_to_its_runs() -> None:
     one, many = run(), (run(0), run(1), run(2))
     assert f"[86.2 / 95.0]({one.address})" in render.markdown(filled(one))
@@ -181,6 +201,35 @@ def test_the_words_of_the_sweep() -> None:
         "device=cpu",
         "sweep.take=none",
     ]
+
+
+@pytest.mark.slow
+def test_the_cells_of_drawn_people_train_as_the_quickstart_does(own_home: None) -> None:
+    planned = plan(sweep_words(DRAWN, DRAWN.seeds))
+    assert len(planned) == 30
+    quickstart = settings_of("experiment=quickstart")
+    for settings in (one.settings for one in planned):
+        for part in ("epochs", "image", "schedule", "tricks", "loss", "optimizer"):
+            assert getattr(settings, part) == getattr(quickstart, part), part
+        assert (settings.dataset["preset"], settings.backbone["weights"]) == ("small", "none")
+
+
+def test_no_cell_begins_once_the_time_is_up(
+    start_command: Starter, tiny: list[str], template_db: Path, tmp_path: Path
+) -> None:
+    shutil.copy(template_db, tmp_path)
+    words = ["reid.train", "-m", *tiny, "epochs=1", "seed=0,1"]
+    process = start_command(*words, home=tmp_path, variables={UNTIL: "0"})
+    _, complaint = process.communicate(120)
+    assert process.returncode == 143
+    assert "the time of this sweep is up. To go on: the same command" in complaint
+    (sweep,) = (tmp_path / "multirun").iterdir()
+    assert (sweep / "sweep.json").exists()
+    assert [(job.status, job.error) for job in job_statuses(sweep)] == [
+        ("KILLED", "not begun: the time was up"), ("FAILED", "not begun"),
+    ]  # fmt: skip
+    assert finished_runs(sweep, default_store(tmp_path)) == ([], [])
+    assert [one.status for one in list_runs(default_store(tmp_path), "reid")] == ["KILLED"]
 
 
 @pytest.mark.slow

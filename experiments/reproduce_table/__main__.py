@@ -4,10 +4,13 @@ Plans, looks for everything that is needed, estimates, trains what is not finish
 """
 
 import argparse
+import math
+import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -29,6 +32,7 @@ from reid.figures import save
 from reid.home import home
 from reid.jobs.compose_errors import explain
 from reid.jobs.console import ConsoleProgress
+from reid.jobs.frame import UNTIL, TimeUp
 from reid.terminal import Terminal, complaint
 from reid.tracking import TrackingError, attach, default_store, describe, read_record
 from reid.tracking.names import MAX_TAG, cut
@@ -50,22 +54,28 @@ def reproduce(options: argparse.Namespace, console: Console) -> int:
             f"{' '.join(refused)}: that would be another table. Only {', '.join(ALLOWED)} … may be added; "
             "other recipes are for `python -m reid.train`"
         )
-    if options.seeds < 1:
-        raise ConfigError(f"SEEDS={options.seeds}: expected 1 or more")
-    words = sweep_words(profile, options.seeds, options.force, more)
+    until = math.inf if options.minutes is None else time.time() + 60 * options.minutes
+    seeds = profile.seeds if options.seeds is None else options.seeds
+    if seeds < 1:
+        raise ConfigError(f"SEEDS={seeds}: expected 1 or more")
+    words = sweep_words(profile, seeds, options.force, more)
     planned = plan(words)
     ready = _prepare(profile, planned, console)
     if options.dry_run:
         return 0  # the plan was the question, and what is missing is part of the answer
     if not ready:
         return 1
-    code = _sweep(words)
+    code = _sweep(words, until)
     if code == 2:
         return 2
+    time_is_up = code == TimeUp().exit_code and time.time() >= until
     folder = sweep_folder([one.cell for one in planned], planned[0].settings.tracking.experiment)
     if folder is None:  # it ended before it began, and has said why
         return code or 1
     table = _write(profile, planned, folder, _command(options), console)
+    if time_is_up and not table.failures:
+        console.print(f"the {options.minutes:g} minutes are over; the same command goes on with the rest")
+        return 0
     return code or (0 if table.complete else 1)
 
 
@@ -109,13 +119,16 @@ def _prepare(profile: Profile, planned: list[Planned], console: Console) -> bool
     return not found.missing
 
 
-def _sweep(words: list[str]) -> int:
+def _sweep(words: list[str], until: float) -> int:
     """Run the sweep in a process of its own and wait for it; returns its exit code.
+
+    until: seconds since 1970 after which no cell begins.
 
     Ctrl-C reaches it from the terminal, SIGTERM is passed on; either way its end is waited for, since it
     saves what it has.
     """
-    child = subprocess.Popen([sys.executable, "-m", "reid.train", "-m", *words])
+    variables = os.environ | ({UNTIL: str(until)} if math.isfinite(until) else {})
+    child = subprocess.Popen([sys.executable, "-m", "reid.train", "-m", *words], env=variables)
     handlers = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
@@ -161,7 +174,7 @@ def write(table: Table, folder: Path) -> list[Path]:
 
 def _command(options: argparse.Namespace) -> str:
     words = [f"PROFILE={options.profile}"] if options.profile != "full" else []
-    words += [f"SEEDS={options.seeds}"] if options.seeds != 1 else []
+    words += [f"SEEDS={options.seeds}"] if options.seeds is not None else []
     words += ["FORCE=1"] if options.force else []
     words += [f"ARGS={shlex.quote(' '.join(options.override))}"] if options.override else []
     return " ".join(["make reproduce-table", *words])
@@ -170,12 +183,17 @@ def _command(options: argparse.Namespace) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command.
 
-    Exit codes: 0 done, which of a dry run means that the plan is printed; 1 something is missing or failed;
-    2 wrong usage.
+    Exit codes: 0 done, which of a dry run means that the plan is printed, and with `--minutes` that they are
+    over; 1 something is missing or failed; 2 wrong usage.
     """
     parser = CommandParser(prog="python -m experiments.reproduce_table", description=__doc__)
-    parser.add_argument("--profile", choices=PROFILES, default="full", help="smoke: minutes, no data needed")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, … of each cell (default: 1)")
+    parser.add_argument(
+        "--profile", choices=PROFILES, default="full", help="smoke: minutes, drawn: hours; no data needed"
+    )
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, … of each cell (default: 1; of drawn: 3)")
+    parser.add_argument(
+        "--minutes", type=float, help="no cell begins later; the one under way then ends, and the command"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and what is missing")
     parser.add_argument("--force", action="store_true", help="run all, also what is finished")
     parser.add_argument("override", nargs="*", help="for each run: data.root=…, device=…, hydra/launcher=…")

@@ -8,7 +8,7 @@ from experiments.reproduce_table.table import Run
 from reid.engine.rundir import RunStatus
 from reid.home import home
 from reid.sweeps.cells import Cell, alike
-from reid.sweeps.sweep_file import SweepFile, find_sweep, job_statuses
+from reid.sweeps.sweep_file import NOT_BEGUN, SweepFile, find_sweep, job_statuses
 from reid.tracking import Store, TrackingError, read_record, run_address
 from reid.tracking.sources import code
 
@@ -22,9 +22,11 @@ def sweep_folder(cells: Sequence[Cell], experiment: str) -> Path | None:
 
 
 def finished_runs(folder: Path, store: Store) -> tuple[list[Run], list[str]]:
-    """The finished runs of a sweep, and a line for each of its other jobs."""
+    """The finished runs of a sweep, and a line for each of its other jobs that was begun."""
     runs, failures = [], []
     for status in job_statuses(folder):
+        if (status.error or "").startswith(NOT_BEGUN):
+            continue
         if status.status != "FINISHED":
             failures.append(f"{' '.join(status.overrides[:3])}: {status.error or status.status}")
             continue

@@ -29,7 +29,7 @@ def picture(table: Table) -> Figure:
 
     for number, column in enumerate(columns):
         axes.text(right[3 * number], _TOP, column.label, ha="right", va="center", fontweight="bold")
-        for text, at in zip(("published", "difference"), right[3 * number + 1 : 3 * number + 3], strict=True):
+        for text, at in zip(table.profile.beside, right[3 * number + 1 : 3 * number + 3], strict=True):
             axes.text(at, _TOP, text, ha="right", va="center", color=MUTED)
     axes.plot([0.12, width - 0.12], [_TOP + 0.5 * _LINE] * 2, color=MUTED, lw=1)
     for line, row in enumerate(rows):
@@ -37,7 +37,7 @@ def picture(table: Table) -> Figure:
         if line % 2:
             axes.axhspan(y - _LINE / 2, y + _LINE / 2, color=FAINT, lw=0)
         axes.text(0.12, y, row.label, va="center")
-        texts = [text for entry in table.row(row) for text in cells(entry)]
+        texts = [text for entry in table.row(row) for text in cells(entry, table.profile.comparable)]
         for place, (text, at) in enumerate(zip(texts, right, strict=True)):
             outside = ABOVE in text or BELOW in text
             colour = WRONG if outside else INK if place % 3 == 0 else MUTED

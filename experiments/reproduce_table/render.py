@@ -29,14 +29,14 @@ def markdown(table: Table, whole: bool = True) -> str:
     """The table with its notes; `whole` adds the list of runs and the provenance."""
     head, rule = ["network"], ["---"]
     for column in table.profile.columns:
-        head += [column.label, "published", "difference"]
+        head += [column.label, *table.profile.beside]
         rule += ["---:"] * 3
     lines = [f"# {table.profile.title}", "", _row(head), _row(rule)]
     for entries in _rows(table):
         texts = [entries[0].row.label]
         for entry in entries:
-            value, published, difference = cells(entry)
-            texts += [_linked(value, entry.runs), published, difference]
+            value, *beside = cells(entry, table.profile.comparable)
+            texts += [_linked(value, entry.runs), *beside]
         lines.append(_row(texts))
     lines += ["", *(line for note in notes(table) for line in (as_markdown(note), ""))]
     if whole:
@@ -59,6 +59,8 @@ def comma_separated(table: Table) -> str:
                     "score": name,
                     "measured": _number(score.mean),
                     "spread": _number(score.spread),
+                    "low": _number(score.interval[0] if score.interval else None),
+                    "high": _number(score.interval[1] if score.interval else None),
                     "seeds": " ".join(str(run.seed) for run in entry.runs),
                     "published": _number(score.published, 1),
                     "difference": _number(score.difference, 1),
@@ -78,10 +80,11 @@ def html(table: Table) -> str:
     """One page that needs no other file; each measured cell leads to its runs in the MLflow UI."""
     columns = table.profile.columns
     heads = "".join(f'<th colspan="3">{escape(column.label)}</th>' for column in columns)
-    kinds = "<th>measured</th><th>published</th><th>difference</th>" * len(columns)
+    kinds = "".join(f"<th>{name}</th>" for name in ("measured", *table.profile.beside)) * len(columns)
+    comparable = table.profile.comparable
     body = "\n".join(
-        f"<tr><th>{escape(entries[0].row.label)}</th>{''.join(map(_html_cells, entries))}</tr>"
-        for entries in _rows(table)
+        f"<tr><th>{escape(row[0].row.label)}</th>{''.join(_html_cells(one, comparable) for one in row)}</tr>"
+        for row in _rows(table)
     )
     state, *rest = notes(table)
     flag = "" if table.complete else ' class="incomplete"'
@@ -128,8 +131,8 @@ def _runs(table: Table) -> list[str]:
     return [*lines, ""]
 
 
-def _html_cells(entry: Entry) -> str:
-    value, published, difference = (escape(text) for text in cells(entry))
+def _html_cells(entry: Entry, comparable: bool) -> str:
+    value, published, difference = (escape(text) for text in cells(entry, comparable))
     linked = [run for run in entry.runs if run.address]
     if len(entry.runs) == 1 and linked:
         value = f'<a href="{escape(str(linked[0].address))}">{value}</a>'

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
+from experiments.modern_recipe.compare import Mean
 from experiments.reproduce_table.profiles import ROWS, Column, Profile, Published, Row
 
 #: Points of mAP or rank-1 by which a repetition may miss the published score.
@@ -42,6 +43,14 @@ class Score:
     def spread(self) -> float | None:
         """The sample standard deviation over seeds."""
         return stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean over seeds, by Student's t."""
+        if len(self.values) < 2:
+            return None
+        mean = Mean.of(self.values)
+        return mean.value - mean.half, mean.value + mean.half
 
     @property
     def difference(self) -> float | None:

@@ -26,15 +26,27 @@ def difference(score: Score) -> str:
     return f"{score.difference:+.1f} {mark}".rstrip()
 
 
-def cells(entry: Entry) -> tuple[str, str, str]:
-    """Measured, published, difference; each mAP / rank-1, or one dash for both."""
+def interval(score: Score) -> str:
+    """`85.1 to 86.9`, a dash with less than two seeds."""
+    ends = score.interval
+    return DASH if ends is None else f"{ends[0]:.1f} to {ends[1]:.1f}"
+
+
+def cells(entry: Entry, comparable: bool = True) -> tuple[str, str, str]:
+    """Measured, published, difference; each mAP / rank-1, or one dash for both.
+
+    comparable: else measured, the interval of mAP, that of rank-1.
+    """
 
     def both(parts: list[str]) -> str:
         return DASH if set(parts) == {DASH} else " / ".join(parts)
 
     scores = entry.scores
+    found = both([measured(score) for score in scores])
+    if not comparable:
+        return found, interval(entry.mAP), interval(entry.rank_1)
     return (
-        both([measured(score) for score in scores]),
+        found,
         both([published(score) for score in scores]),
         both([difference(score) for score in scores]),
     )
@@ -50,7 +62,11 @@ def notes(table: Table) -> list[str]:
         "mAP / rank-1 in %, of each run's last epoch; with several seeds mean ± standard deviation over "
         f"them. {DASH}: not run, or nothing to compare with."
     )
-    if table.profile.comparable:
+    if not table.profile.comparable:
+        lines.append(
+            "95 %: the interval of the mean over seeds (Student's t), for these people and these images."
+        )
+    else:
         lines.append(
             f"Published: by the authors, never measured here. {BELOW} {ABOVE}: below or above it by more "
             f"than {TOLERANCE:.1f} point (with three seeds and more, by more than two standard deviations "

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from reid.engine.distributed import LostProcessError, Processes
+from reid.engine.rundir import RunStatus, read_status
 from reid.engine.runtime import restored_switches
 from reid.engine.stop import Stopped, StopSignals
 from reid.home import from_hydra
@@ -22,7 +24,7 @@ from reid.sweeps.cells import SHARED_LAUNCHERS
 from reid.sweeps.job_lock import alone
 from reid.sweeps.orphan import at_work
 from reid.sweeps.slots import gpus, jobs_at_once, places, slot
-from reid.sweeps.sweep_file import LAUNCHER, PARENT_FOLDER, read_sweep
+from reid.sweeps.sweep_file import LAUNCHER, NOT_BEGUN, PARENT_FOLDER, read_sweep
 from reid.terminal import Terminal
 from reid.tracking import refuse_password
 
@@ -32,8 +34,19 @@ Story = Callable[[Job], Mapping[str, float]]
 #: Seconds that a process that is not the first waits with its failure for that of the first.
 GRACE_S = 5
 
+#: Seconds since 1970, from the environment: no job of a sweep begins later.
+UNTIL = "REID_SWEEP_UNTIL"
+
 #: In a worker of a sweep: what stopped it, which holds for the jobs that are still meant for it.
 _stopped: list[Stopped] = []
+
+
+class TimeUp(Stopped):
+    """The time of a sweep is up: the job before this one was the last."""
+
+    def __init__(self, signum: int = signal.SIGTERM, clean: bool = True) -> None:
+        super().__init__(signum, clean)
+        self.args = ("the time of this sweep is up",)
 
 
 def run_job(config: DictConfig, story: Story, processes: Processes, earlier: list[str]) -> Job:
@@ -52,6 +65,10 @@ def run_job(config: DictConfig, story: Story, processes: Processes, earlier: lis
     refuse_password(OmegaConf.select(config, "tracking.uri"))
     if _stopped:
         raise _stopped[0]
+    if in_sweep and time.time() >= float(os.environ.get(UNTIL, "inf")):
+        if read_status(folder) is None:
+            RunStatus("KILLED", overrides=overrides, error=f"{NOT_BEGUN}: the time was up").write(folder)
+        raise TimeUp
     with contextlib.ExitStack() as frame:
         is_worker = os.environ.get(LAUNCHER, str(os.getpid())) != str(os.getpid())
         stop = frame.enter_context(

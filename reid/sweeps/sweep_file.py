@@ -15,6 +15,8 @@ SWEEP = "sweep.json"
 #: How the jobs of a sweep, which may be other processes, learn whose children they are.
 PARENT_FOLDER = "REID_SWEEP_FOLDER"
 SWEPT_KEYS = "REID_SWEPT_KEYS"
+#: How the error of a job begins that no process was at.
+NOT_BEGUN = "not begun"
 #: The process that started them.
 LAUNCHER = "REID_SWEEP_LAUNCHER"
 
@@ -98,7 +100,7 @@ def job_statuses(folder: Path) -> list[RunStatus]:
             status = status or RunStatus("RUNNING", overrides=words)
             status.status, status.error = "RUNNING", "under way"
         elif status is None:
-            error = f"no {STATUS}: the job was killed" if number in jobs else "not begun"
+            error = f"no {STATUS}: the job was killed" if number in jobs else NOT_BEGUN
             status = RunStatus("FAILED", overrides=words, error=error)
         elif status.status == "RUNNING":
             status.status, status.error = "FAILED", status.error or "the job was killed"
