@@ -78,6 +78,8 @@ def resume_hash(settings: TrainConfig) -> str:
     for key in ("weights", "ema"):
         config["backbone"].pop(key, None)
     del config["ema"]["raw"]
+    # Where it lies may change: its bytes are compared.
+    config["teacher"]["checkpoint"] = None if settings.teacher.checkpoint is None else "there"
     config["eval"] = {key: config["eval"][key] for key in _SPLIT}
     return _hash(config)
 

@@ -179,6 +179,9 @@ OURS = {
     "ema.decay",
     "ema.warmup",
     "ema.raw",
+    "teacher.checkpoint",
+    "teacher.kind",
+    "teacher.weight",
     "eval.period",
     "eval.val_identities",
     "eval.val_seed",
@@ -267,6 +270,7 @@ def test_the_hash_tells_experiments_apart_and_nothing_else(recipe: DictConfig) -
         "eval.split": "val",
         "data.on_bad_image": "skip",
         "init_from": "other/model.pt",
+        "teacher.checkpoint": "other/model.pt",
     }.items():
         assert config_hash(changed(recipe, other, value)) != plain, other
 
