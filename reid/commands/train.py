@@ -275,6 +275,7 @@ def trained_network(run: Run) -> nn.Module:
 
 def training_batches(run: Run) -> TrainingBatches:
     settings, store, compute = run.settings, run.training.store, run.compute
+    learnt_from = run.objective.distillation
     augmentation = Augmentation(
         settings.image.flip,
         settings.image.padding,
@@ -298,7 +299,7 @@ def training_batches(run: Run) -> TrainingBatches:
         compute.processes.share,
         compute.copy_stream,
         compute.keep_resident(settings.data.resident, resident_bytes(store)),
-        bool(run.session.model.cameras),
+        bool(run.session.model.cameras or (learnt_from and learnt_from.teacher.model.cameras)),
     )
 
 

@@ -160,7 +160,7 @@ def _step(
     features, logits = processes.gather_rows(features), processes.gather_rows(logits)
     taught = None
     if objective.distillation is not None:
-        taught = processes.gather_rows(objective.distillation.teacher(images, compute))
+        taught = processes.gather_rows(objective.distillation.teacher(images, compute, batch.camids))
     losses = objective(features, logits, batch.labels, taught)
     optimizers.backward(losses["loss"])
     for module in objective.learning:

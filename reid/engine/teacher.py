@@ -54,11 +54,14 @@ class Teacher:
             self._scale, self._shift = scale.to(compute.device), shift.to(compute.device)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, compute: Compute) -> Tensor:
-        """(B, 3, H, W), as the student's network takes them -> (B, E) in float32 or more."""
+    def __call__(self, images: Tensor, compute: Compute, camids: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W), as the student's network takes them -> (B, E) in float32 or more.
+
+        camids: (B,), for a teacher that has learnt cameras.
+        """
         began = self._now(images.device)
         with compute.autocast():
-            features: Tensor = self.model(self._prepared(images))
+            features: Tensor = self.model(self._prepared(images), camids)
         ended = self._now(images.device)
         if isinstance(began, float) and isinstance(ended, float):
             self._spent += ended - began
