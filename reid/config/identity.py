@@ -39,7 +39,7 @@ LATER: dict[str, Any] = {
     "head._target_": "reid.models.heads.BNNeck", "head.classifier": "linear", "head.scale": None,
     "head.margin": None, "head.embedding": None, "head.norm": "batch",
     "optimizer.classifier_lr_factor": 1.0, "optimizer.norm_weight_decay": None,
-    "backbone.cameras": None, "backbone.camera_weight": 3.0,
+    "backbone.non_local": None, "backbone.cameras": None, "backbone.camera_weight": 3.0,
 }  # fmt: skip
 
 #: Keys that have the value of another one, their owner: they enter no hash and are no difference.

@@ -176,6 +176,7 @@ OURS = {
     "resume",
     "init_from",
     "backbone.ema",
+    "backbone.non_local",
     "ema.decay",
     "ema.warmup",
     "ema.raw",
