@@ -24,6 +24,7 @@ REFUSED = {
         "los=ranked", "loss=rankd", "loss.alpa=1", "epochs=0", "epochs=many", "optimizer.lr=-1", "--epochs 3",
         "data.root=/nowhere", "dataset=folder", "dataset=folder dataset.root=/nowhere", "dataset=folders",
         "dataset=synthetic backbone.weights=/nowhere.pth", "init_from=/nowhere", "loss.alpha=1,2",
+        "dataset=synthetic teacher.checkpoint=/nowhere",
         "-m seed=0,1 epochs=0", "-m dataset=folder dataset.root=/nowhere seed=0,1", "--config-dir /nowhere",
         "eval.datasets=[market]", "dataset=joint dataset.parts=[markt]", "batch.size=0", "image.height=8",
         "schedule.milestones=[70,40]", "tracking.uri=ftp://there",

@@ -48,6 +48,7 @@ from reid.engine.schedule import epoch_rates
 from reid.engine.session import Session
 from reid.engine.start import Start, begin, open_start
 from reid.engine.stop import Stopped
+from reid.engine.teacher import Teacher, build_distillation, open_teacher
 from reid.jobs import run_figures
 from reid.jobs.console import epoch_line, say_where, score_line, score_table
 from reid.jobs.job import Job
@@ -89,10 +90,13 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
     scores, start = beginning(job, settings)
     if scores is not None:
         return scores
-    run, origin = preparation(job, settings, start)
+    with job.processes.first_ahead():
+        teacher = open_teacher(settings)
+    run, origin = preparation(job, settings, start, teacher)
     session = run.session
     facts = run_facts(settings, run.dataset, run.training, run.judged)
     facts |= {"reid.processes": run.compute.processes.count, **origin}
+    facts |= {} if teacher is None else teacher.facts()
     with job.track(replace(settings, eval=run.evaluation), facts) as tracker:
         tracker.inputs(data_inputs(settings, run.training, run.judged))
         session.attach(job.folder, tracker.run_id, tracker.run_key, job.resuming)
@@ -131,7 +135,9 @@ def beginning(job: Job, settings: TrainConfig) -> tuple[dict[str, float] | None,
         return None, open_start(found, settings)
 
 
-def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[Run, Mapping[str, object]]:
+def preparation(
+    job: Job, settings: TrainConfig, start: Start | None, teacher: Teacher | None
+) -> tuple[Run, Mapping[str, object]]:
     """Data, model, objective, and the session with their state; what the tracker shows of its origin."""
     compute = Compute.set_up(
         settings.device,
@@ -148,7 +154,9 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
         processes.check_batch(settings.batch.identities, settings.batch.instances)
         check_processes(settings, processes.count)
         dataset, all_training_crops, evaluation = read_dataset(settings, job.progress, job.overrides)
-        model, objective, optimizers = trainee(settings, dataset, compute, job.resuming)
+        if teacher is not None:
+            teacher.warn_of_judged(settings.dataset, dataset.query)
+        model, objective, optimizers = trainee(settings, dataset, compute, job.resuming, teacher)
         together = f" by {processes.count} processes" if processes.count > 1 else ""
         place = f" on {compute.device}{together}, {settings.precision}; run folder {job.folder}"
         job.console.print(Text.assemble((job.name, "bold"), place))
@@ -167,10 +175,15 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
     compute.place(model)
     if settings.ema.decay is not None:
         optimizers.average = WeightAverage(model, settings.ema.decay, settings.ema.warmup)
-    if objective.metric_loss is not None:
-        objective.metric_loss.to(compute.device)
+    for module in objective.learning:
+        module.to(compute.device)
     meta = checkpoint_meta(settings, training, model) | {"begun": origin}
-    session = Session(job.folder, model, optimizers, compute, meta, objective.metric_loss)
+    criterion = None
+    if objective.distillation is not None:
+        criterion = objective.distillation.criterion
+        objective.distillation.teacher.place(compute, model.normalisation)
+        meta["teacher"] = objective.distillation.teacher.description()
+    session = Session(job.folder, model, optimizers, compute, meta, objective.metric_loss, criterion)
     if job.resuming:
         with processes.first_ahead():
             origin = session.resume(settings.epochs)
@@ -183,7 +196,11 @@ def preparation(job: Job, settings: TrainConfig, start: Start | None) -> tuple[R
 
 
 def trainee(
-    settings: TrainConfig, dataset: ReidDataset, compute: Compute, resuming: bool
+    settings: TrainConfig,
+    dataset: ReidDataset,
+    compute: Compute,
+    resuming: bool,
+    teacher: Teacher | None = None,
 ) -> tuple[ReidModel, Objective, Optimizers]:
     """The model, what is minimised, and what moves it; not yet on the device."""
     identities = len({crop.pid for crop in dataset.train})
@@ -195,14 +212,17 @@ def trainee(
     if settings.freeze_bn:
         share_neck(model.head, compute.processes)
     metric_loss = build_metric_loss(settings.loss, identities, model.embedding_size)
+    distillation = build_distillation(teacher, settings.teacher, model.embedding_size, settings.seed)
     objective = Objective(
         settings.loss["id_weight"],
         settings.loss["metric_weight"],
         settings.tricks.label_smoothing,
         metric_loss,
         model.head.margin,
+        distillation,
     )
-    optimizer = build_optimizer(model, settings.optimizer, metric_loss, compute.device)
+    criterion = None if distillation is None else distillation.criterion
+    optimizer = build_optimizer(model, settings.optimizer, metric_loss, compute.device, criterion)
     scaler = gradient_scaler(compute.device, compute.precision)
     loss_optimizer = build_loss_optimizer(metric_loss)
     return (
@@ -259,6 +279,7 @@ def trained_network(run: Run) -> nn.Module:
 def training_batches(run: Run) -> TrainingBatches:
     settings, store, compute = run.settings, run.training.store, run.compute
     augmentation = training_augmentation(settings, run.session.model.normalisation)
+    learnt_from = run.objective.distillation
     batch = settings.batch
     return TrainingBatches(
         store,
@@ -275,7 +296,7 @@ def training_batches(run: Run) -> TrainingBatches:
         compute.processes.share,
         compute.copy_stream,
         compute.keep_resident(settings.data.resident, resident_bytes(store)),
-        bool(run.session.model.cameras),
+        bool(run.session.model.cameras or (learnt_from and learnt_from.teacher.model.cameras)),
     )
 
 

@@ -40,6 +40,7 @@ LATER: dict[str, Any] = {
     "head.margin": None, "head.embedding": None, "head.norm": "batch",
     "optimizer.classifier_lr_factor": 1.0, "optimizer.norm_weight_decay": None,
     "backbone.drop_path": None, "backbone.cameras": None, "backbone.camera_weight": 3.0,
+    "backbone.non_local": None,
 }  # fmt: skip
 
 #: Keys that have the value of another one, their owner: they enter no hash and are no difference.
@@ -78,6 +79,8 @@ def resume_hash(settings: TrainConfig) -> str:
     for key in ("weights", "ema"):
         config["backbone"].pop(key, None)
     del config["ema"]["raw"]
+    # Where it lies may change: its bytes are compared.
+    config["teacher"]["checkpoint"] = None if settings.teacher.checkpoint is None else "there"
     config["eval"] = {key: config["eval"][key] for key in _SPLIT}
     return _hash(config)
 

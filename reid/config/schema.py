@@ -134,6 +134,13 @@ class EvalConfig:
 
 
 @dataclass
+class TeacherConfig:
+    checkpoint: str | None = None  # a trained model to learn from, named as `init_from` names one
+    kind: str = one_of("features", "relations")  # what is learnt: the features, or the distances among them
+    weight: float = above(0, 1.0)  # of that in the loss
+
+
+@dataclass
 class TrackingConfig:
     uri: str | None = None  # MLFLOW_TRACKING_URI, else mlflow.db in the source tree
     experiment: str = "reid"
@@ -217,6 +224,7 @@ class TrainConfig:
     freeze_epochs: int = at_least(0, 0)  # at the beginning, in which the head alone learns
     resume: str | None = None  # auto | a checkpoint
     init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -37,6 +37,7 @@ from reid.config.schema import (
     LossKeys,
     OptimizerKeys,
     ScheduleConfig,
+    TeacherConfig,
     ThresholdConfig,
     TrainConfig,
     compose_dataset,
@@ -87,6 +88,8 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     if settings.init_from is not None:
         settings.init_from = _absolute_unless_tracked(settings.init_from)
         settings.backbone["weights"] = "none"  # the checkpoint brings them, so no file is fetched in vain
+    if settings.teacher.checkpoint is not None:
+        settings.teacher.checkpoint = _absolute_unless_tracked(settings.teacher.checkpoint)
     _check_cameras(settings.backbone)
     _check_head(settings)
     _check_across(settings)
@@ -248,6 +251,12 @@ def _check_across(settings: TrainConfig) -> None:
             raise ConfigError(
                 f"ema.{key}={str(value).lower()} has no moving average to act on: ema.decay is null. Set "
                 f"ema.decay=0.999, or leave ema.{key} out"
+            )
+    for key, value in vars(settings.teacher).items():
+        if settings.teacher.checkpoint is None and value != getattr(TeacherConfig, key):
+            raise ConfigError(
+                f"teacher.{key}={value} has no teacher to act on: teacher.checkpoint is null. Set "
+                f"teacher.checkpoint=outputs/<run>, or leave teacher.{key} out"
             )
     if settings.eval.datasets:
         raise ConfigError(

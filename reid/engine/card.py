@@ -86,6 +86,14 @@ def trained_on(meta: Mapping[str, Any]) -> list[str]:
     return [str(part["name"]) for part in dataset.get("parts") or [dataset]]
 
 
+def seen_data(meta: Mapping[str, Any]) -> list[str]:
+    """The readers of all data that its weights have seen: its own, and those of the models that it began with
+    and learnt from."""
+    before = str(meta.get("begun", {}).get(TRAINED_ON, "")).split(", ")
+    taught = meta.get("teacher", {}).get("trained_on", [])
+    return list(filter(None, dict.fromkeys([*trained_on(meta), *before, *taught])))
+
+
 def _scores(meta: Mapping[str, Any]) -> str:
     rows = meta.get("scores")
     if not rows:
@@ -130,6 +138,10 @@ def _data(meta: Mapping[str, Any]) -> str:
         f"- It began with a model trained on {_public(name)}, whose terms hold too: {_terms(name)}."
         for name in filter(None, before.split(", "))
     ]
+    lines += [
+        f"- It learnt from a model trained on {_public(name)}, whose terms hold too: {_terms(name)}."
+        for name in meta.get("teacher", {}).get("trained_on", [])
+    ]
     people = f"{len(meta['pids']):,} people were trained on. " if meta["pids"] else ""
     return f"## Data and their terms\n\n{people}The weights inherit the terms of the data:\n\n" + "\n".join(
         lines
@@ -153,6 +165,7 @@ def _recipe(meta: Mapping[str, Any]) -> str:
         "head": _call(config, "head"),
         "length": f"{length}, batches of {batch}",
         "began with": _origin(meta),
+        **({"teacher": _teacher(meta)} if "teacher" in meta else {}),
         "seed": config.get("seed"),
         "config": f"hash {meta['config_hash']}",
     }
@@ -177,6 +190,12 @@ def _origin(meta: Mapping[str, Any]) -> str:
     if source is None:
         return "not stored"
     return "random weights" if source == "none" else f"the weights file {source}"
+
+
+def _teacher(meta: Mapping[str, Any]) -> str:
+    teacher, config = meta["teacher"], meta["config"]
+    learnt, weight = config.get("teacher.kind"), config.get("teacher.weight")
+    return f"{teacher['backbone']}, sha256 {teacher['sha256'][:16]}; its {learnt}, weight {weight}"
 
 
 def _call(config: Mapping[str, Any], group: str) -> str:

@@ -24,11 +24,12 @@ class Checkpoint:
     """`model` is a state dict, `meta` plain JSON (see `checkpoint_meta`), `training` what a resume needs.
 
     `training` holds the state dicts `optimizer`, `metric_loss` and `loss_optimizer` (empty where the loss
-    learns nothing or brings no optimizer), `scaler` (of a run in fp16 alone), `rng` (of torch;
-    `rng_of_others`, of further processes) and `totals` (of an epoch cut short).  It is empty in a file that
-    holds the model alone.  Where a moving average of the weights is kept, `model` is that average in every
-    file, so that each command uses what was judged; `trained_model` is the state dict of the weights that the
-    optimizer goes on from, and `averaged_moves` counts what has gone into the average.
+    learns nothing or brings no optimizer), `scaler` (of a run in fp16 alone), `distillation` (of a run with a
+    teacher alone), `rng` (of torch; `rng_of_others`, of further processes) and `totals` (of an epoch cut
+    short).  It is empty in a file that holds the model alone.  Where a moving average of the weights is kept,
+    `model` is that average in every file, so that each command uses what was judged; `trained_model` is the
+    state dict of the weights that the optimizer goes on from, and `averaged_moves` counts what has gone into
+    the average.
     """
 
     model: Mapping[str, torch.Tensor]

@@ -30,6 +30,7 @@ class EpochTotals:
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    taught: float = 0.0
 
     def add(
         self, values: Mapping[str, torch.Tensor], images: int, counted: torch.Tensor | None = None
@@ -56,8 +57,8 @@ class EpochTotals:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def means(self) -> dict[str, float]:
-        """The mean of each value over the steps, the seconds that they took, images per second, and the share
-        of the time spent waiting.
+        """The mean of each value over the steps, the seconds that they took, images per second, and the
+        shares of the time spent waiting and, where there is a teacher, in its forward passes.
 
         `grad_norm` is a mean over the moves of the optimizer, `skipped_steps` how many of them it skipped.
         """
@@ -73,6 +74,8 @@ class EpochTotals:
         means["seconds"] = self.seconds
         means["images_per_second"] = self.images / max(self.seconds, 1e-9)
         means["data_wait"] = self.waited / max(self.seconds, 1e-9)
+        if self.taught:
+            means["teacher_share"] = self.taught / max(self.seconds, 1e-9)
         return means
 
     def state(self) -> dict[str, object]:
@@ -135,6 +138,8 @@ def train_epoch(
     finally:
         # Also when a signal came: what is saved then must be finite too.
         guard.flush()
+        if objective.distillation is not None:
+            totals.taught += objective.distillation.teacher.take_seconds()
     # What an epoch's last, incomplete accumulation gathered must not leak into the next one.
     optimizers.drop_gradients()
 
@@ -153,10 +158,13 @@ def _step(
     with compute.autocast():
         features, logits = network(images) if batch.camids is None else network(images, batch.camids)
     features, logits = processes.gather_rows(features), processes.gather_rows(logits)
-    losses = objective(features, logits, batch.labels)
+    taught = None
+    if objective.distillation is not None:
+        taught = processes.gather_rows(objective.distillation.teacher(images, compute, batch.camids))
+    losses = objective(features, logits, batch.labels, taught)
     optimizers.backward(losses["loss"])
-    if objective.metric_loss is not None:
-        processes.average(parameter.grad for parameter in objective.metric_loss.parameters())
+    for module in objective.learning:
+        processes.average(parameter.grad for parameter in module.parameters())
     moves = (totals.steps + 1) % optimizers.accumulate == 0
     scale = optimizers.unscale() if moves else None
     norm = optimizers.gradient_norm()

@@ -106,11 +106,12 @@ def build_optimizer(
     options: dict[str, Any],
     metric_loss: nn.Module | None = None,
     device: torch.device = _CPU,
+    distillation: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
     """An optimizer of the class `_target_` names, biases in a group of their own.
 
     Parameters of the metric loss train as the model's weights do, but for those that it brings an optimizer
-    for.
+    for. So do those of the distillation.
     With `layer_decay` d, the parameters that lie k layers below the head have the learning rate times d^k
     (BEiT, arXiv 2106.08254), and each k has groups of its own; a layer is a block of a transformer and a
     stage of any other network (see `layer_depths`).
@@ -159,6 +160,8 @@ def build_optimizer(
         left = [parameter for parameter in metric_loss.parameters() if id(parameter) not in moved]
         if left:
             members.setdefault((0, False, False, False, False), []).extend(left)
+    if distillation is not None and (learnt := list(distillation.parameters())):
+        members.setdefault((0, False, False, False, False), []).extend(learnt)
     groups = []
     for kind, parameters in sorted(members.items(), key=lambda member: member[0]):
         depth, bias, without_decay, norm, classifies = kind

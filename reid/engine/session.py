@@ -56,6 +56,7 @@ class Session:
         compute: Compute,
         meta: dict[str, Any],
         metric_loss: nn.Module | None = None,
+        distillation: nn.Module | None = None,
     ) -> None:
         self.folder = folder
         self.model = model
@@ -63,6 +64,7 @@ class Session:
         self.compute = compute
         self.meta = meta
         self.metric_loss = metric_loss
+        self.distillation = distillation
         self.epoch = 0
         self.judged = False
         self.totals = EpochTotals()
@@ -151,6 +153,8 @@ class Session:
         }
         if scaler is not None:
             training["scaler"] = scaler.state_dict()
+        if self.distillation is not None:
+            training["distillation"] = self.distillation.state_dict()
         if rng_of_others:
             training["rng_of_others"] = rng_of_others
         if self.optimizers.average is not None:
@@ -184,8 +188,8 @@ class Session:
         """Take up what `last.pt` in the folder holds; returns what the tracker shows of how it began.
 
         Raises:
-            CheckpointError: it was trained with another config or on other data, or for more than `epochs`:
-                its model would not be what it says.
+            CheckpointError: it was trained with another config, on other data or by another teacher, or for
+                more than `epochs`: its model would not be what it says.
         """
         path = self.folder / LAST
         # To the CPU: Adam would read its step counts back from a GPU at every step.
@@ -199,6 +203,12 @@ class Session:
                     f"{path} was trained with {what} ({named}). "
                     "What is trained, and on what, must stay as it was; to start anew leave `resume` out"
                 )
+        was, now = (meta.get("teacher", {}).get("sha256") for meta in (checkpoint.meta, self.meta))
+        if was != now:
+            raise CheckpointError(
+                f"{path} learns from the teacher with sha256 {str(was)[:16]}, and teacher.checkpoint names a "
+                f"file with {str(now)[:16]}. Name the file that the run began with, or leave `resume` out"
+            )
         if not checkpoint.training:
             raise CheckpointError(
                 f"{path} holds a model without the state of its training: nothing to resume"
@@ -227,11 +237,13 @@ class Session:
         if average is not None:
             average.restore(checkpoint.model, training["averaged_moves"])
         self.model.load_state_dict(dict(checkpoint.model if average is None else training["trained_model"]))
-        learnt_by_loss = [] if self.metric_loss is None else self.metric_loss.parameters()
-        learnt = [*self.model.parameters(), *learnt_by_loss]
+        beside = [module for module in (self.metric_loss, self.distillation) if module is not None]
+        learnt = [parameter for module in (self.model, *beside) for parameter in module.parameters()]
         restore_optimizer(self.optimizers.network, training["optimizer"], learnt)
         if self.metric_loss is not None:
             self.metric_loss.load_state_dict(training.get("metric_loss", {}))
+        if self.distillation is not None:
+            self.distillation.load_state_dict(training["distillation"])
         if self.optimizers.loss is not None:
             load_optimizer(self.optimizers.loss, training["loss_optimizer"])
         if self.optimizers.scaler is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from reid.config.schema import TrainConfig
-from reid.engine.card import TRAINED_ON, trained_on
+from reid.engine.card import TRAINED_ON, seen_data
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from reid.engine.describe import model_description, take_normalisation
 from reid.models import ReidModel, WeightReport, described_head
@@ -74,14 +74,11 @@ class Start:
         """What the tracker shows of it."""
         meta = self.checkpoint.meta
         run = meta.get("run_id")
-        # All data that the weights have seen: the parts of joint data, and what that model began with.
-        before = str(meta.get("begun", {}).get(TRAINED_ON, "")).split(", ")
-        seen = dict.fromkeys([*trained_on(meta), *before])
         return {
             "reid.init_from": f"{self.path.parent.name}/{self.path.name}",
             "reid.init_from.sha256": self.sha256,
             "reid.init_from.matched_percent": f"{100 * report.fraction:.1f}",
-            TRAINED_ON: ", ".join(filter(None, seen)),
+            TRAINED_ON: ", ".join(seen_data(meta)),
             **({"reid.init_from.run_id": run} if run else {}),
         }
 

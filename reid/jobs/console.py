@@ -71,6 +71,8 @@ def epoch_line(epoch: int, epochs: int, values: Mapping[str, float]) -> str:
         for name, write in shown.items()
         if f"train/{name}" in values
     ]
+    if "train/teacher_share" in values:
+        parts.append(f"teacher {100 * values['train/teacher_share']:.0f} % of the time")
     size = ""
     if "train/image_height" in values:  # where image.sizes changes it
         size = f" at {values['train/image_height']:.0f}x{values['train/image_width']:.0f}"

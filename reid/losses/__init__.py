@@ -6,6 +6,7 @@ from reid.lazy import lazy_names
 
 if TYPE_CHECKING:
     from reid.losses.clustered_ranked import ClusteredRankedListLoss
+    from reid.losses.distillation import FeatureDistillation, RelationalDistillation
     from reid.losses.mix import Mix
     from reid.losses.pairs import pair_statistics
     from reid.losses.ranked import RankedListLoss
@@ -17,6 +18,7 @@ else:
         __name__,
         {
             "clustered_ranked": ["ClusteredRankedListLoss"],
+            "distillation": ["FeatureDistillation", "RelationalDistillation"],
             "mix": ["Mix"],
             "pairs": ["pair_statistics"],
             "ranked": ["RankedListLoss"],
@@ -28,8 +30,10 @@ else:
 
 __all__ = [
     "ClusteredRankedListLoss",
+    "FeatureDistillation",
     "Mix",
     "RankedListLoss",
+    "RelationalDistillation",
     "TripletCenterLoss",
     "TripletLoss",
     "WeightedTripletLoss",

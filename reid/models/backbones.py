@@ -16,6 +16,7 @@ from torchvision import models as tv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid.models.ibn import use_ibn_a
+from reid.models.non_local import Inner, NonLocal
 from reid.models.stochastic_depth import add_stochastic_depth, drop_rate
 from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
 
@@ -36,37 +37,68 @@ _RESNET50_IBN_A = ImagenetFile(
 _RESNET101_IBN_A = ImagenetFile(f"{_IBN_FILES}/resnet101_ibn_a-59ea0ac6.pth", sha256="59ea0ac6")
 
 
-def resnet18(last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None) -> Backbone:
+def resnet18(
+    last_stride: int = 1,
+    stem_relu: bool | None = None,
+    drop_path: float | None = None,
+    non_local: Inner | None = None,
+) -> Backbone:
     """ResNet-18, 512 channels."""
-    net = _ResNet(BasicBlock, (2, 2, 2, 2), last_stride, stem_relu, drop_rate("resnet18", drop_path))
+    net = _ResNet(
+        BasicBlock, (2, 2, 2, 2), last_stride, stem_relu, drop_rate("resnet18", drop_path), non_local
+    )
     return as_backbone(net, "resnet18", 512, _torchvision_file(tv.ResNet18_Weights.IMAGENET1K_V1))
 
 
-def resnet34(last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None) -> Backbone:
+def resnet34(
+    last_stride: int = 1,
+    stem_relu: bool | None = None,
+    drop_path: float | None = None,
+    non_local: Inner | None = None,
+) -> Backbone:
     """ResNet-34, 512 channels."""
-    net = _ResNet(BasicBlock, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet34", drop_path))
+    net = _ResNet(
+        BasicBlock, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet34", drop_path), non_local
+    )
     return as_backbone(net, "resnet34", 512, _torchvision_file(tv.ResNet34_Weights.IMAGENET1K_V1))
 
 
-def resnet50(last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None) -> Backbone:
+def resnet50(
+    last_stride: int = 1,
+    stem_relu: bool | None = None,
+    drop_path: float | None = None,
+    non_local: Inner | None = None,
+) -> Backbone:
     """ResNet-50 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(Bottleneck, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet50", drop_path))
+    net = _ResNet(
+        Bottleneck, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet50", drop_path), non_local
+    )
     return as_backbone(net, "resnet50", 2048, _torchvision_file(tv.ResNet50_Weights.IMAGENET1K_V1))
 
 
 def resnet101(
-    last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None
+    last_stride: int = 1,
+    stem_relu: bool | None = None,
+    drop_path: float | None = None,
+    non_local: Inner | None = None,
 ) -> Backbone:
     """ResNet-101 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(Bottleneck, (3, 4, 23, 3), last_stride, stem_relu, drop_rate("resnet101", drop_path))
+    net = _ResNet(
+        Bottleneck, (3, 4, 23, 3), last_stride, stem_relu, drop_rate("resnet101", drop_path), non_local
+    )
     return as_backbone(net, "resnet101", 2048, _torchvision_file(tv.ResNet101_Weights.IMAGENET1K_V1))
 
 
 def resnet152(
-    last_stride: int = 1, stem_relu: bool | None = None, drop_path: float | None = None
+    last_stride: int = 1,
+    stem_relu: bool | None = None,
+    drop_path: float | None = None,
+    non_local: Inner | None = None,
 ) -> Backbone:
     """ResNet-152 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(Bottleneck, (3, 8, 36, 3), last_stride, stem_relu, drop_rate("resnet152", drop_path))
+    net = _ResNet(
+        Bottleneck, (3, 8, 36, 3), last_stride, stem_relu, drop_rate("resnet152", drop_path), non_local
+    )
     return as_backbone(net, "resnet152", 2048, _torchvision_file(tv.ResNet152_Weights.IMAGENET1K_V1))
 
 
@@ -106,15 +138,19 @@ def senet154(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     return as_backbone(net, "senet154", 2048, _SENET154)
 
 
-def resnet50_ibn_a(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
+def resnet50_ibn_a(
+    last_stride: int = 1, drop_path: float | None = None, non_local: Inner | None = None
+) -> Backbone:
     """ResNet-50 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
-    net = _ibn_a((3, 4, 6, 3), last_stride, drop_rate("resnet50_ibn_a", drop_path))
+    net = _ibn_a((3, 4, 6, 3), last_stride, drop_rate("resnet50_ibn_a", drop_path), non_local)
     return as_backbone(net, "resnet50_ibn_a", 2048, _RESNET50_IBN_A)
 
 
-def resnet101_ibn_a(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
+def resnet101_ibn_a(
+    last_stride: int = 1, drop_path: float | None = None, non_local: Inner | None = None
+) -> Backbone:
     """ResNet-101 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
-    net = _ibn_a((3, 4, 23, 3), last_stride, drop_rate("resnet101_ibn_a", drop_path))
+    net = _ibn_a((3, 4, 23, 3), last_stride, drop_rate("resnet101_ibn_a", drop_path), non_local)
     return as_backbone(net, "resnet101_ibn_a", 2048, _RESNET101_IBN_A)
 
 
@@ -243,6 +279,8 @@ class _ResNet(tv.ResNet):
 
     stem_relu: a ReLU between bn1 and the max pool. ImageNet weights were trained with it; the published
         re-ID results of plain ResNets were computed without it, which None stands for.
+    non_local: the inner channels of non-local blocks after the last two residual blocks of layer2 and the
+        last three of layer3, where AGW has them (arXiv 2001.04193); None for no such block.
     """
 
     def __init__(
@@ -252,23 +290,41 @@ class _ResNet(tv.ResNet):
         last_stride: int,
         stem_relu: bool | None,
         drop_path: float = 0.0,
+        non_local: Inner | None = None,
     ) -> None:
         super().__init__(block, list(blocks))
         del self.avgpool, self.fc
         self.stem_relu = bool(stem_relu)
         set_last_stride(self.layer4[0], last_stride)
         add_stochastic_depth(_blocks(self), drop_path)
+        self.non_local = non_local is not None
+        if non_local is not None:
+            wide = block.expansion  # type: ignore[attr-defined]
+            self.NL_2, self.NL_3 = (
+                nn.ModuleList(NonLocal(channels * wide, non_local) for _ in range(min(most, depth)))
+                for channels, most, depth in ((128, 2, blocks[1]), (256, 3, blocks[2]))
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.bn1(self.conv1(images))
         if self.stem_relu:
             x = self.relu(x)
-        x = self.maxpool(x)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layer1(self.maxpool(x))
+        if not self.non_local:
+            return self.layer4(self.layer3(self.layer2(x)))
+        for layer, added in ((self.layer2, self.NL_2), (self.layer3, self.NL_3)):
+            for number, block in enumerate(layer, start=len(added) - len(layer)):
+                x = block(x)
+                if number >= 0:
+                    x = added[number](x)
+        return self.layer4(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameters' names, as timm writes them, that tell stages or blocks apart."""
-        return {"stem": r"^conv1|^bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+        return {
+            "stem": r"^conv1|^bn1",
+            "blocks": r"^(?:layer|NL_)(\d+)" if coarse else r"^(?:layer|NL_)(\d+)\.(\d+)",
+        }
 
 
 class _MobileNet(nn.Module):
@@ -297,8 +353,10 @@ class _MobileNet(nn.Module):
         return self.features(images)
 
 
-def _ibn_a(blocks: tuple[int, ...], last_stride: int, drop_path: float = 0.0) -> nn.Module:
-    net = _ResNet(Bottleneck, blocks, last_stride, stem_relu=True, drop_path=drop_path)
+def _ibn_a(
+    blocks: tuple[int, ...], last_stride: int, drop_path: float = 0.0, non_local: Inner | None = None
+) -> nn.Module:
+    net = _ResNet(Bottleneck, blocks, last_stride, True, drop_path, non_local)
     for stage in (net.layer1, net.layer2, net.layer3):
         use_ibn_a(stage)
     return net

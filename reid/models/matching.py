@@ -18,8 +18,8 @@ _PREFIXES = ("module.", "_orig_mod.", "backbone.", "base.", "image_encoder.", "e
 _CLASSIFIERS = ("fc.", "last_linear.", "classifier.")
 #: The name of the camera embeddings in published files.
 CAMERA_TABLE, _CLIP_CAMERAS = "sie_embed", "cv_embed"
-#: What an option adds to a network: the spatial transformer, the camera embeddings.
-_OPTIONAL = ("localization.", "fc_loc.", CAMERA_TABLE)
+#: What an option adds to a network: the spatial transformer, camera embeddings, non-local blocks.
+_OPTIONAL = ("localization.", "fc_loc.", CAMERA_TABLE, "NL_")
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 
 
@@ -118,8 +118,8 @@ def compare(
 ) -> WeightReport:
     """Report which of the tensors `own` the tensors `from_file` serve, in name and shape.
 
-    A spatial transformer and camera embeddings count only where both sides have them: no ImageNet file does,
-    and they are options.
+    A spatial transformer, camera embeddings and non-local blocks count only where both sides have them: no
+    ImageNet file does, and they are options.
     """
     counted = [name for name in own if is_counted(name)]
     names = [name for name in counted if name in from_file or not name.startswith(_OPTIONAL)]

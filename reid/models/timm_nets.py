@@ -20,6 +20,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reid.models.efficientnet_names import as_timm_names
 from reid.models.matching import CAMERA_TABLE, is_counted
 from reid.models.stochastic_depth import drop_rate
 from reid.models.trunk import Adapt, Backbone, BackboneError, ImagenetFile, as_backbone
@@ -404,6 +405,7 @@ def adapter(network: type) -> Adapt:
             for name, tensor in net.state_dict().items()
             if is_counted(name) and name != CAMERA_TABLE
         }
+        from_file = as_timm_names(from_file, own)
         fits = all(
             name in from_file and from_file[name].shape == tensor.shape for name, tensor in own.items()
         )

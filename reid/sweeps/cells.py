@@ -82,10 +82,13 @@ class Plan:
 
 
 def check_train(config: DictConfig) -> TrainConfig:
-    """Check a training config, and that the file that it starts from is there (a tracked run comes later)."""
+    """Check a training config, and that the files that it starts from and learns from are there (a tracked
+    run comes later)."""
     settings = typed_train_settings(config)
     if settings.init_from is not None and settings.resume is None:
         check_checkpoint(settings.init_from, "init_from")
+    if settings.teacher.checkpoint is not None:
+        check_checkpoint(settings.teacher.checkpoint, "teacher.checkpoint")
     return settings
 
 

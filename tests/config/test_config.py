@@ -184,12 +184,13 @@ OURS = {
     "schedule.rise",
     "backbone.drop_path",
     "checkpointing",
-    "image.mean",
-    "image.std",
-    "image.sizes",
+    "backbone.non_local",
     "ema.decay",
     "ema.warmup",
     "ema.raw",
+    "teacher.checkpoint",
+    "teacher.kind",
+    "teacher.weight",
     "eval.period",
     "eval.val_identities",
     "eval.val_seed",
@@ -278,6 +279,7 @@ def test_the_hash_tells_experiments_apart_and_nothing_else(recipe: DictConfig) -
         "eval.split": "val",
         "data.on_bad_image": "skip",
         "init_from": "other/model.pt",
+        "teacher.checkpoint": "other/model.pt",
     }.items():
         assert config_hash(changed(recipe, other, value)) != plain, other
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from least_meta import least_meta
 from torch import Tensor, nn
 
+from reid.config.schema import TeacherConfig
 from reid.data.augment import Part
 from reid.data.batches import Batch
 from reid.engine.average import WeightAverage
@@ -22,6 +24,7 @@ from reid.engine.loop import EpochTotals, train_epoch
 from reid.engine.objective import Objective
 from reid.engine.optimizers import Optimizers, build_loss_optimizer, build_optimizer
 from reid.engine.stop import Stopped, StopSignals
+from reid.engine.teacher import Teacher, build_distillation
 from reid.losses import ClusteredRankedListLoss, Mix, RankedListLoss, TripletCenterLoss, TripletLoss
 from reid.models import Head, ReidModel, as_backbone
 from reid.models.heads import BNNeck, GeM, MaxAvg, Parts
@@ -125,6 +128,28 @@ def check_training(processes: Processes) -> None:
             assert not torch.equal(learnt[name], loss.state_dict()[name.removeprefix("loss.")])
         for others in processes.gather(learnt):
             assert all(torch.equal(learnt[name], others[name]) for name in learnt)
+
+
+def check_teacher(processes: Processes) -> None:
+    """What is learnt of a teacher, and the projection to it, are those of one process that has the batch."""
+
+    def learnt(where: Processes, kind: str) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        student, backbone = Small(), as_backbone(nn.Sequential(nn.Conv2d(3, 7, 2), nn.Tanh()), "small", 7)
+        meta = {**least_meta(4), "preprocessing": {"height": 4, "width": 2}}
+        teacher = Teacher(Path("model.pt"), "ab", meta, ReidModel(backbone, 4).eval().requires_grad_(False))
+        distillation = build_distillation(teacher, TeacherConfig("model.pt", kind), 5, seed=0)
+        assert distillation is not None
+        optimizer = build_optimizer(student, SGD, None, distillation=distillation.criterion)
+        compute = Compute(CPU, processes=where)
+        train_epoch(
+            compute.network(student), Objective(1.0, 0.0, 0.1, None, None, distillation), batches(where, 4),
+            EpochTotals(), Optimizers(optimizer), compute, StopSignals(),
+        )  # fmt: skip
+        return {**student.state_dict(), **distillation.criterion.state_dict()}
+
+    for kind in ("features", "relations"):
+        torch.testing.assert_close(learnt(processes, kind), learnt(ALONE, kind), rtol=1e-5, atol=1e-6)
 
 
 def check_neck(processes: Processes) -> None:
@@ -255,6 +280,7 @@ if __name__ == "__main__":
     check_talk(ours, Path(sys.argv[1]))
     check_collect(ours)
     check_training(ours)
+    check_teacher(ours)
     check_neck(ours)
     check_average(ours)
     check_frozen(ours)

@@ -91,6 +91,16 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "dataset=synthetic batch.identities=500", ["batch.identities=500", "Set 180 or less."]),
     ("train", "dataset=synthetic backbone.weights=/no/file.pt", ["/no/file.pt: there is no such file"]),
     ("train", "dataset=synthetic init_from=/no/model.pt", ["init_from=/no/model.pt", "no such file"]),
+    (
+        "train",
+        "dataset=synthetic teacher.checkpoint=/no/model.pt",
+        ["teacher.checkpoint=/no/model.pt", "no such"],
+    ),
+    (
+        "train",
+        "dataset=synthetic teacher.kind=relations",
+        ["teacher.kind=relations has no teacher to act on"],
+    ),
     ("train", "-m dataset=synthetic backbone.weights=/no/file.pt,none", ["/no/file.pt: there is no such"]),
     # grammar
     ("train", "loss.alpha", ["'loss.alpha' is not understood: expected key=value"]),
