@@ -56,7 +56,7 @@ def test_the_study_from_its_first_cell_to_its_report(
     assert main(["screen", *data], in_this_process) == 0
     screened = lines()
     assert [line["name"] for line in screened] == ["published", "published + gem"]
-    assert [line["split"] for line in screened] == ["val", "val"]
+    assert [line["split"] for line in screened] == ["test", "test"]
     assert 0 < float(screened[0]["train_minutes"]) < float(screened[0]["minutes"]) < 1
     assert screened[0]["command"].startswith("python -m reid.train dataset=synthetic dataset.preset=tiny")
     assert "data.root=CROPS" in screened[0]["command"]
@@ -74,18 +74,17 @@ def test_the_study_from_its_first_cell_to_its_report(
     assert [line["mAP"] for line in lines()] == [line["mAP"] for line in screened]
     assert lines()[0]["minutes"] == ""
 
-    # Two speeds, which are the curve too, and both recipes judged elsewhere; all else is there already.
+    # In so small a plan the speeds, the curve and all else are the same two runs; both are judged elsewhere too.
     assert main(["winner", *data], counted) == 0
     assert main(["winner", *data], counted) == 0
-    assert started == ["train"] * 2
+    assert started == []
     assert main(["away", *data], counted) == 0
-    assert started[2:] == ["evaluate"] * 2
+    assert started == ["evaluate"] * 2
     found = [(line["stage"], line["name"], line["judged_on"]) for line in lines()[2:]]
     assert found == [
-        ("speed", "published at 32x16", ""), ("speed", "published + gem at 32x16", ""),
         ("away", "published", "synthetic"), ("away", "winner", "synthetic"),
     ]  # fmt: skip
-    assert lines()[2]["mAP"] == lines()[4]["mAP"]  # away is home here
+    assert [line["mAP"] for line in lines()[2:]] == [line["mAP"] for line in lines()[:2]]  # away is home here
 
     assert main(["cost", *places, "--seconds", "0.01"]) == 0
     assert main(["report", *places, "--readme", str(readme)]) == 0
