@@ -74,7 +74,7 @@ def test_the_study_from_its_first_cell_to_its_report(
     assert [line["mAP"] for line in lines()] == [line["mAP"] for line in screened]
     assert lines()[0]["minutes"] == ""
 
-    # In so small a plan the speeds, the curve and all else are the same two runs; both are judged elsewhere too.
+    # In so small a plan the speeds, the curve and all else are the same two runs, which are judged away too.
     assert main(["winner", *data], counted) == 0
     assert main(["winner", *data], counted) == 0
     assert started == []
