@@ -86,6 +86,12 @@ def test_the_study_from_its_first_cell_to_its_report(
     ]  # fmt: skip
     assert [line["mAP"] for line in lines()[2:]] == [line["mAP"] for line in lines()[:2]]  # away is home here
 
+    # A later line of a series begins with the model of an earlier one.
+    assert main(["distil", *data], counted) == 0
+    assert started[2:] == ["train"]
+    assert lines()[-1]["name"] == "student"
+    assert "init_from=MODEL" in lines()[-1]["command"]
+
     assert main(["cost", *places, "--seconds", "0.01"]) == 0
     assert main(["report", *places, "--readme", str(readme)]) == 0
     text = readme.read_text()
@@ -214,8 +220,8 @@ def test_what_is_wrong_is_refused_before_any_work(tmp_path: Path, capsys: pytest
     assert (
         main(["screen", "--plan", str(broken), "--results", str(tmp_path), *data], never) == 0
     )  # base first
-    assert main(["distil", *places, *data], never) == 2
-    assert "no section distil" in capsys.readouterr().err
+    assert main(["second", *places, *data], never) == 2
+    assert "no section second" in capsys.readouterr().err
 
 
 def test_the_readme_says_what_the_rows_say() -> None:
