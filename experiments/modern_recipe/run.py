@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -90,7 +91,8 @@ class Runner:
         self.frame, self.domains, self.places = plan.frame, plan.domains, places
         self.command, self.ends = command, ends
         self.machine = environment(ROOT).tags
-        self.tree = tree_hash(ROOT / "reid")
+        self.tree = _tree()
+        self._jobs: dict[Cell, tuple[Job, TrainConfig]] = {}
         self.dirty = "+" if _changed() else ""
 
     @property
@@ -116,8 +118,11 @@ class Runner:
         Raises:
             ConfigError, HydraException: it does not compose, or is refused.
         """
-        planned = cells.plan("train", self._words(cell, teachers))
-        return planned.cells[0], planned.settings[0]
+        cell = replace(cell, judged_on="")
+        if cell not in self._jobs:
+            planned = cells.plan("train", self._words(cell, teachers))
+            self._jobs[cell] = planned.cells[0], planned.settings[0]
+        return self._jobs[cell]
 
     def _words(self, cell: Cell, teachers: Mapping[str, Cell]) -> list[str]:
         words = [_PLACE.sub(self._place, word) for word in cell.words(self.frame)]
@@ -232,6 +237,11 @@ class Runner:
 
 
 _SCORES = ("mAP", "rank-1", "rank-5", "mINP")
+
+
+@cache
+def _tree() -> str:
+    return tree_hash(ROOT / "reid")
 
 
 def _changed() -> bool:
