@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None, command: Command = in_process_o
         if options.crops is None or options.weights is None:
             parser.error(f"{options.stage} trains: --crops DIR and --weights FILE are needed")
         ends = time.monotonic() + 60 * options.minutes if options.minutes is not None else float("inf")
-        runner = Runner(study_plan, str(options.crops), str(options.weights), command, ends)
+        places = {"crops": options.crops, "weights": options.weights, **dict(options.place)}
+        runner = Runner(study_plan, places, command, ends)
         return _run(options.stage, study_plan, table, runner, console)
     except (HydraException, OmegaConfBaseException) as error:
         message = explain(error, "train", [])
@@ -113,6 +114,13 @@ def _teachers(study: Study, cell: Cell) -> dict[str, Cell]:
     return {variant.name: variant.cells[0] for variant in study.series(cell.stage)}
 
 
+def _named(text: str) -> tuple[str, str]:
+    name, mark, path = text.partition("=")
+    if not (name and mark and path):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=PATH")
+    return name, path
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m experiments.modern_recipe",
@@ -124,8 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, help="stop after so many: no cell is begun that would take longer"
     )
-    parser.add_argument("--crops", type=Path, help="the Market train-half split")
-    parser.add_argument("--weights", type=Path, help="ImageNet weights of MobileNetV2")
+    parser.add_argument("--crops", help="the Market train-half split")
+    parser.add_argument("--weights", help="ImageNet weights of MobileNetV2")
+    parser.add_argument(
+        "--place", type=_named, action="append", default=[], metavar="NAME=PATH",
+        help="where else lies what the plan calls {NAME}: lite0, weights of EfficientNet-Lite0",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=5.0, help="of cost: to time a network (default: 5)")
     parser.add_argument("--plan", type=Path, default=PLAN, help="default: plan.yaml here")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="default: results/ here")

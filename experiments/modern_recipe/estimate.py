@@ -55,7 +55,7 @@ def _of_search(study: Study, name: str) -> list[Cell]:
     base = [search.cell(plan, search.base, seed) for seed in search.seeds]
     cells = [*base]
     keys = search.base
-    for key in search.keys:
+    for key in search.keys:  # the first of them alone is the first on the best so far
         cells.append(search.cell(plan, plan.add(search.base, key), search.seeds[0]))
         keys = plan.add(keys, key)
         cells += [search.cell(plan, keys, seed) for seed in search.seeds]

@@ -1,18 +1,21 @@
 """A cell as a run of the suite: found where it is finished, continued where it was killed, and made a row."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from experiments.modern_recipe.plan import Cell, Plan
 from experiments.modern_recipe.table import Row
+from reid.config.checks import ConfigError
 from reid.config.schema import TrainConfig
 from reid.engine.rundir import RunStatus, find_finished, find_unfinished, read_status
 from reid.errors import RunError
@@ -27,7 +30,8 @@ from reid.tracking.sources import tree_hash
 ROOT = Path(__file__).resolve().parents[2]
 
 #: How a recorded command names what lies elsewhere for everybody.
-CROPS, WEIGHTS, MODEL = "CROPS", "WEIGHTS", "MODEL"
+MODEL = "MODEL"
+_PLACE = re.compile(r"(?<==)\{(\w+)\}")
 
 #: `command, words, seconds` -> exit code: runs `python -m reid.<command> <words>`, for at most so long.
 Command = Callable[[str, Sequence[str], float], int]
@@ -73,22 +77,22 @@ def in_process_of_its_own(command: str, words: Sequence[str], seconds: float) ->
 class Runner:
     """Runs cells on this machine.
 
-    crops, weights: what stands for {crops} and {weights} in the plan.  command: runs a command of the suite.
+    places: what stands for {crops}, {weights} and the like in the plan.  command: runs one of the suite.
     ends: when to stop, as time.monotonic has it.
     """
 
     def __init__(
         self,
         plan: Plan,
-        crops: str,
-        weights: str,
+        places: Mapping[str, str],
         command: Command = in_process_of_its_own,
         ends: float = float("inf"),
     ) -> None:
-        self.frame, self.domains, self.crops, self.weights = plan.frame, plan.domains, crops, weights
+        self.frame, self.domains, self.places = plan.frame, plan.domains, places
         self.command, self.ends = command, ends
         self.machine = environment(ROOT).tags
-        self.tree = tree_hash(ROOT / "reid")
+        self.tree = _tree()
+        self._jobs: dict[Cell, tuple[Job, TrainConfig]] = {}
         self.dirty = "+" if _changed() else ""
 
     @property
@@ -114,17 +118,24 @@ class Runner:
         Raises:
             ConfigError, HydraException: it does not compose, or is refused.
         """
-        planned = cells.plan("train", self._words(cell, teachers))
-        return planned.cells[0], planned.settings[0]
+        cell = replace(cell, judged_on="")
+        if cell not in self._jobs:
+            planned = cells.plan("train", self._words(cell, teachers))
+            self._jobs[cell] = planned.cells[0], planned.settings[0]
+        return self._jobs[cell]
 
     def _words(self, cell: Cell, teachers: Mapping[str, Cell]) -> list[str]:
-        places = {"{crops}": self.crops, "{weights}": self.weights}
-        words = cell.words({key: places.get(value, value) for key, value in self.frame.items()})
+        words = [_PLACE.sub(self._place, word) for word in cell.words(self.frame)]
         for name, teacher in teachers.items():
             if any(f"<{name}>" in word for word in words):
                 model = Path(self._trained(teacher, {}).status.run_dir) / "model.pt"
                 words = [word.replace(f"<{name}>", str(model)) for word in words]
         return words
+
+    def _place(self, found: re.Match[str]) -> str:
+        if found[1] not in self.places:
+            raise ConfigError(f"the plan names {{{found[1]}}}: say where it lies, by --place {found[1]}=PATH")
+        return self.places[found[1]]
 
     def _trained(self, cell: Cell, teachers: Mapping[str, Cell]) -> Trained:
         job, settings = self.job(cell, teachers)
@@ -180,7 +191,7 @@ class Runner:
         folder = home() / "outputs" / f"away_{trained.status.config_hash}_{cell.judged_on}"
         words = [f"checkpoint={trained.status.run_dir}", f"eval.datasets=[{self.domains[cell.judged_on]}]"]
         more = ["device=cpu", f"tracking.experiment={self.frame['tracking.experiment']}_away"]
-        more += [f"data.root={self.crops}"] if self.frame.get("data.root") == "{crops}" else []
+        more += [f"data.root={self.places['crops']}"] if self.frame.get("data.root") == "{crops}" else []
         self._run("evaluate", [*words, *more, f"hydra.run.dir={folder}"], cell)
         status = read_status(folder)
         if status is None or status.status != "FINISHED":
@@ -221,12 +232,16 @@ class Runner:
         )
 
     def _shown(self, cell: Cell) -> str:
-        places = {"{crops}": CROPS, "{weights}": WEIGHTS}
-        words = cell.words({key: places.get(value, value) for key, value in self.frame.items()})
+        words = [_PLACE.sub(lambda found: found[1].upper(), word) for word in cell.words(self.frame)]
         return " ".join(f"{word.partition('<')[0]}{MODEL}" if "<" in word else word for word in words)
 
 
 _SCORES = ("mAP", "rank-1", "rank-5", "mINP")
+
+
+@cache
+def _tree() -> str:
+    return tree_hash(ROOT / "reid")
 
 
 def _changed() -> bool:

@@ -1,5 +1,6 @@
 """The plan of the study: what it may hold, and that every cell of it composes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_every_cell_of_the_plan_composes() -> None:
     }
     frame = {**plan.frame, "dataset.root": "/crops", "backbone.weights": "none"}
     for cell in cells:
-        words = [word for word in cell.words(frame) if "<" not in word]
+        words = [re.sub("<.*>|{.*}", "/there", word) for word in cell.words(frame)]
         assert settings_of(*words).seed == cell.seed
 
 
