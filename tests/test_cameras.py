@@ -9,6 +9,7 @@ import pytest
 import torch
 from composing import composed, settings_of
 
+from reid.commands.export import fix_camera, origin_of
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, resume_hash
 from reid.config.schema import EvalConfig
@@ -239,3 +240,19 @@ def test_a_model_without_cameras_takes_no_notice_of_camids(
     assert torch.equal(plain.embed(crops), plain.embed(crops, camids=7))
     assert plain.cameras == ()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_file_for_another_program_takes_all_images_for_those_of_one_camera(
+    checkpoint: Path, tiny_checkpoint: Path, crops: list[Path]
+) -> None:
+    model = load_model(checkpoint, "cpu")
+    for camera, words in ((None, "no --camera was given"), ("7", "--camera 7 is none of them")):
+        with pytest.raises(ConfigError, match=rf"has learnt the cameras 2, 5, .* {words}\. Give --camera N"):
+            fix_camera(model, camera)
+    fix_camera(model, "5")
+    torch.testing.assert_close(model.embed(crops), model.embed(crops, camids=5))
+    assert origin_of(model).description["camera"] == 5
+    fix_camera(model, "mean")
+    torch.testing.assert_close(model.embed(crops), model.embed(crops, camids=[None] * 4))
+    with pytest.raises(ConfigError, match=r"has learnt no cameras\. Leave --camera out"):
+        fix_camera(load_model(tiny_checkpoint, "cpu"), "5")

@@ -53,6 +53,7 @@ def run(options: argparse.Namespace, calibration: Sequence[Path] | None) -> int:
     progress = ConsoleProgress(errors)
     Compute.set_up("cpu")
     model = load_model(options.checkpoint, "cpu")
+    fix_camera(model, options.camera)
     target = target_named(options.target)
     data_root = options.data_root or os.environ.get("REID_DATA") or str(home() / "data")
     dataset, missing = _dataset(model, data_root, progress)
@@ -76,6 +77,29 @@ def run(options: argparse.Namespace, calibration: Sequence[Path] | None) -> int:
         print(speed_line(model, report))
         print(_judgement(model, report, dataset, missing, data_root, progress))
     return 0
+
+
+def fix_camera(model: TrainedModel, camera: str | None) -> None:
+    """Let a model that has learnt cameras take all images for those of one, or of none (`mean`).
+
+    A graph takes images alone, so what it knows of cameras is decided when it is written.
+
+    Raises:
+        ConfigError: the model has learnt no cameras, or not this one, or none was named.
+    """
+    known = ", ".join(map(str, model.cameras))
+    if not model.cameras:
+        if camera is not None:
+            raise ConfigError(f"--camera {camera}: {model.name} has learnt no cameras. Leave --camera out")
+        return
+    if camera != "mean" and camera not in map(str, model.cameras):
+        given = f"--camera {camera} is none of them" if camera else "no --camera was given"
+        raise ConfigError(
+            f"{model.name} has learnt the cameras {known}, a graph takes images alone, and {given}. Give "
+            f"--camera N for a file that takes all images for those of the camera N, or --camera mean for "
+            "images of other cameras"
+        )
+    model.model.default_camera = None if camera == "mean" else int(camera)
 
 
 def export_model(
@@ -104,6 +128,9 @@ def origin_of(model: TrainedModel) -> Origin:
     """What the files beside a graph say of its model."""
     meta = model.meta
     description = {key: meta["model"][key] for key in ("backbone", "head") if key in meta["model"]}
+    if model.cameras:
+        camera = model.model.default_camera
+        description["camera"] = "the mean of those that were learnt" if camera is None else camera
     return Origin(
         model_hash(model.model.state_dict()),
         description,

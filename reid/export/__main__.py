@@ -105,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --int8: crops to calibrate on (default: the training crops of the checkpoint's dataset)",
     )  # fmt: skip
     parser.add_argument(
+        "--camera", metavar="N",
+        help="of a model that has learnt cameras: the one that all images are of, or mean for any other",
+    )  # fmt: skip
+    parser.add_argument(
         "--data-root", help="where the datasets lie (default: REID_DATA, else data/ of the project)"
     )
     parser.add_argument(
