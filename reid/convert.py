@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         help="the feature that is compared (default: before the neck for the transformers of other "
         "projects, as they do, after it for others)",
     )
+    parser.add_argument(
+        "--camera-weight",
+        type=float,
+        help="of a file with camera embeddings: what they are multiplied by (default: 3 as in TransReID, 1 for "
+        "CLIP-ReID)",
+    )
     parser.add_argument("--height", type=_size, default=256, help="of the images, in pixels (default: 256)")
     parser.add_argument("--width", type=_size, default=128, help="of the images, in pixels (default: 128)")
     for name, what in (("mean", "mean"), ("std", "standard deviation")):

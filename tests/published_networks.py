@@ -99,11 +99,17 @@ def _batch_norm(name: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]
 
 
 def vit(
-    state: State, images: Tensor, heads: int, stride: int = 16, grid: tuple[int, int] | None = None
+    state: State,
+    images: Tensor,
+    heads: int,
+    stride: int = 16,
+    grid: tuple[int, int] | None = None,
+    camera: Tensor | None = None,
 ) -> Tensor:
     """(N, 3, H, W) -> (N, 1 + tokens, width): all tokens after the last norm, the class token first.
 
     grid: rows and columns of the stored position embeddings, where they have to be resized.
+    camera: (N, width), added to all tokens.
     """
     x = images
     if "patch_embed.conv.0.weight" in state:
@@ -113,6 +119,7 @@ def vit(
     tokens = x.flatten(2).transpose(1, 2)
     x = torch.cat([state["cls_token"].expand(len(images), -1, -1), tokens], 1)
     x = x + _positions(state["pos_embed"], grid or (rows, columns), (rows, columns))
+    x = x if camera is None else x + camera[:, None]
     for block in range(_count(state, "blocks.")):
         name = f"blocks.{block}"
         normed = _layer_norm(state, f"{name}.norm1", x, 1e-6)

@@ -20,7 +20,14 @@ from reid.engine.checkpoint import Checkpoint, CheckpointError, read_checkpoint,
 from reid.engine.describe import preprocessing, state_normalisation
 from reid.models import BNNECK, WeightsError, backbone_function, build_backbone, described_model
 from reid.models.heads import Feature
-from reid.models.matching import backbone_tensors, compare, patch_stride, summarise
+from reid.models.matching import (
+    CAMERA_TABLE,
+    backbone_tensors,
+    camera_count,
+    compare,
+    patch_stride,
+    summarise,
+)
 from reid.models.recognise import recognise
 from reid.models.unpickle import read_trusted
 from reid.models.weights import file_sha256, read_weights, refuse_not_finite
@@ -44,6 +51,7 @@ def convert(
     stem_relu: bool | None = None,
     stn: bool = False,
     neck_feature: Feature | None = None,
+    camera_weight: float | None = None,
 ) -> tuple[Checkpoint, list[str]]:
     """The checkpoint that holds these tensors of a trained model, and what was kept, left out and assumed.
 
@@ -52,6 +60,8 @@ def convert(
     stn: whether the spatial transformer that both projects save beside the network was part of it.
     neck_feature: the feature that is compared, before or after the neck; None: before for the transformers of
         other projects, as their configs have it (TEST.NECK_FEAT), and after for others.
+    camera_weight: of a file with camera embeddings, what they are multiplied by; None: 3 as TransReID has it,
+        1 for a file of CLIP-ReID (MODEL.SIE_COE).
 
     Raises WeightsError, BackboneError: what is wrong with the file, or does not fit it.
     """
@@ -71,6 +81,9 @@ def convert(
         and (stride := patch_stride(of_network, (image.height, image.width))) is not None
     ):
         options["stride"] = stride
+    if cameras := camera_count(of_network):
+        options["cameras"] = list(range(cameras))
+        options["camera_weight"] = _camera_weight(of_network) if camera_weight is None else camera_weight
     if stem_relu is not None or "stem_relu" in parameters:
         options["stem_relu"] = bool(stem_relu)
     if stn:
@@ -150,6 +163,10 @@ def convert(
     return Checkpoint(model.state_dict(), meta, {}), lines
 
 
+def _camera_weight(of_network: Mapping[str, Tensor]) -> float:
+    return 3.0 if CAMERA_TABLE in of_network else 1.0
+
+
 def join_heads(rest: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The two necks and classifiers of CLIP-ReID as one each, and what to say of it.
 
@@ -213,6 +230,7 @@ def run(options: argparse.Namespace, source: Path, target: Path) -> int:
         options.stem_relu,
         options.stn,
         options.neck_feature,
+        options.camera_weight,
     )
     save_checkpoint(target, checkpoint)
     card_path(target).write_text(model_card(checkpoint.meta), encoding="utf-8")

@@ -15,6 +15,7 @@ from published_networks import State, draw
 from torch import Tensor, nn
 
 from reid.models import Backbone, WeightsError, as_backbone, build_backbone, layer_depths, load_weights
+from reid.models.cameras import add_cameras
 from reid.models.people_vit import ClipVisual, PeopleViT, clip_adapter, stored_grid, vit_adapter
 from reid.models.solider import SoliderSwin, solider_adapter
 
@@ -186,6 +187,27 @@ def test_clip_reid(stride: int, grid: tuple[int, int], tmp_path: Path) -> None:
     net = loaded(clip((256, 128), stride), {**prefixed("image_encoder.", state), **others}, tmp_path)
     same(net(images).flatten(1), published.clip_visual(state, images, HEADS, stride))
     assert set(net.weight_report.dropped) == {*others, "sie_embed"} - {"cv_embed"}
+
+
+# ---- camera embeddings
+
+
+@torch.inference_mode()
+def test_camera_embeddings_of_a_file_are_those_of_the_network(tmp_path: Path) -> None:
+    images, camids = images_of((256, 128)), torch.tensor([4, 1])
+    state = draw(published.vit_shapes(WIDTH, DEPTH, 128) | {"sie_embed": (6, 1, WIDTH)})
+    net = vit((256, 128))
+    add_cameras(net, range(6), 3.0)
+    loaded(net, prefixed("base.", state), tmp_path)
+    camera = 3 * state.pop("sie_embed")[camids, 0]
+    same(net(images, camids).flatten(1), published.vit(state, images, HEADS, camera=camera)[:, 0])
+
+    state = draw(published.clip_shapes(WIDTH, DEPTH, 128, 32) | {"cv_embed": (6, WIDTH)})
+    table = state.pop("cv_embed")
+    net = clip((256, 128))
+    add_cameras(net, range(6), 1.0)
+    loaded(net, {**prefixed("image_encoder.", state), "cv_embed": table}, tmp_path)
+    same(net(images, camids).flatten(1), published.clip_visual(state, images, HEADS, camera=table[camids]))
 
 
 # ---- SOLIDER

@@ -124,7 +124,7 @@ def test_the_archive_of_openai_becomes_a_weight_file(tmp_path: Path) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("after", [False, True], ids=["before the necks", "after the necks"])
 def test_a_trained_clip_reid_becomes_a_checkpoint(after: bool, tmp_path: Path) -> None:
-    """With overlapping patches. Its two features after their own norms are the model's after its one."""
+    """With overlapping patches and cameras. Its two features after their own norms are the model's after its one."""
     state = draw(published.clip_shapes(768, 12, 21 * 10, 512))
     norms = {
         name: draw(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (size,)))
@@ -135,6 +135,7 @@ def test_a_trained_clip_reid_becomes_a_checkpoint(after: bool, tmp_path: Path) -
         **{f"{name}.{key}": tensor for name, norm in norms.items() for key, tensor in norm.items()},
         "classifier.weight": torch.zeros(751, 768),
         "classifier_proj.weight": torch.zeros(751, 512),
+        "cv_embed": (cameras := torch.randn(6, 768, generator=torch.Generator().manual_seed(2))),
         "prompt_learner.cls_ctx": torch.zeros(751, 4, 512),
     }
     torch.save(trained, tmp_path / "ViT-B-16_60.pth")
@@ -142,7 +143,7 @@ def test_a_trained_clip_reid_becomes_a_checkpoint(after: bool, tmp_path: Path) -
     assert convert([str(tmp_path / "ViT-B-16_60.pth"), "-o", str(tmp_path / "out.pt"), *options]) == 0
     model = rebuild_model(load_checkpoint(tmp_path / "out.pt")).eval()
     images = torch.randn(1, 3, 256, 128, generator=torch.Generator().manual_seed(1))
-    expected = published.clip_visual(state, images, 12, stride=12)
+    expected = published.clip_visual(state, images, 12, stride=12, camera=cameras[[4]])
     if after:
         expected = torch.cat(
             [
@@ -152,4 +153,4 @@ def test_a_trained_clip_reid_becomes_a_checkpoint(after: bool, tmp_path: Path) -
             ],
             dim=1,
         )
-    assert (model(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (model(images, torch.tensor([4])) - expected).abs().max() <= 1e-5 * expected.abs().max()
