@@ -92,14 +92,15 @@ def fix_camera(model: TrainedModel, camera: str | None) -> None:
         if camera is not None:
             raise ConfigError(f"--camera {camera}: {model.name} has learnt no cameras. Leave --camera out")
         return
-    if camera != "mean" and camera not in map(str, model.cameras):
-        given = f"--camera {camera} is none of them" if camera else "no --camera was given"
+    by_name = {"mean": None, **{str(camid): camid for camid in model.cameras}}
+    if camera not in by_name:
+        typed = f"--camera {camera} is none of them" if camera else "no --camera was given"
         raise ConfigError(
-            f"{model.name} has learnt the cameras {known}, a graph takes images alone, and {given}. Give "
+            f"{model.name} has learnt the cameras {known}, a graph takes images alone, and {typed}. Give "
             f"--camera N for a file that takes all images for those of the camera N, or --camera mean for "
             "images of other cameras"
         )
-    model.model.default_camera = None if camera == "mean" else int(camera)
+    model.model.default_camera = by_name[camera]
 
 
 def export_model(
