@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--camera-weight",
         type=float,
-        help="of a file with camera embeddings: what they are multiplied by (default: 3 as in TransReID, 1 for "
-        "CLIP-ReID)",
+        help="of a file with camera embeddings: what they are multiplied by (default: 3 as in TransReID, "
+        "1 for CLIP-ReID)",
     )
     parser.add_argument("--height", type=_size, default=256, help="of the images, in pixels (default: 256)")
     parser.add_argument("--width", type=_size, default=128, help="of the images, in pixels (default: 128)")

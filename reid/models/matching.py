@@ -146,7 +146,7 @@ def compare(
 
 
 def camera_count(from_file: Mapping[str, Tensor]) -> int:
-    """How many cameras a transformer's file has embeddings of, under TransReID's name or CLIP-ReID's; mostly 0."""
+    """How many cameras a transformer's file has embeddings of, as TransReID or CLIP-ReID name them."""
     tables = [from_file[name] for name in (CAMERA_TABLE, _CLIP_CAMERAS) if name in from_file]
     return tables[0].shape[0] if tables and tables[0].ndim > 1 else 0
 

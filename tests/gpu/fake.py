@@ -209,7 +209,7 @@ class Doubles(nn.Module):
 class HalfHead(ReidModel):
     """A head that autocast reaches."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, camids: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = self.backbone(images).mean(dim=(2, 3))
         return features, self.head.classifier(features)
 

@@ -124,7 +124,7 @@ def test_the_archive_of_openai_becomes_a_weight_file(tmp_path: Path) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("after", [False, True], ids=["before the necks", "after the necks"])
 def test_a_trained_clip_reid_becomes_a_checkpoint(after: bool, tmp_path: Path) -> None:
-    """With overlapping patches and cameras. Its two features after their own norms are the model's after its one."""
+    """With overlapping patches and cameras. Its two normed features are the model's one."""
     state = draw(published.clip_shapes(768, 12, 21 * 10, 512))
     norms = {
         name: draw(dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (size,)))
