@@ -122,7 +122,7 @@ def rebuild_model(checkpoint: Checkpoint) -> ReidModel:
     try:
         model = described_model(checkpoint.meta["model"])
         model.load_state_dict(dict(checkpoint.model))
-        take_normalisation(model, checkpoint.meta["preprocessing"])
+        take_normalisation(model, checkpoint.meta.get("preprocessing", {}))
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"the checkpoint does not fit the model that it names: {error}") from error
     return model

@@ -36,6 +36,9 @@ OPTIONS: dict[str, Any] = {
     for file in sorted((config_folder() / "loss").glob("*.yaml"))
 }
 OPTIONS = {name: OmegaConf.to_container(one.loss, resolve=True) for name, one in OPTIONS.items()}
+# The parts of the mix, as Hydra puts a choice in the place of each.
+del OPTIONS["mix"]["defaults"]
+OPTIONS["mix"] |= {"first": OPTIONS["ranked"], "second": OPTIONS["triplet"]}
 #: Losses of pytorch-metric-learning that ask how many pairs there are, and make the host wait for it.
 WAIT = {"arcface", "circle", "cosface", "multi_similarity", "ranked_paper", "supcon"}
 #: Options of the heads: as many stripes as the map has rows.

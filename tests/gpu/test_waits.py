@@ -21,6 +21,14 @@ STEP = sorted(
         "engine/optimizers.py",
         "data/augment.py",
         "data/batches.py",
+        "data/resize.py",
+        "engine/average.py",
+        "engine/teacher.py",
+        "models/classifiers.py",
+        "models/non_local.py",
+        "models/people_vit.py",
+        "models/solider.py",
+        "models/stochastic_depth.py",
         "models/backbones.py",
         "models/ibn.py",
         "models/layout.py",
@@ -34,7 +42,10 @@ STEP = sorted(
 HOST = {
     "config/checks.py", "config/schema.py", "data/image_store.py", "data/sampler.py",
     "engine/runtime.py", "engine/stop.py", "models/__init__.py", "models/build.py", "models/sizes.py",
-    "models/trunk.py", "trust.py", "errors.py", "lazy.py",
+    "models/trunk.py", "trust.py", "errors.py", "lazy.py", "normalisation.py",
+    "config/mix.py", "data/__init__.py", "data/sizes.py", "engine/card.py", "engine/checkpoint.py",
+    "engine/checkpoint_source.py", "engine/describe.py", "losses/__init__.py", "losses/kmeans.py",
+    "models/matching.py", "models/timm_nets.py", "models/weights.py",
 }  # fmt: skip
 
 #: "file:function: what" -> why it may stand there.
@@ -59,7 +70,13 @@ ALLOWED = {
     "data/augment.py:RandomErasing.one_by_one: .tolist()": "on a CPU alone",
     "data/augment.py:per_column: torch.tensor()": "once for each width: it is kept",
     "data/batches.py:TrainingBatches.__init__: .tolist()": "once, before the first step",
+    "data/batches.py:TrainingBatches.__init__: truth of a tensor": "of a setting: whether there are camids",
     "data/batches.py:_mix: int()": "of numpy",
+    "data/resize.py:_weights: .to(device)": "once for each pair of sizes: they are kept",
+    "engine/average.py:WeightAverage.restore: int()": "once, where a run is resumed",
+    "engine/teacher.py:Teacher.place: torch.tensor()": "once, before the first step",
+    "engine/teacher.py:Teacher.place: .to(device)": "once, before the first step",
+    "models/classifiers.py:build_margin: float()": "of a number of the config",
     "data/batches.py:to_device: .to(device)": "where the device is the CPU",
     "data/batches.py:MappedImages.read: .numpy()": "of the host",
     "data/batches.py:MappedImages.read: .tolist()": "of the host",
@@ -67,6 +84,9 @@ ALLOWED = {
     "data/batches.py:ResidentImages.__init__: .synchronize()": "once, before the first step",
     "losses/clustered_ranked.py:ClusteredRankedListLoss._pairs: .to(device)": "a buffer, there already",
     "models/backbones.py:_ResNet.__init__: bool()": "of a setting",
+    "models/people_vit.py:PeopleViT.__init__: int()": "of a setting",
+    "models/people_vit.py:check_size: int()": "of a setting",
+    "models/solider.py:SoliderSwin.__init__: .tolist()": "before the first step, in the host's memory",
     "models/spatial.py:add_spatial_transformer: torch.tensor()": "once, as the network is built",
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ REFUSED: list[tuple[str, str, list[str]]] = [
     ("train", "losss=ranked", ["no key losss. Did you mean 'loss'?"]),
     ("train", "+foo=1", ["no key foo. The keys here: dataset, backbone, head, loss"]),
     ("train", "+sed=3", ["no key sed. Did you mean 'seed'?"]),
-    ("train", "++batch.foo=1", ["no key batch.foo. batch has identities, instances, size."]),
+    ("train", "++batch.foo=1", ["no key batch.foo. batch has identities, instances, size, cameras."]),
     ("train", "dataset=synthetic +loss.alhpa=1", ["no key loss.alhpa. Did you mean 'loss.alpha'?"]),
     ("train", "optimizer.momentum=0.5", ["no key optimizer.momentum", "takes a +: +optimizer.momentum=…"]),
     ("train", "backbone.last_stride=2", ["Did you mean 'tricks.last_stride'?"]),
