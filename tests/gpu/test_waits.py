@@ -45,7 +45,7 @@ HOST = {
     "models/trunk.py", "trust.py", "errors.py", "lazy.py", "normalisation.py",
     "config/mix.py", "data/__init__.py", "data/sizes.py", "engine/card.py", "engine/checkpoint.py",
     "engine/checkpoint_source.py", "engine/describe.py", "losses/__init__.py", "losses/kmeans.py",
-    "models/matching.py", "models/timm_nets.py", "models/weights.py",
+    "models/matching.py", "models/timm_nets.py", "models/weight_file.py", "models/weights.py",
 }  # fmt: skip
 
 #: "file:function: what" -> why it may stand there.
