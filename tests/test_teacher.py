@@ -9,11 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from composing import settings_of
 from conftest import Starter
 from test_train import wait_for_epoch
 
-from reid.engine.checkpoint import load_checkpoint
+from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from reid.engine.describe import build_model, model_description, preprocessing
 from reid.inference import load_model
+from reid.normalisation import Normalisation
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +37,15 @@ def test_a_student_that_is_stopped_goes_on_to_the_same_bits(
         "backbone=timm", "backbone.name=test_efficientnet", "backbone.weights=none", "image.height=48",
         "image.width=24", "epochs=3", f"teacher.checkpoint={tiny_checkpoint}",
     ]  # fmt: skip
+    # Its images are normalised in another way than its teacher's. A resumed run reads that in last.pt alone.
+    settings = settings_of(*student)
+    model = build_model(settings, 4)
+    model.normalisation = Normalisation((0.9, 0.9, 0.9), (0.1, 0.1, 0.1))
+    meta = load_checkpoint(tiny_checkpoint).meta | {
+        "model": model_description(settings, 4), "preprocessing": preprocessing(settings.image, model),
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "start.pt", Checkpoint(model.state_dict(), meta, {}))
+    student.append(f"init_from={tmp_path}/start.pt")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done = run_command("reid.train", *student, f"hydra.run.dir={whole}", home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -181,7 +181,6 @@ def preparation(
     criterion = None
     if objective.distillation is not None:
         criterion = objective.distillation.criterion
-        objective.distillation.teacher.place(compute, model.normalisation)
         meta["teacher"] = objective.distillation.teacher.description()
     session = Session(job.folder, model, optimizers, compute, meta, objective.metric_loss, criterion)
     if job.resuming:
@@ -191,6 +190,8 @@ def preparation(
     elif not (job.folder / JOURNAL).exists():
         session.start()
         job.save_status()
+    if objective.distillation is not None:  # A resumed model has its normalisation from `last.pt`.
+        objective.distillation.teacher.place(compute, model.normalisation)
     run = Run(job, settings, compute, dataset, evaluation, training, judged, objective, session)
     return run, origin
 
