@@ -223,7 +223,9 @@ def trainee(
         distillation,
     )
     criterion = None if distillation is None else distillation.criterion
-    optimizer = build_optimizer(model, settings.optimizer, metric_loss, compute.device, criterion)
+    optimizer = build_optimizer(
+        model, settings.optimizer, metric_loss, compute.device, criterion, settings.freeze_epochs > 0
+    )
     scaler = gradient_scaler(compute.device, compute.precision)
     loss_optimizer = build_loss_optimizer(metric_loss)
     return (

@@ -107,6 +107,7 @@ def build_optimizer(
     metric_loss: nn.Module | None = None,
     device: torch.device = _CPU,
     distillation: nn.Module | None = None,
+    frozen_first: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimizer of the class `_target_` names, biases in a group of their own.
 
@@ -121,6 +122,8 @@ def build_optimizer(
     `norm_weight_decay`, where it is not None, is that of all norms, weights and biases, whatever the network
     (that of batch norms is left out by Jia et al., arXiv 1807.11205, section 3.2, and He et al., arXiv
     1812.01187, section 3.1).
+    A backbone that is `frozen_first` has groups of its own: torch's fused SGD takes no group of which only
+    some parameters have moved before.
     Each group keeps its `lr_factor`, so that `set_learning_rate` can move them together.
 
     Raises:
@@ -147,24 +150,25 @@ def build_optimizer(
         log.info("norms, biases and tokens of a network of timm do not decay (%d parameters)", len(kept))
     norms = set() if norm_decay is None else norm_parameters(model)
     # Groups apart only where a key makes them differ: the last digit of the gradient's norm depends on them.
-    members: dict[tuple[int, bool, bool, bool, bool], list[nn.Parameter]] = {}
+    members: dict[tuple[int, bool, bool, bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             depth = depths.get(name.removeprefix("backbone."), 0)
             classifies = classifier_factor != 1 and name.startswith("head.classifier")
-            kind = (depth, name.endswith("bias"), name in kept, name in norms, classifies)
+            later = frozen_first and name.startswith("backbone.")
+            kind = (depth, name.endswith("bias"), name in kept, name in norms, classifies, later)
             members.setdefault(kind, []).append(parameter)
     if metric_loss is not None:
         own = build_loss_optimizer(metric_loss)
         moved = {id(one) for group in own.param_groups for one in group["params"]} if own else set()
         left = [parameter for parameter in metric_loss.parameters() if id(parameter) not in moved]
         if left:
-            members.setdefault((0, False, False, False, False), []).extend(left)
+            members.setdefault((0, False, False, False, False, False), []).extend(left)
     if distillation is not None and (learnt := list(distillation.parameters())):
-        members.setdefault((0, False, False, False, False), []).extend(learnt)
+        members.setdefault((0, False, False, False, False, False), []).extend(learnt)
     groups = []
     for kind, parameters in sorted(members.items(), key=lambda member: member[0]):
-        depth, bias, without_decay, norm, classifies = kind
+        depth, bias, without_decay, norm, classifies, _ = kind
         factor = (bias_factor if bias else 1.0) * (1.0 if layer_decay is None else layer_decay**depth)
         own_decay = 0.0 if without_decay else bias_decay if bias else decay
         if classifies:

@@ -292,3 +292,23 @@ def test_a_state_of_another_device_keeps_the_form_of_this_one() -> None:
     load_optimizer(on_gpu, on_cpu.state_dict())
     assert on_gpu.param_groups[0]["fused"] is True
     assert on_gpu.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_backbone_that_is_frozen_at_first_moves_later_in_the_fused_form(name: str) -> None:
+    options: dict[str, Any] = {**OPTIONS, "_target_": f"torch.optim.{name}"}
+    options |= {"momentum": 0.9} if name == "SGD" else {}
+    trained = []
+    for fused in (None, False):
+        torch.manual_seed(0)
+        backbone = as_backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "own", 4)
+        model = ReidModel(backbone, num_classes=4)
+        optimizer = build_optimizer(model, {**options, "fused": fused}, frozen_first=True)
+        for frozen in (True, False, False):
+            model.freeze_backbone(frozen)
+            features, logits = model.train()(torch.ones(2, 3, 5, 5))
+            (features.square().sum() + logits.square().sum() + logits.sum()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        trained.append(model.state_dict())
+    torch.testing.assert_close(*trained)
