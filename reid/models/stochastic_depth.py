@@ -17,12 +17,16 @@ _LAST = ("se_module", "block", "conv", "bn3", "bn2")
 
 @dataclass(frozen=True)
 class _Drop:
-    """A forward hook, so that the names of the tensors stay those of the weight files."""
+    """A forward hook, so that the names of the tensors stay those of the weight files.
+
+    The block says whether it is training: its last module may be a batch norm that keeps its statistics.
+    """
 
     rate: float
+    block: nn.Module
 
-    def __call__(self, branch: nn.Module, _: object, output: Tensor) -> Tensor:
-        return stochastic_depth(output, self.rate, "row", branch.training)
+    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+        return stochastic_depth(output, self.rate, "row", self.block.training)
 
 
 def drop_rate(name: str, drop_path: float | None) -> float:
@@ -53,4 +57,4 @@ def add_stochastic_depth(blocks: Iterable[nn.Module], rate: float) -> None:
     for number, block in enumerate(blocks, start=1):
         if getattr(block, "use_res_connect", True):
             last = next(name for name in _LAST if hasattr(block, name))
-            block.get_submodule(last).register_forward_hook(_Drop(rate * number / len(blocks)))
+            block.get_submodule(last).register_forward_hook(_Drop(rate * number / len(blocks), block))

@@ -1,12 +1,13 @@
 """Stochastic depth: which images a block passes by, how often, and that nothing else changes."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from reid.models import BackboneError, build_backbone
+from reid.models import BackboneError, ReidModel, build_backbone
 from reid.models.stochastic_depth import add_stochastic_depth
 
 
@@ -66,6 +67,18 @@ def test_it_acts_in_training_alone_and_leaves_the_tensors_names(name: str, libra
         before = torch.get_rng_state()
         plain(images)  # what is off draws nothing
         assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_it_acts_where_batch_norms_keep_their_statistics(name: str) -> None:
+    model = ReidModel(build_backbone(name, drop_path=0.5), 2, freeze_bn=True)
+    twin = copy.deepcopy(model)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert not torch.equal(model.train().backbone(images), model.backbone(images))
+        twin.eval()  # a copy, as a moving average is, goes by its own mode
+        assert torch.equal(twin.backbone(images), twin.backbone(images))
 
 
 def test_refuses_what_is_no_share_and_a_network_that_has_no_branches() -> None:
