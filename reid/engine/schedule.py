@@ -106,8 +106,8 @@ def cosine(
     if elapsed < warmup_epochs:
         return base_lr * _warmup(elapsed, warmup_epochs, warmup_factor, warmup_method)
     done = (elapsed - warmup_epochs) / (epochs - warmup_epochs)
-    if restarts and elapsed < epochs:
-        done = done * (restarts + 1) % 1
+    if restarts and elapsed < epochs:  # Multiplied first: a whole number stays one, and none is missed.
+        done = (elapsed - warmup_epochs) * (restarts + 1) / (epochs - warmup_epochs) % 1
     return base_lr * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
@@ -121,8 +121,9 @@ def one_cycle(
         lr = base_lr * c(warmup_factor, 1, s / rise)                  while s < rise
         lr = base_lr * c(1, floor, (s - rise) / (1 - rise))           from there on
 
-    These are the rates of torch's OneCycleLR for step s * N of N + 1, if warmup_factor = 1 / div_factor and
-    floor = warmup_factor / final_div_factor. Its momentum falls and rises against the rate; here it stays.
+    These are the rates of torch's OneCycleLR for step s * N of N + 1, if warmup_factor = 1 / div_factor,
+    floor = warmup_factor / final_div_factor and its rise ends with step rise * N (torch's own ends about a
+    step earlier). Its momentum falls and rises against the rate; here it stays.
 
     rise: the share of the run in which the rate rises, 0 to 1.
     """

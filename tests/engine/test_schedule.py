@@ -172,6 +172,11 @@ def test_one_cycle_may_only_fall_or_only_rise(rise: int, expected: list[float]) 
     assert rates(*words, f"schedule.rise={rise}", epochs=3) == pytest.approx(expected)
 
 
+def test_a_cosine_with_a_restart_in_each_epoch_misses_none() -> None:
+    words = ("schedule=cosine", "tricks.warmup=0", "schedule.restarts=21", "schedule.per=epoch")
+    assert set(rates(*words, epochs=22)) == {1.0}
+
+
 def test_a_cosine_that_restarts_is_the_shorter_one_again() -> None:
     words = ("schedule=cosine", "tricks.warmup=1", "schedule.floor=0.1")
     once = rates(*words, epochs=3, steps=4)
