@@ -402,6 +402,13 @@ def _check_augment(augment: AugmentConfig) -> None:
     ]
     if augment.policy == "autoaugment":
         unused += ["operations", "magnitude"]
+    on = (augment.colour, augment.grey, augment.blur, augment.random_patch, augment.policy != "none")
+    if augment.draw != AugmentConfig.draw and not any(on):
+        warnings.warn(
+            f"augment.draw={augment.draw} does nothing: no operation of augment is on, and flip, crop and "
+            "erasing are drawn for each image always",
+            stacklevel=4,
+        )
     for key in unused:
         value = getattr(augment, key)
         if value != getattr(AugmentConfig(), key):

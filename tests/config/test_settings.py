@@ -305,6 +305,12 @@ def test_a_frozen_backbone_has_weights_and_a_run_to_be_frozen_in() -> None:
         settings_of("freeze_epochs=121")
 
 
+def test_a_way_to_draw_what_is_off_is_warned_of() -> None:
+    (message,) = warnings_of("augment.draw=batch")
+    assert "augment.draw=batch does nothing" in message
+    assert warnings_of("augment.draw=batch", "augment.grey=0.1") == []
+
+
 def test_a_warm_up_of_no_epochs_is_none() -> None:
     assert settings_of("schedule.warmup_epochs=0").tricks.warmup == 0
 
