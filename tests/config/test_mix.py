@@ -1,5 +1,6 @@
 """`loss=mix`: composed, checked, swept, and the same experiment however it is written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,20 @@ from omegaconf import OmegaConf
 
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat
+from reid.config.search_path import further_choices
 from reid.jobs.resolved import primary_config
 from reid.sweeps.cells import plan
+from reid.tracking.machine import unseen_by_hydra
 
 pytestmark = pytest.mark.usefixtures("own_home")
+
+
+@pytest.fixture
+def command_line() -> Iterator[None]:
+    """What a command line with a config of its own leaves in the process is gone after the test."""
+    yield
+    unseen_by_hydra.clear()
+    further_choices.clear()
 
 
 def test_each_part_is_a_choice_with_its_keys_and_not_the_weight_of_the_cross_entropy() -> None:
@@ -41,6 +52,7 @@ def test_a_sweep_varies_the_choice_and_the_keys_of_a_part() -> None:
     assert len({config_hash(one) for one in cells}) == 4
 
 
+@pytest.mark.usefixtures("command_line")
 def test_its_resolved_config_is_the_same_experiment(tmp_path: Path) -> None:
     words = ["loss=mix", "loss.second.margin=0.5", "loss@loss.first=clustered_ranked"]
     (settings,) = plan("train", words).settings
