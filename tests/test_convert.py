@@ -17,6 +17,7 @@ from reid.convert import main
 from reid.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from reid.engine.checkpoint_source import trained_dataset
 from reid.engine.describe import rebuild_model
+from reid.inference import load_model
 from reid.models import ReidModel, WeightsError, build_backbone, load_weights, unpickle
 from reid.models.unpickle import gather
 from reid.models.weights import read_weights
@@ -335,7 +336,9 @@ def test_a_trained_vit_becomes_a_checkpoint_that_compares_before_the_neck(
     assert "images of 384 x 128, features compared before the neck" in printed
     checkpoint = load_checkpoint(out)
     assert checkpoint.meta["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
-    model = rebuild_model(checkpoint).eval()
+    loaded = load_model(out, "cpu")
+    assert loaded.space.neck_feature == "before"
+    model = loaded.model
     assert model.normalisation == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     images = torch.rand(1, 3, 384, 128, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

@@ -135,7 +135,7 @@ def convert(
         "preprocessing": preprocessing(image, model),
         "dataset": {"name": "unknown"},
         "pids": [],
-        "eval": asdict(EvalConfig()),
+        "eval": asdict(EvalConfig(neck_feature=feature)),  # from here all commands take it
         "config": {},
         "config_hash": "converted",
         "converted": {"file": source.name, "sha256": sha256},

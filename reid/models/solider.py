@@ -263,9 +263,8 @@ def solider_adapter(name: str) -> Adapt:
     """What of a file belongs to a `SoliderSwin`.
 
     Left out is what no feature depends on: the norms of the first three stages' maps, the semantic embedding
-        after
-    the last stage, which comes after the output is taken, and the tables of window positions, which are no
-    numbers that were learnt.
+    after the last stage, which comes after the output is taken, and the tables of window positions, which are
+    no numbers that were learnt.
 
     The adapter raises WeightsError for a Swin under these names that has no semantic embedding.
     """
