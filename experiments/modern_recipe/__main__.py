@@ -18,14 +18,12 @@ from experiments.modern_recipe.estimate import estimate
 from experiments.modern_recipe.plan import HERE, PLAN, Cell, Plan
 from experiments.modern_recipe.run import ROOT, Command, OutOfTime, Runner, in_process_of_its_own
 from experiments.modern_recipe.stages import SERIES, STAGES, Study
-from experiments.modern_recipe.table import Row, Table
+from experiments.modern_recipe.table import Table
 from reid.config.dialects import CommandParser
-from reid.config.identity import flat
 from reid.errors import RunError, UsageError
 from reid.jobs.compose_errors import explain
 from reid.terminal import Terminal, complaint
 from reid.tracking import environment
-from reid.tracking.sources import code, codes_since, oldest_alike
 
 OTHERS = ("plan", "cost", "report")
 
@@ -78,20 +76,24 @@ def main(arguments: Sequence[str] | None = None, command: Command = in_process_o
 def _run(stage: str, plan: Plan, table: Table, runner: Runner, console: Terminal) -> int:
     """Run the cells of a stage, one after the other, until it is complete or the time is over."""
     study = Study(plan, table, runner.cpu)
+    table.refuse_other_code(runner.tree, runner.machine["reid.version.torch"], runner.threads, runner.cpu)
+    runner.refuse_stale(table)
     while cells := study.needed(stage):
-        cell = cells[0]
-        expected = study.seconds(cell)
         left = runner.ends - time.monotonic()
-        if left < expected:
-            console.print(
-                f"{cell} takes about {expected / 60:.0f} minutes, and {max(0, left) / 60:.0f} are left. The "
-                "same command goes on with it",
-                highlight=False,
-            )
+        of_all = 3600 * float(plan.section("hours")) - table.seconds()
+        # A shorter cell may still fit where the next one does not.
+        cell = next((one for one in cells if study.seconds(one) <= min(left, of_all)), None)
+        if cell is None:
+            expected = study.seconds(cells[0]) / 60
+            if left <= of_all:
+                end = f"{max(0, left) / 60:.0f} are left. The same command goes on with it"
+            else:
+                end = f"the {plan.section('hours')} hours of the plan (`hours`) leave {of_all / 60:.0f}"
+            console.print(f"{cells[0]} takes about {expected:.0f} minutes, and {end}", highlight=False)
             return 0
         console.print(f"{cell}  ({len(cells)} known to be left)", highlight=False)
         try:
-            row = _checked_row(runner, cell, table, _teachers(study, cell))
+            row = runner.row(cell, _teachers(study, cell))
         except OutOfTime:
             console.print(f"{cell}: the time is over. The same command goes on with it", highlight=False)
             return 0
@@ -99,12 +101,6 @@ def _run(stage: str, plan: Plan, table: Table, runner: Runner, console: Terminal
         console.print(f"{cell}: mAP {row.mAP:.1f}, rank-1 {row.rank_1:.1f}", highlight=False)
     console.print(f"{stage} is complete; python -m experiments.modern_recipe report", highlight=False)
     return 0
-
-
-def _checked_row(runner: Runner, cell: Cell, table: Table, teachers: dict[str, Cell]) -> Row:
-    _, settings = runner.job(cell, teachers)
-    table.refuse_other_code(codes_since(oldest_alike(flat(settings))), code())
-    return runner.row(cell, teachers)
 
 
 def _teachers(study: Study, cell: Cell) -> dict[str, Cell]:

@@ -32,7 +32,8 @@ def left(study: Study, stage: str) -> list[Cell]:
         section = study.plan.section("curve")
         cells = [*(_of_search(study, "large") if study.plan.sections.get("large") else ())]
         cells += [study.speed((), section["size"]), study.speed(study.winner(), section["size"])]
-        cells += study.schedules()
+        for minutes in study.plan.section("schedules")["minutes"]:
+            cells += study.schedules(minutes)
         cells += _of_series(study, "melt")
         cells += [cell for budget in study.curve() for pair in budget.pairs for cell in pair]
     elif stage == "away":

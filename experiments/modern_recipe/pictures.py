@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from experiments.modern_recipe.compare import Mean
+from experiments.mean import Mean
 from reid.figures.style import BLUE, INK, MUTED, ORANGE, SMALL, headline, new_figure, styled
 
 

@@ -141,10 +141,14 @@ def recipe_name(keys: Sequence[str]) -> str:
 
 
 def scaled(share: float | Sequence[float], epochs: int) -> int | list[int]:
-    """A share of the epochs as whole epochs, at least one; of several each once."""
+    """A share of the epochs as whole epochs: 0 in a run that is too short for it.
+
+    Several are milestones: each leaves an epoch before it and one after it, and each stands once.
+    """
     if isinstance(share, Sequence):
-        return sorted({max(1, round(one * epochs)) for one in share})
-    return max(1, round(share * epochs))
+        inside = range(1, epochs)
+        return sorted({min(max(1, round(one * epochs)), epochs - 1) for one in share} & {*inside})
+    return round(share * epochs)
 
 
 def word(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from experiments.mean import Mean
 from experiments.modern_recipe import cost, pictures, report
-from experiments.modern_recipe.compare import Mean
 from experiments.modern_recipe.plan import Plan
 from experiments.modern_recipe.stages import Missing, Study, paired
 from experiments.modern_recipe.table import Table

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.modern_recipe.compare import Mean
+from experiments.mean import Mean
 from experiments.modern_recipe.plan import Plan, recipe_name
 from experiments.modern_recipe.search import Walk
 from experiments.modern_recipe.stages import Missing, Study, Variant, paired
@@ -120,13 +120,15 @@ def curve(study: Study) -> list[str]:
         "Mean ± half of the 95 % interval (Student's t over the seeds; differences paired by seed, both runs "
         "on one model of CPU). All on `test`, judged once, after the last epoch.",
         "",
-        *goals(leads, study.minutes()),
+        *goals(leads, study.minutes(), len(study.plan.section("curve")["seeds"])),
     ]
     return lines
 
 
-def goals(leads: dict[float, Mean], budgets: Sequence[float]) -> list[str]:
-    """Whether each goal of the curve is reached, in words; what is not measured is said to be so."""
+def goals(leads: dict[float, Mean], budgets: Sequence[float], seeds: int) -> list[str]:
+    """Whether each goal of the curve is reached, in words; what is not measured with all seeds is said to be
+    so."""
+    leads = {minutes: lead for minutes, lead in leads.items() if lead.count == seeds > 1}
 
     def verdict(goal: str, reached: bool | None, facts: str) -> str:
         word = "not measured yet" if reached is None else "reached" if reached else "**missed**"
@@ -245,7 +247,7 @@ def speedrun(study: Study) -> list[str]:
         return []
     published, ours = (_rows(study, variant) for variant in study.series("speedrun")[:2])
     pairs = [(one, other) for one, other in zip(published, ours, strict=False) if one.cpu == other.cpu]
-    if not pairs:
+    if not len(pairs) == len(study.plan.section("speedrun")["seeds"]) > 1:
         return [*lines, "", "- Published score in half of its time: not measured yet."]
     score = _mAP(ours)
     share = Mean.of([second.train_minutes / first.train_minutes for first, second in pairs

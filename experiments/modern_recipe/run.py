@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.modern_recipe.plan import Cell, Plan
-from experiments.modern_recipe.table import Row
+from experiments.modern_recipe.table import Row, Table
 from reid.config.checks import ConfigError
 from reid.config.schema import TrainConfig
 from reid.engine.rundir import RunStatus, find_finished, find_unfinished, read_status
@@ -99,6 +99,28 @@ class Runner:
     def cpu(self) -> str:
         return self.machine["reid.cpu"]
 
+    @property
+    def threads(self) -> int:
+        return int(os.environ.get("OMP_NUM_THREADS") or cores())
+
+    def refuse_stale(self, table: Table) -> None:
+        """Refuse a table whose rows here would be other runs now, since a file of conf/ has changed.
+
+        A cell that begins with another's model is as that one is.
+
+        Raises:
+            ConfigError: naming the row.
+        """
+        for row in table.rows:
+            if row.cpu == self.cpu and "<" not in row.changes:
+                job, _ = self.job(row.cell, {})
+                if job.config_hash != row.config_hash:
+                    raise ConfigError(
+                        f"{table.path}: {row.cell} is a run of the config {row.config_hash}, and its changes "
+                        f"give {job.config_hash} now: a file of conf/ has changed. Put it back, or take the "
+                        "row out of the table to run it again"
+                    )
+
     def row(self, cell: Cell, teachers: Mapping[str, Cell]) -> Row:
         """Run a cell, or take the finished run of it, and say what came out.
 
@@ -107,10 +129,9 @@ class Runner:
             RunError: it failed; what it printed says why.
             KeyboardInterrupt: it was stopped.
         """
-        trained = self._trained(replace(cell, judged_on=""), teachers)
         if cell.judged_on:
-            return self._judged(cell, trained)
-        return self._row(cell, trained)
+            return self._judged(cell, self._found(replace(cell, judged_on="")))
+        return self._row(cell, self._trained(cell, teachers))
 
     def job(self, cell: Cell, teachers: Mapping[str, Cell]) -> tuple[Job, TrainConfig]:
         """The job of a cell, composed and checked.
@@ -128,7 +149,7 @@ class Runner:
         words = [_PLACE.sub(self._place, word) for word in cell.words(self.frame)]
         for name, teacher in teachers.items():
             if any(f"<{name}>" in word for word in words):
-                model = Path(self._trained(teacher, {}).status.run_dir) / "model.pt"
+                model = Path(self._found(teacher).status.run_dir) / "model.pt"
                 words = [word.replace(f"<{name}>", str(model)) for word in words]
         return words
 
@@ -136,6 +157,21 @@ class Runner:
         if found[1] not in self.places:
             raise ConfigError(f"the plan names {{{found[1]}}}: say where it lies, by --place {found[1]}=PATH")
         return self.places[found[1]]
+
+    def _found(self, cell: Cell) -> Trained:
+        """The training that a score elsewhere or a student needs.  Its row is there, so it is not run unseen.
+
+        Raises:
+            RunError: its model is gone.
+        """
+        job, settings = self.job(cell, {})
+        found = self._finished(job)
+        if found is None:
+            raise RunError(
+                f"the model of {cell} is not below {home()} any more. Bring its run's folder back, or take "
+                "its row out of cells.csv to train it again"
+            )
+        return Trained(found, settings, None)
 
     def _trained(self, cell: Cell, teachers: Mapping[str, Cell]) -> Trained:
         job, settings = self.job(cell, teachers)
@@ -222,7 +258,7 @@ class Runner:
             rank_5=percent["rank-5"],
             mINP=percent["mINP"],
             cpu=self.cpu,
-            threads=int(os.environ.get("OMP_NUM_THREADS") or cores()),
+            threads=self.threads,
             config_hash=trained.status.config_hash,
             code=trained.status.code,
             tree=self.tree,

@@ -1,8 +1,8 @@
 """A screen: which keys are kept, decided by the rows that there are; and which cells are still needed for it.
 
 Each key is tried alone on the base, with one seed. Those that do clear harm are left out. The others are put
-on the best so far, one after the other, in the order of what each gave alone. A lead of `sure` points or more
-is believed with one seed; below that all seeds are run, and the mean decides.
+on the best so far, one after the other, in the order of what each gave alone. One seed is believed where the
+lead is `sure` points or more, or the loss `noise` or more; else the mean of all seeds decides.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ class Search:
     split: str
     seeds: tuple[int, ...]
     sure: float
+    noise: float
     least: float
 
     def cell(self, plan: Plan, keys: Sequence[str], seed: int) -> Cell:
@@ -79,7 +80,7 @@ def walk(search: Search, plan: Plan, table: Table, cpu: str) -> Walk:
                 found.missing = lead
                 return found
             leads.append(lead)
-            if seed == first and not 0 < lead < search.sure:
+            if seed == first and not -search.noise < lead < search.sure:
                 break
         kept = sum(leads) / len(leads) > search.least
         found.decisions.append(Decision(key, found.keys, tuple(leads), kept))

@@ -4,6 +4,7 @@ Nothing is remembered but the table: what is still to be run is worked out anew 
 program can be killed anywhere.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ STAGES = ("screen", "winner", "ladder", "second", "away", "distil", "speedrun")
 SERIES = ("melt", "ladder", "second", "distil", "speedrun")
 #: Epochs of the run that measures a recipe's speed.
 SPEED_EPOCHS = 2
+#: By what share a run may exceed its minutes: as much as two timings of one recipe differ.
+TOLERANCE = 0.03
 
 
 class Missing(Exception):
@@ -70,7 +73,8 @@ class Study:
 
     def _needed_for_winner(self) -> list[Cell]:
         self.winner()
-        self.published_for(max(self.minutes()))
+        for minutes in self.minutes():
+            self.published_for(minutes)
         return [*self._needed_of_series("melt"), *self._unpaired(self.curve())]
 
     def _needed_of_series(self, stage: str) -> list[Cell]:
@@ -81,7 +85,10 @@ class Study:
             for number, cell in enumerate(variant.cells):
                 pair = [other.cells[number], cell] if other and number < len(other.cells) else [cell]
                 missing += self.table.missing(pair, self.cpu)
-        return unique(missing)
+        # What begins with another line's model waits for it.
+        waiting = [cell for cell in missing if any("<" in change for change in cell.changes)]
+        first = [cell for cell in unique(missing) if cell not in waiting]
+        return first or unique(waiting)
 
     def _needed_away(self) -> list[Cell]:
         self.winner()
@@ -108,7 +115,7 @@ class Study:
         epochs, budget = self._length(section, (), section["size"])
         return Search(
             name, base, tuple(section["keys"]), section["size"], epochs, budget, section["split"],
-            tuple(section["seeds"]), section["sure"], section["least"],
+            tuple(section["seeds"]), section["sure"], section["noise"], section["least"],
         )  # fmt: skip
 
     def walk(self, name: str) -> Walk:
@@ -148,29 +155,40 @@ class Study:
         return self.epochs_for(minutes, keys, size, more), f"{minutes:g}"
 
     def speed(self, keys: Sequence[str], size: str, more: Mapping[str, Any] | None = None) -> Cell:
+        if any("freeze_epochs" in self.plan.key(key).shares for key in keys):
+            more = {
+                "freeze_epochs": 0,
+                **(more or {}),
+            }  # for one of two epochs, it would make a step look cheap
         changes = self.plan.changes(keys, size, SPEED_EPOCHS, "test", more)
         return Cell("speed", f"{recipe_name(keys)} at {size}", changes, 0)
 
     def epochs_for(
         self, minutes: float, keys: Sequence[str], size: str, more: Mapping[str, Any] | None = None
     ) -> int:
-        """How many epochs of a recipe on all training people fit into so many minutes of training.
+        """How many whole epochs of a recipe on all training people fit into so many minutes of training.
 
         By the first CPU that has measured its speed and the published recipe's: a study has one length for
         each budget, whatever machine goes on with it.
         """
+        seconds = self._epoch_seconds(keys, size, more)
+        return max(SPEED_EPOCHS, math.floor(60 * minutes * (1 + TOLERANCE) / seconds))
+
+    def _epoch_seconds(self, keys: Sequence[str], size: str, more: Mapping[str, Any] | None = None) -> float:
+        """The seconds of an epoch on all training people, as measured beside the published recipe's."""
         pair = [self.speed((), size), self.speed(keys, size, more)]
         rows = self.table.together(pair)
         if rows is not None:
-            seconds = 60 * float(rows[1].train_minutes or 0) / SPEED_EPOCHS
-        elif self.guess:
-            seconds = self.plan.seconds_per_epoch[size]
-        else:
-            raise Missing(self.table.missing(pair, self.cpu))
-        return max(SPEED_EPOCHS, round(60 * minutes / seconds))
+            return 60 * float(rows[1].train_minutes or 0) / SPEED_EPOCHS
+        if self.guess:
+            return self.plan.seconds_per_epoch[size]
+        raise Missing(self.table.missing(pair, self.cpu))
 
     def seconds(self, cell: Cell) -> float:
-        """About how long a cell takes on this machine, by the seconds of an epoch that the plan names."""
+        """About how long a cell takes on this machine, by the seconds of an epoch of the published recipe.
+
+        They are those that were measured here, or else those that the plan names.
+        """
         overhead = float(self.plan.section("overhead_seconds"))
         if cell.judged_on:
             return overhead
@@ -178,18 +196,22 @@ class Study:
         per_epoch = self.plan.seconds_per_epoch.get(size)
         if per_epoch is None or "epochs" not in cell.values:
             return float(self.plan.section("other_seconds"))
+        measured = self.table.row(self.speed((), size), self.cpu)
+        if measured is not None:
+            per_epoch = 60 * float(measured.train_minutes or 0) / SPEED_EPOCHS
         people = float(self.plan.section("val_share")) if cell.values.get("eval.split") == "val" else 1.0
         return overhead + int(cell.values["epochs"]) * per_epoch * people
 
     # ---- the curve
 
     def published_for(self, minutes: float) -> tuple[str, ...]:
-        """The keys of the published recipe for so many minutes: of the longest, the better schedule."""
-        if minutes != max(self.minutes()):
-            return ()
+        """The keys of the published recipe for so many minutes: where the plan asks for it, the better
+        schedule on `val`."""
         section = self.plan.section("schedules")
+        if minutes not in section["minutes"]:
+            return ()
         choices = [tuple(keys) for keys in section["choices"]]
-        cells = self.schedules()
+        cells = self.schedules(minutes)
         rows = self.table.together(cells, self.cpu)
         if rows is None:
             if self.guess:
@@ -198,9 +220,9 @@ class Study:
         best = max(range(len(rows)), key=lambda number: rows[number].mAP)
         return choices[best]
 
-    def schedules(self) -> list[Cell]:
-        """The published recipe of the longest budget with each of its schedules, on `val`."""
-        section, minutes = self.plan.section("schedules"), max(self.minutes())
+    def schedules(self, minutes: float) -> list[Cell]:
+        """The published recipe of a budget with each of its schedules, on `val`."""
+        section = self.plan.section("schedules")
         size = self.plan.section("curve")["size"]
         epochs = self.epochs_for(minutes, (), size)
         return [
@@ -221,9 +243,12 @@ class Study:
                 (PUBLISHED, self.published_for(minutes), section["size"]),
                 (WINNER, ours, own.get("size", section["size"])),
             )
-            cells = []
+            cells, left = [], minutes
             for name, keys, size in recipes:
-                epochs = self.epochs_for(minutes, () if name == PUBLISHED else keys, size)
+                timed = () if name == PUBLISHED else keys
+                epochs = self.epochs_for(left, timed, size)
+                # Whole epochs fill a short budget badly: the winner gets what the published recipe took.
+                left = epochs * self._epoch_seconds(timed, size) / 60
                 changes = self.plan.changes(keys, size, epochs, section["split"])
                 cells.append(
                     [Cell("curve", name, changes, seed, f"{minutes:g}") for seed in section["seeds"]]
@@ -249,7 +274,20 @@ class Study:
     def series(self, stage: str) -> list[Variant]:
         """The variants of a section, in order."""
         section = self.plan.section(stage)
-        return [self._variant(stage, section, entry) for entry in section["rows"]]
+        rows = [*section["rows"], *(self._to_winner(section["rows"][-1]) if section.get("to_winner") else ())]
+        return [self._variant(stage, section, entry) for entry in rows]
+
+    def _to_winner(self, last: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Lines from the last one of a ladder to the winner, a key each; then the winner, if they miss it."""
+        keys, name, rows = self._keys(last["keys"]), str(last["name"]), []
+        for key in self.winner():
+            if key not in keys:
+                keys = self.plan.add(keys, key)
+                rows.append({"name": f"+ {key}", "keys": list(keys), "against": name})
+                name = f"+ {key}"
+        if {*keys} != {*self.winner()}:
+            rows.append({"name": WINNER, "keys": [WINNER], "against": name})
+        return rows
 
     def _variant(self, stage: str, section: Mapping[str, Any], entry: Mapping[str, Any]) -> Variant:
         entry = {**{key: value for key, value in section.items() if key != "rows"}, **entry}

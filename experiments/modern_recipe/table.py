@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -48,12 +48,15 @@ class Row:
     torch: str
     command: str
 
-    def is_of(self, cell: Cell) -> bool:
-        return (self.changes, self.seed, self.judged_on) == (
-            " ".join(cell.changes),
-            cell.seed,
-            cell.judged_on,
+    @property
+    def cell(self) -> Cell:
+        """What it is the result of."""
+        return Cell(
+            self.stage, self.name, tuple(self.changes.split()), self.seed, self.budget, self.judged_on
         )
+
+    def is_of(self, cell: Cell) -> bool:
+        return self.cell == cell
 
 
 class Table:
@@ -99,23 +102,39 @@ class Table:
             return []
         return [cell for cell in cells if self.row(cell, cpu) is None]
 
-    def refuse_other_code(self, known: Collection[str], now: str) -> None:
-        """Refuse to go on with a table that was begun by code of other numbers.
+    def seconds(self) -> float:
+        """What all rows took; of a run that was interrupted, its steps."""
+        return 60 * sum(row.minutes or row.train_minutes or 0 for row in self.rows)
 
-        known: what code of the same numbers says of itself, see `tracking.sources.codes_since`.
+    def refuse_other_code(self, tree: str, torch: str, threads: int, cpu: str) -> None:
+        """Refuse to go on with a table that was begun otherwise: the scores would not compare.
+
+        tree: the hash of the code.  torch, threads: of this machine, whose rows alone have to have them.
 
         Raises:
-            ConfigError: rows were made by code that is not known to compute the same.
+            ConfigError: rows were made by other code, or on this CPU by another torch or number of threads.
         """
-        others = sorted({row.code for row in self.rows} - set(known))
+        others = [row for row in self.rows if row.tree != tree]
         if others:
-            commits = ", ".join(sorted({row.commit[:12] for row in self.rows if row.code in others}))
             raise ConfigError(
-                f"{self.path} holds rows by other code ({', '.join(others)}; commits {commits}), and this "
-                f"tree is {now}: their scores do not compare. Check out the tag that the study was frozen "
-                "by. Or, if the numbers are the same, declare both trees in reid/tracking/sources.py; or "
-                "begin another table with --results FOLDER"
+                f"{self.path} holds rows by other code (trees {_names(row.tree for row in others)}; commits "
+                f"{_names(row.commit[:12] for row in others)}), and this tree is {tree}. Check out the tag "
+                "that the study was frozen by, or begin another table with --results FOLDER"
             )
+        ours = [row for row in self.rows if row.cpu == cpu]
+        for what, now, then in (
+            ("torch", torch, {row.torch for row in ours}),
+            ("threads", str(threads), {str(row.threads) for row in ours}),
+        ):
+            if then - {now}:
+                raise ConfigError(
+                    f"{self.path} holds rows of this CPU with {what} {_names(then)}, and here it is {now}. "
+                    f"Go on with {what} {_names(then)}, or begin another table with --results FOLDER"
+                )
+
+
+def _names(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values)))
 
 
 def _line(row: Row) -> dict[str, str]:

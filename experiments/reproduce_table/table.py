@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from experiments.modern_recipe.compare import Mean
+from experiments.mean import Mean
 from experiments.reproduce_table.profiles import ROWS, Column, Profile, Published, Row
 
 #: Points of mAP or rank-1 by which a repetition may miss the published score.

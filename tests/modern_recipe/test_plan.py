@@ -29,10 +29,11 @@ def changed(tmp_path: Path, **sections: object) -> Path:
 
 def test_a_share_becomes_whole_epochs_and_a_value_a_word() -> None:
     assert scaled(0.1, 12) == 1
-    assert scaled(0.1, 2) == 1
+    assert scaled(0.15, 3) == 0  # a whole epoch of three would be thrown away
     assert scaled([0.6, 0.85], 20) == [12, 17]  # as experiment=market_split has it
     assert scaled([0.6, 0.85], 4) == [2, 3]
-    assert scaled([0.6, 0.85], 1) == [1]
+    assert scaled([0.6, 0.85], 3) == [2]  # after the third there is no epoch that it could act in
+    assert scaled([0.6, 0.85], 1) == []
     assert [word(value) for value in (None, True, [12, 17], "1e-3")] == ["null", "true", "[12,17]", "1e-3"]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.mean import Mean
 from experiments.modern_recipe import report
 from experiments.modern_recipe.__main__ import main
-from experiments.modern_recipe.compare import Mean
 from experiments.modern_recipe.plan import HERE, Cell, Plan
 from experiments.modern_recipe.run import OutOfTime
 from experiments.modern_recipe.search import walk
@@ -80,6 +80,12 @@ def test_the_study_from_its_first_cell_to_its_report(
     assert started == []
     assert main(["away", *data], counted) == 0
     assert started == ["evaluate"] * 2
+    # A row whose config is another one now is not taken for a run of it.
+    rows = (results / "cells.csv").read_text()
+    (results / "cells.csv").write_text(rows.replace(lines()[0]["config_hash"], "0" * 16))
+    assert main(["screen", *data], counted) == 2
+    assert "a file of conf/ has changed" in " ".join(capsys.readouterr().err.split())
+    (results / "cells.csv").write_text(rows)
     found = [(line["stage"], line["name"], line["judged_on"]) for line in lines()[2:]]
     assert found == [
         ("away", "published", "synthetic"), ("away", "winner", "synthetic"),
@@ -174,13 +180,53 @@ def test_a_table_grows_by_whole_rows_and_is_read_back(tmp_path: Path) -> None:
     assert [path.name for path in table.path.parent.iterdir()] == ["cells.csv"]
 
 
-def test_a_table_begun_by_other_code_is_not_added_to(tmp_path: Path) -> None:
+def test_a_table_begun_by_other_code_or_on_a_changed_machine_is_not_added_to(tmp_path: Path) -> None:
     table = Table(tmp_path / "cells.csv")
-    table.refuse_other_code({"numbers-3"}, "numbers-3")
+    table.refuse_other_code("ef", "2.15", 4, "ours")
     table.add(row("published", ["epochs=12"], 0, 60.0))
-    table.refuse_other_code({"numbers-2", "numbers-3"}, "numbers-3")
-    with pytest.raises(ConfigError, match=r"numbers-2; commits cd.*Check out the tag"):
-        table.refuse_other_code({"fedcba9876543210"}, "fedcba9876543210")
+    table.refuse_other_code("ab", "2.14", 2, "ours")
+    with pytest.raises(ConfigError, match=r"trees ab; commits cd.*this tree is ef. Check out the tag"):
+        table.refuse_other_code("ef", "2.14", 2, "ours")
+    with pytest.raises(ConfigError, match=r"rows of this CPU with torch 2\.14, and here it is 2\.15"):
+        table.refuse_other_code("ab", "2.15", 2, "ours")
+    with pytest.raises(ConfigError, match="rows of this CPU with threads 2, and here it is 1"):
+        table.refuse_other_code("ab", "2.14", 1, "ours")
+    table.refuse_other_code("ab", "2.15", 1, "theirs")  # whose pairs are its own
+
+
+def timed(table: Table, keys: tuple[str, ...], seconds: float) -> None:
+    """The row of a recipe's speed, in seconds of an epoch."""
+    cell = Study(Plan(), table, "ours").speed(keys, "128x64")
+    table.rows.append(row(cell.name, cell.changes, 0, 50.0, train_minutes=2 * seconds / 60))
+
+
+def test_the_winner_never_gets_more_time_than_the_published_recipe(tmp_path: Path) -> None:
+    study = Study(Plan(), Table(tmp_path / "cells.csv"), "ours")
+    timed(study.table, (), 34.0)
+    for keys, seconds in ((("gem",), 34.5), (("lr",), 20.0), (("freeze",), 40.0)):
+        timed(study.table, keys, seconds)
+    assert study.epochs_for(2, (), "128x64") == 3  # 1.7 minutes; four would be 2.3
+    assert study.epochs_for(1.7, ("gem",), "128x64") == 3  # as slow, but for what two timings differ by
+    assert study.epochs_for(1.7, ("lr",), "128x64") == 5
+    assert study.epochs_for(1.7, ("freeze",), "128x64") == 2
+    assert "freeze_epochs=0" in study.speed(("freeze",), "128x64").changes  # or half of it would be frozen
+    cell = Cell("curve", "winner", study.plan.changes((), "128x64", 10, "test"), 0)
+    overhead = study.plan.section("overhead_seconds")
+    assert study.seconds(cell) == pytest.approx(overhead + 340)  # by this machine's speed
+
+
+def test_the_ladder_goes_on_to_the_winner() -> None:
+    class Known(Study):
+        def winner(self) -> tuple[str, ...]:
+            return ("gem", "cosine", "lr", "l2", "mix", "ema")
+
+    names = [variant.name for variant in Known(Plan(), Table(Path("nowhere")), "ours").series("ladder")]
+    assert names[-3:] == ["+ soft-margin triplet for ranked", "+ mix", "+ ema"]
+
+
+def test_a_student_waits_for_its_teacher(tmp_path: Path) -> None:
+    study = Study(Plan(), Table(tmp_path / "cells.csv"), "ours", guess=True)
+    assert {cell.name for cell in study.needed("distil")} == {"teacher", "plain"}
 
 
 def test_a_mean_has_the_interval_of_student() -> None:
@@ -197,12 +243,14 @@ def test_a_mean_has_the_interval_of_student() -> None:
 
 def test_goals_are_said_to_be_reached_missed_or_open() -> None:
     lead = {2.0: Mean(7.0, 1.0, 3), 24.0: Mean(1.0, 2.0, 3)}
-    assert report.goals(lead, [2.0, 24.0]) == [
+    assert report.goals(lead, [2.0, 24.0], 3) == [
         "- Ahead at every budget by more than the interval: **missed** (not at 24 minutes).",
         "- At least 6 points at the shortest budget: reached (+7.0 ± 1.0).",
         "- At least 3 points at the longest budget: **missed** (+1.0 ± 2.0).",
     ]
-    assert all("not measured yet" in line for line in report.goals({}, [2.0, 24.0]))
+    assert all("not measured yet" in line for line in report.goals({}, [2.0, 24.0], 3))
+    one_seed = {2.0: Mean.of([7.0]), 24.0: Mean.of([4.0])}
+    assert all("not measured yet" in line for line in report.goals(one_seed, [2.0, 24.0], 3))
 
 
 def test_what_is_wrong_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
