@@ -6,6 +6,7 @@ Beside the parts stand the weights of the whole, and `neck_feature: both`, since
     loss.second.{_target_: reid.losses.TripletLoss, margin: 0.3, …, metric_weight: 1.0, neck_feature: before}
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ MIX = "reid.losses.Mix"
 _PART_KEYS = ("_target_", "metric_weight", "neck_feature")
 #: Losses that are a classifier with a margin themselves.
 _MARGINS = ("ArcFaceLoss", "CosFaceLoss", "CircleLoss")
+#: Of those, the ones whose choices have loss.id_weight=0, as they stand for the cross entropy.
+_ALONE = ("ArcFaceLoss", "CosFaceLoss")
 
 
 def losses_of(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -44,6 +47,9 @@ def losses_of(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def check_mix(options: dict[str, Any]) -> None:
     """Check what a mix is made of, without torch; drop the weight of the cross entropy from its parts.
 
+    One that does nothing is warned of, unless it is that of the part's choice: a config file may hold it. On
+    a command line it is refused.
+
     Raises:
         ConfigError: a part that cannot be one, or a feature chosen for the whole.
     """
@@ -56,7 +62,14 @@ def check_mix(options: dict[str, Any]) -> None:
     for place, part in parts.items():
         check_present(place, part, _PART_KEYS)
         # That of a choice says how it goes with the cross entropy when it stands alone.
-        options[place.removeprefix("loss.")].pop("id_weight", None)
+        weight = options[place.removeprefix("loss.")].pop("id_weight", None)
+        of_choice = 0 if str(part["_target_"]).endswith(_ALONE) else 1
+        if weight not in (None, of_choice, options["id_weight"]):
+            warnings.warn(
+                f"{place}.id_weight={weight} does nothing: a loss of a mix has no weight of the cross "
+                f"entropy. That of the whole is loss.id_weight={options['id_weight']}",
+                stacklevel=4,
+            )
         if part["_target_"] in (None, MIX):
             raise ConfigError(
                 f"{place} is {'a mix' if part['_target_'] else 'cross entropy alone'}: expected a metric "

@@ -1,5 +1,6 @@
 """`loss=mix`: composed, checked, swept, and the same experiment however it is written."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def test_each_part_is_a_choice_with_its_keys_and_not_the_weight_of_the_cross_ent
     assert (leaves["loss.third.margin"], leaves["loss.third.neck_feature"]) == (0.3, "before")
     assert leaves["head.train_feature"] == "both"
     assert [key for key in leaves if key.endswith("id_weight")] == ["loss.id_weight"]
+
+
+def test_a_weight_of_the_cross_entropy_that_a_config_file_gives_a_part_is_warned_of() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        settings_of("loss=mix", "loss@loss.second=arcface")
+        assert not caught
+        settings_of("loss=mix", "loss.first={id_weight: 0.5}", "loss@loss.second=arcface")
+    assert [str(one.message) for one in caught] == [
+        "loss.first.id_weight=0.5 does nothing: a loss of a mix has no weight of the cross entropy. That of "
+        "the whole is loss.id_weight=1.0"
+    ]
 
 
 def test_a_sweep_varies_the_choice_and_the_keys_of_a_part() -> None:
