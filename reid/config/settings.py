@@ -305,12 +305,15 @@ def _check_schedule(settings: TrainConfig) -> None:
             f"schedule._target_={schedule._target_} is no schedule: it takes {', '.join(unknown)}, and is "
             f"given {', '.join(sorted(known))} alone"
         )
-    for name, default in vars(ScheduleConfig()).items():
-        value = getattr(schedule, name)
-        if name not in (*used, "_target_", "per", "warmup_epochs") and value != default:
-            warnings.warn(
-                f"schedule.{name}={value} does nothing: {schedule._target_} does not take it", stacklevel=3
-            )
+    unused = {
+        f"schedule.{name}": getattr(schedule, name)
+        for name, default in vars(ScheduleConfig()).items()
+        if name not in (*used, "_target_", "per") and getattr(schedule, name) != default
+    }
+    if "warmup_epochs" not in used and warmup != schedule.warmup_epochs:  # which it follows
+        unused["tricks.warmup"] = warmup
+    for key, value in unused.items():
+        warnings.warn(f"{key}={value} does nothing: {schedule._target_} does not take it", stacklevel=3)
     milestones = schedule.milestones if "milestones" in used else []
     if not all(type(one) is int or (type(one) is float and 0 < one < 1) for one in milestones):
         raise ConfigError(

@@ -305,6 +305,22 @@ def test_a_frozen_backbone_has_weights_and_a_run_to_be_frozen_in() -> None:
         settings_of("freeze_epochs=121")
 
 
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        ("schedule=one_cycle schedule.warmup_epochs=5", "schedule.warmup_epochs=5"),
+        ("schedule=one_cycle tricks.warmup=5", "tricks.warmup=5"),
+        ("schedule=one_cycle tricks=no_warmup", "tricks.warmup=0"),
+        ("schedule=one_cycle schedule.restarts=1", "schedule.restarts=1"),
+        ("schedule=cosine schedule.rise=0.5", "schedule.rise=0.5"),
+    ],
+)
+def test_a_key_that_the_schedule_does_not_take_is_warned_of(words: str, unused: str) -> None:
+    (message,) = warnings_of(*words.split())
+    assert message.startswith(f"{unused} does nothing: reid.engine.schedule.")
+    assert warnings_of(words.split()[0]) == []
+
+
 def test_a_way_to_draw_what_is_off_is_warned_of() -> None:
     (message,) = warnings_of("augment.draw=batch")
     assert "augment.draw=batch does nothing" in message
