@@ -107,13 +107,17 @@ def check_margins(head: Mapping[str, Any], loss: Mapping[str, Any]) -> None:
 def construct_loss(options: dict[str, Any], sizes: Mapping[str, int]) -> Any:
     """The metric loss of a config's loss group, a mix with all its parts; None for cross entropy alone.
 
+    The parts are made in the order of their names, as some draw weights, and the order of a config's keys is
+    no part of the experiment.
+
     Raises:
         ConfigError: one that is not trusted, or refuses a value.
     """
     own = OWN_KEYS["loss"]
     if options["_target_"] != MIX:
         return construct("loss", options, own, sizes)
-    parts = {place.removeprefix("loss."): (place, part) for place, part in losses_of(options).items()}
+    places = losses_of(options)
+    parts = {place.removeprefix("loss."): (place, places[place]) for place in sorted(places)}
     arguments = {
         "_target_": MIX,
         "losses": {name: construct(place, part, own, sizes) for name, (place, part) in parts.items()},

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from composing import settings_of
 from omegaconf import OmegaConf
 
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat
+from reid.config.mix import construct_loss
 from reid.config.search_path import further_choices
 from reid.jobs.resolved import primary_config
 from reid.sweeps.cells import plan
@@ -51,6 +53,17 @@ def test_a_weight_of_the_cross_entropy_that_a_config_file_gives_a_part_is_warned
         "loss.first.id_weight=0.5 does nothing: a loss of a mix has no weight of the cross entropy. That of "
         "the whole is loss.id_weight=1.0"
     ]
+
+
+def test_the_weights_that_its_parts_draw_do_not_depend_on_the_order_of_the_keys() -> None:
+    options = settings_of("loss=mix", "loss@loss.first=triplet_center", "loss@loss.second=arcface").loss
+    states = []
+    for ordered in (options, dict(reversed(options.items()))):
+        torch.manual_seed(0)
+        states.append(construct_loss(ordered, {"num_classes": 3, "embedding_size": 4}).state_dict())
+    first, second = states
+    assert list(first) == list(second) == ["losses.first.centers", "losses.second.W"]
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def test_a_sweep_varies_the_choice_and_the_keys_of_a_part() -> None:
