@@ -321,10 +321,11 @@ class _ResNet(tv.ResNet):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of parameters' names, as timm writes them, that tell stages or blocks apart."""
-        return {
-            "stem": r"^conv1|^bn1",
-            "blocks": r"^(?:layer|NL_)(\d+)" if coarse else r"^(?:layer|NL_)(\d+)\.(\d+)",
-        }
+        if coarse:
+            return {"stem": r"^conv1|^bn1", "blocks": r"^(?:layer|NL_)(\d+)"}
+        # A non-local block is no part of the residual block that has its number.
+        blocks = [(r"^layer(\d+)\.(\d+)", None), (r"^NL_(\d+)\.(\d+)", (1,))]
+        return {"stem": r"^conv1|^bn1", "blocks": blocks}
 
 
 class _MobileNet(nn.Module):

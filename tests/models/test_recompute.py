@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reid.config.checks import ConfigError
 from reid.models import Backbone, BackboneError, as_backbone, build_backbone, recompute_blocks
+from reid.models.recompute import _Recomputed
 
 
 def kept_bytes(backbone: Backbone, images: Tensor) -> int:
@@ -33,6 +34,7 @@ def kept_bytes(backbone: Backbone, images: Tensor) -> int:
     ("name", "library", "options"),
     [
         ("resnet18", "reid", {}),
+        ("resnet18", "reid", {"non_local": "half"}),
         ("mobilenet_v2", "reid", {"drop_path": 0.3}),
         ("mobilenetv3_small_050", "timm", {"image_size": (32, 32)}),
         ("test_vit", "timm", {"image_size": (32, 32)}),
@@ -57,6 +59,14 @@ def test_gradients_and_statistics_are_the_same_to_the_bit(
         assert one.grad is None or torch.equal(one.grad, other.grad), key  # type: ignore[arg-type]
     with torch.no_grad():
         assert torch.equal(plain.eval()(images), again.eval()(images))
+
+
+def test_a_non_local_block_is_computed_again_as_the_residual_blocks_are() -> None:
+    backbone = build_backbone("resnet18", non_local="one")
+    recompute_blocks(backbone)
+    again = [name for name, module in backbone.named_modules() if isinstance(module, _Recomputed)]
+    blocks = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
+    assert again == [*blocks, "NL_2.0", "NL_2.1", "NL_3.0", "NL_3.1"]
 
 
 def test_refuses_a_network_without_blocks_and_a_compiled_one() -> None:
