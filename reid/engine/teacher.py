@@ -71,8 +71,10 @@ class Teacher:
 
     def take_seconds(self) -> float:
         """How long it has computed since this was asked last; on a GPU, as far as that is done by now."""
-        done = [pair for pair in self._timed if pair[1].query()]
-        self._timed = [pair for pair in self._timed if not pair[1].query()]
+        timed, self._timed = self._timed, []
+        done: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        for pair in timed:  # each is asked once: it may end between two questions
+            (done if pair[1].query() else self._timed).append(pair)
         seconds = self._spent + sum(began.elapsed_time(ended) for began, ended in done) / 1000
         self._spent = 0.0
         return seconds

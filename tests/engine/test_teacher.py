@@ -175,6 +175,28 @@ def test_the_file_is_read_or_refused_in_words(tmp_path: Path, tiny_checkpoint: P
         open_teacher(settings_of(f"teacher.checkpoint={tmp_path}"))
 
 
+def test_the_time_of_a_batch_that_a_gpu_ends_meanwhile_is_not_lost() -> None:
+    class Event:
+        """It is over when it is asked for the second time."""
+
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def query(self) -> bool:
+            self.asked += 1
+            return self.asked > 1
+
+        def elapsed_time(self, _: "Event") -> float:
+            return 2000.0
+
+    theirs = teacher()
+    events: list[Any] = [(Event(), Event()) for _ in range(3)]
+    theirs._timed.extend(events)
+    assert theirs.take_seconds() == 0
+    assert theirs.take_seconds() == pytest.approx(6)
+    assert theirs.take_seconds() == 0
+
+
 def test_people_that_the_teacher_knows_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     theirs = teacher()
     theirs.meta = {**theirs.meta, "dataset": {"name": "market", "root": "/crops"}, "pids": [1, 2, 3]}
