@@ -111,6 +111,21 @@ def test_a_run_that_begins_with_a_model_takes_images_as_that_did(
     begin(model, open_start(checkpoint, settings))
     assert model.normalisation == Normalisation((0.1, 0.1, 0.1), IMAGENET.std)
     assert "normalised by mean 0.5 0.4 0.3, std 0.5 0.25 0.2, this run normalises by" in caplog.text
+    caplog.clear()
+    settings = settings_of(*NET, f"init_from={checkpoint}", "image.mean=[0.5,0.4,0.3]")
+    begin(build_model(settings, 7), open_start(checkpoint, settings))
+    assert "this run normalises by mean 0.5 0.4 0.3, std 0.229 0.224 0.225" in caplog.text
+
+
+def test_the_numbers_of_a_model_go_before_those_that_its_network_has_by_itself(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_of(*NET, f"init_from={checkpoint}")
+    model = build_model(settings, 7)
+    model.backbone.pixel_mean = model.backbone.pixel_std = (0.5, 0.5, 0.5)  # as PersonViT's has
+    begin(model, open_start(checkpoint, settings))
+    assert model.normalisation == HALF
+    assert not caplog.messages
 
 
 def test_a_resumed_run_keeps_it_though_no_weight_file_is_read_again(tmp_path: Path) -> None:

@@ -25,11 +25,15 @@ _OWN = ("classifier.", f"backbone.{CAMERA_TABLE}")
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that `init_from` names; `path` is its file, `sha256` that of the file's bytes."""
+    """The checkpoint that `init_from` names; `path` is its file, `sha256` that of the file's bytes.
+
+    normalised: the run's config says itself how images are normalised, by image.mean or image.std.
+    """
 
     path: Path
     sha256: str
     checkpoint: Checkpoint
+    normalised: bool = False
 
     def load_into(self, model: ReidModel) -> WeightReport:
         """Give `model` the tensors of the checkpoint, of any number of identities, in place.
@@ -60,9 +64,10 @@ class Start:
             {name: tensor for name, tensor in from_file.items() if name in own}, strict=False
         )
         theirs = self.checkpoint.meta["preprocessing"]
-        if not model.states_normalisation:
+        if not self.normalised:
             take_normalisation(model, theirs)
-        elif "mean" in theirs and theirs["mean"] != list(model.normalisation.mean):
+        own_numbers = [list(channels) for channels in model.normalisation]
+        if "mean" in theirs and [theirs["mean"], theirs["std"]] != own_numbers:
             log.warning(
                 "init_from: the checkpoint was trained on images normalised by %s, this run normalises by %s "
                 "(image.mean, image.std): the same weights give other features",
@@ -108,7 +113,8 @@ def open_start(path: Path, settings: TrainConfig) -> Start:
             there,
             here,
         )
-    return Start(path, file_sha256(path), checkpoint)
+    normalised = settings.image.mean is not None or settings.image.std is not None
+    return Start(path, file_sha256(path), checkpoint, normalised)
 
 
 def begin(model: ReidModel, start: Start | None) -> tuple[str, dict[str, object]]:
