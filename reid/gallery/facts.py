@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -13,11 +13,13 @@ from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, stored_
 
 #: How PIL resizes, and what normalises the pixels: keys of a checkpoint's `preprocessing`.
 _PIXELS = ("height", "width", "colour", "resize", "mean", "std")
+#: Options of a network that change what it computes and none of its tensors.
+_NETWORK = ("stem_relu", "semantic_weight", "camera_weight", "pooling", "last_stride")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Features compare only where all but the threshold agree.
+    """Features compare only where all but the threshold agree; what one side does not say fits all.
 
     Attributes:
         model: the hash of the model's tensors, see `model_hash`.
@@ -25,6 +27,8 @@ class Facts:
         space: which feature is taken, whether it is normalised, the metric.
         preprocessing: height and width in pixels, colour, resize, mean and std, as a checkpoint says them.
         threshold: what `reid.threshold` measured, or None.
+        network: the options of the network that no tensor shows, as a checkpoint says them; an index may be
+            older than they are.
     """
 
     model: str
@@ -32,6 +36,7 @@ class Facts:
     space: FeatureSpace
     preprocessing: Mapping[str, Any]
     threshold: StoredThreshold | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -44,7 +49,11 @@ class Facts:
     ) -> Facts:
         """Of a model and what its checkpoint says of itself; size: of its embeddings."""
         pixels = {key: meta["preprocessing"][key] for key in _PIXELS if key in meta["preprocessing"]}
-        return cls(model_hash(state_dict), size, space, pixels, threshold)
+        options = {**meta["model"]["backbone"], "last_stride": meta["model"]["last_stride"]}
+        if "stem_relu" in options:
+            options["stem_relu"] = bool(options["stem_relu"])  # null is none
+        network = {key: options[key] for key in _NETWORK if options.get(key) is not None}
+        return cls(model_hash(state_dict), size, space, pixels, threshold, network)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Facts:
@@ -53,7 +62,8 @@ class Facts:
             FeatureSpace(**values["space"]),
             stored_threshold({"threshold": values["threshold"]}),
         )
-        return cls(values["model"], values["size"], space, values["preprocessing"], threshold)
+        network = values.get("network", {})
+        return cls(values["model"], values["size"], space, values["preprocessing"], threshold, network)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -67,8 +77,12 @@ class Facts:
             return f"they are compared by the {self.space.describe()}, not by the {other.space.describe()}"
         if self.size != other.size:
             return f"they have {self.size} numbers each, not {other.size}"
-        for key in _PIXELS:
-            mine, theirs = self.preprocessing.get(key), other.preprocessing.get(key)
-            if mine != theirs and None not in (mine, theirs):
-                return f"their images had {key} {mine}, not {theirs}"
+        for what, keys, one, two in (
+            ("images", _PIXELS, self.preprocessing, other.preprocessing),
+            ("network", _NETWORK, self.network, other.network),
+        ):
+            for key in keys:
+                mine, theirs = one.get(key), two.get(key)
+                if mine != theirs and None not in (mine, theirs):
+                    return f"their {what} had {key} {mine}, not {theirs}"
         return ""

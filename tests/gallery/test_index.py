@@ -13,7 +13,7 @@ from drawn_index import SIZE, Floats, drawn, facts, rows
 from pyarrow import parquet
 
 from reid.errors import UsageError
-from reid.gallery import Index, IndexFault, Row, approximate
+from reid.gallery import Facts, Index, IndexFault, Row, approximate
 from reid.judging.stored_threshold import FeatureSpace
 
 
@@ -143,6 +143,31 @@ def test_another_model_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(IndexFault, match="another model"):
         index.add(drawn(1), rows(1), facts(model="b" * 64))
     assert Index.open(tmp_path / "g").facts == facts()
+
+
+def test_a_network_whose_options_differ_makes_other_features_of_the_same_tensors(tmp_path: Path) -> None:
+    def of(stride: int, **options: Any) -> Facts:
+        description = {"backbone": {"name": "resnet50", **options}, "last_stride": stride}
+        meta = {"model": description, "preprocessing": {"height": 256, "width": 128}}
+        return Facts.of({}, SIZE, meta, facts().space, None)
+
+    Index.create(tmp_path / "g", of(1, stem_relu=False, pooling=None))
+    index = Index.open(tmp_path / "g")
+    assert index.facts == of(1, stem_relu=None)
+    index.check(of(1))
+    for words, other in {
+        "their network had last_stride 1, not 2": of(2),
+        "their network had stem_relu False, not True": of(1, stem_relu=True),
+    }.items():
+        with pytest.raises(IndexFault, match=words):
+            index.check(other)
+    solider = of(1, semantic_weight=0.2)
+    assert "semantic_weight 0.2, not 0.5" in solider.difference(of(1, semantic_weight=0.5))
+    with_cameras = of(1, camera_weight=3.0)
+    assert "camera_weight 3.0, not 1.5" in with_cameras.difference(of(1, camera_weight=1.5))
+    older = solider.as_json()
+    del older["network"]
+    assert Facts.from_json(older).difference(of(2, semantic_weight=0.5)) == ""
 
 
 def test_odd_names_come_back_as_they_were(tmp_path: Path) -> None:
