@@ -16,6 +16,7 @@ has its luma in all three channels, as SimCLR drops colours (arXiv 2002.05709, a
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -63,14 +64,13 @@ class RandomColour:
         matrix = colour_matrix(b * c, s, 2 * math.pi * between(-self.hue, self.hue, hue))
         eye = torch.eye(3, device=matrix.device)
         matrix = torch.where(jittered[:, None, None], matrix, eye)
-        luma = torch.tensor(LUMA, device=matrix.device).expand(3, 3)
-        matrix = torch.where(greyed[:, None, None], luma @ matrix, matrix)
+        grey_matrix = luma_weights(matrix.device).expand(3, 3)
+        matrix = torch.where(greyed[:, None, None], grey_matrix @ matrix, matrix)
         return Recolouring(matrix, torch.where(jittered, b * (1 - c), 0), jittered | greyed)
 
     def at_once(self, pixels: torch.Tensor, drawn: Recolouring) -> torch.Tensor:
         colours = pixels.float().unflatten(2, (-1, 3))
-        luma = torch.tensor(LUMA, device=pixels.device)
-        offset = (colours.mean(dim=(1, 2)) * luma).sum(1) * drawn.of_mean
+        offset = (colours.mean(dim=(1, 2)) * luma_weights(pixels.device)).sum(1) * drawn.of_mean
         red, green, blue = (one.unsqueeze(3) for one in colours.unbind(3))
         # Not a product of matrices, of which a GPU may keep 10 bits.
         rows = drawn.matrix[:, None, None]
@@ -80,7 +80,7 @@ class RandomColour:
     def one_by_one(
         self, images: Iterable[torch.Tensor], drawn: Recolouring, places: Sequence[torch.Tensor]
     ) -> Iterator[torch.Tensor]:
-        luma = torch.tensor(LUMA)
+        luma = luma_weights(places[0].device)
         matrices = drawn.matrix.mT.contiguous().unbind()
         shares, chosen = drawn.of_mean.tolist(), drawn.chosen.tolist()
         for number, (image, place) in enumerate(zip(images, places, strict=True)):
@@ -98,11 +98,23 @@ class RandomColour:
 def colour_matrix(scale: torch.Tensor, saturation: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """(B, 3, 3), float32: a pixel's colours times `scale`, saturated, and turned by `angle` in radians; (B,)
     each."""
-    to_yiq = torch.tensor([LUMA, _I, _Q], dtype=torch.float64)
-    back = torch.linalg.inv(to_yiq).to(scale.device)
+    to_yiq, back = yiq_matrices(scale.device)
     turned = torch.zeros(len(scale), 3, 3, dtype=torch.float64, device=scale.device)
     cos, sin = angle.double().cos() * saturation, angle.double().sin() * saturation
     turned[:, 0, 0] = 1
     turned[:, 1, 1], turned[:, 1, 2] = cos, -sin
     turned[:, 2, 1], turned[:, 2, 2] = sin, cos
-    return (scale[:, None, None] * (back @ turned @ to_yiq.to(scale.device))).float()
+    return (scale[:, None, None] * (back @ turned @ to_yiq)).float()
+
+
+@cache
+def luma_weights(device: torch.device) -> torch.Tensor:
+    """`LUMA`, (3,), float32; kept, since copying it to a GPU makes the host wait."""
+    return torch.tensor(LUMA, device=device)
+
+
+@cache
+def yiq_matrices(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """From red, green and blue to YIQ and back, (3, 3) each, float64; kept as `luma_weights` is."""
+    to_yiq = torch.tensor([LUMA, _I, _Q], dtype=torch.float64)
+    return to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)

@@ -70,8 +70,9 @@ class RandomPolicy:
         `operations` of 14 in turn, all of the strength `magnitude` of 0 to 30.
     for_each: draw for each image, else once a batch, as torchvision's transforms do.
 
-    FastReID's SBS has AutoAugment with a probability of 0.1.  What is drawn is read by the host, so a GPU's
-    thread that prepares batches waits for it once a batch.
+    FastReID's SBS has AutoAugment with a probability of 0.1.  The host reads what is drawn, then sends the
+    numbers of the images that have the same steps, as some kernels do with their own, so the thread that
+    prepares a GPU's batches waits for these.
     """
 
     kind: str

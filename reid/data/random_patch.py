@@ -50,7 +50,7 @@ class RandomPatch:
         box = random_boxes(count if self.for_each else 1, height, width, generator, device, AREA, RATIO)
         box = box.expand(count, -1)
         box = box.where(drawn[:, :1] < self.probability, 0)
-        free = torch.tensor([height, width], device=device) - box[:, 2:]
+        free = torch.stack([height - box[:, 2], width - box[:, 3]], dim=1)
         corner = (drawn[:, 1:3] * (free + 1)).floor().long()
         behind = 1 + (drawn[:, 3] * (count - 1)).floor().long()
         source = (torch.arange(count, device=device) + behind) % count
