@@ -266,7 +266,13 @@ def test_the_estimate_counts_epochs_and_evaluations(recipe_words: list[str]) -> 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["epochs=1"], "another table"), (["--seeds", "0"], "1 or more")],
+    [
+        (["epochs=1"], "another table"),
+        (["--seeds", "0"], "1 or more"),
+        (["--minutes", "0"], "MINUTES=0: expected a number above 0"),
+        (["--minutes", "-5"], "MINUTES=-5: expected"),
+        (["--minutes", "nan"], "MINUTES=nan: expected"),
+    ],
 )
 def test_wrong_arguments_are_refused(
     own_home: None, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str

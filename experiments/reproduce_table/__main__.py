@@ -54,6 +54,8 @@ def reproduce(options: argparse.Namespace, console: Console) -> int:
             f"{' '.join(refused)}: that would be another table. Only {', '.join(ALLOWED)} … may be added; "
             "other recipes are for `python -m reid.train`"
         )
+    if options.minutes is not None and not options.minutes > 0:
+        raise ConfigError(f"MINUTES={options.minutes:g}: expected a number above 0")
     until = math.inf if options.minutes is None else time.time() + 60 * options.minutes
     seeds = profile.seeds if options.seeds is None else options.seeds
     if seeds < 1:
