@@ -17,7 +17,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from reid.models.ibn import use_ibn_a
 from reid.models.non_local import Inner, NonLocal
-from reid.models.stochastic_depth import add_stochastic_depth, drop_rate
+from reid.models.stochastic_depth import add_stochastic_depth
 from reid.models.trunk import Backbone, BackboneError, ImagenetFile, as_backbone, set_last_stride
 
 # Timm itself does not check its files against the digits in their names, so those are not taken for a hash.
@@ -44,9 +44,7 @@ def resnet18(
     non_local: Inner | None = None,
 ) -> Backbone:
     """ResNet-18, 512 channels."""
-    net = _ResNet(
-        BasicBlock, (2, 2, 2, 2), last_stride, stem_relu, drop_rate("resnet18", drop_path), non_local
-    )
+    net = _ResNet(BasicBlock, (2, 2, 2, 2), last_stride, stem_relu, drop_path, non_local)
     return as_backbone(net, "resnet18", 512, _torchvision_file(tv.ResNet18_Weights.IMAGENET1K_V1))
 
 
@@ -57,9 +55,7 @@ def resnet34(
     non_local: Inner | None = None,
 ) -> Backbone:
     """ResNet-34, 512 channels."""
-    net = _ResNet(
-        BasicBlock, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet34", drop_path), non_local
-    )
+    net = _ResNet(BasicBlock, (3, 4, 6, 3), last_stride, stem_relu, drop_path, non_local)
     return as_backbone(net, "resnet34", 512, _torchvision_file(tv.ResNet34_Weights.IMAGENET1K_V1))
 
 
@@ -70,9 +66,7 @@ def resnet50(
     non_local: Inner | None = None,
 ) -> Backbone:
     """ResNet-50 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(
-        Bottleneck, (3, 4, 6, 3), last_stride, stem_relu, drop_rate("resnet50", drop_path), non_local
-    )
+    net = _ResNet(Bottleneck, (3, 4, 6, 3), last_stride, stem_relu, drop_path, non_local)
     return as_backbone(net, "resnet50", 2048, _torchvision_file(tv.ResNet50_Weights.IMAGENET1K_V1))
 
 
@@ -83,9 +77,7 @@ def resnet101(
     non_local: Inner | None = None,
 ) -> Backbone:
     """ResNet-101 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(
-        Bottleneck, (3, 4, 23, 3), last_stride, stem_relu, drop_rate("resnet101", drop_path), non_local
-    )
+    net = _ResNet(Bottleneck, (3, 4, 23, 3), last_stride, stem_relu, drop_path, non_local)
     return as_backbone(net, "resnet101", 2048, _torchvision_file(tv.ResNet101_Weights.IMAGENET1K_V1))
 
 
@@ -96,45 +88,43 @@ def resnet152(
     non_local: Inner | None = None,
 ) -> Backbone:
     """ResNet-152 with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _ResNet(
-        Bottleneck, (3, 8, 36, 3), last_stride, stem_relu, drop_rate("resnet152", drop_path), non_local
-    )
+    net = _ResNet(Bottleneck, (3, 8, 36, 3), last_stride, stem_relu, drop_path, non_local)
     return as_backbone(net, "resnet152", 2048, _torchvision_file(tv.ResNet152_Weights.IMAGENET1K_V1))
 
 
 def se_resnet50(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNet-50 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
-    net = _senet("legacy_seresnet50", last_stride, drop_rate("se_resnet50", drop_path))
+    net = _senet("legacy_seresnet50", last_stride, drop_path)
     return as_backbone(net, "se_resnet50", 2048, _SE_RESNET50)
 
 
 def se_resnet101(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNet-101 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
-    net = _senet("legacy_seresnet101", last_stride, drop_rate("se_resnet101", drop_path))
+    net = _senet("legacy_seresnet101", last_stride, drop_path)
     return as_backbone(net, "se_resnet101", 2048, _SE_RESNET101)
 
 
 def se_resnet152(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNet-152 in Caffe's layout, with the stride on conv1 of a bottleneck, 2048 channels."""
-    net = _senet("legacy_seresnet152", last_stride, drop_rate("se_resnet152", drop_path))
+    net = _senet("legacy_seresnet152", last_stride, drop_path)
     return as_backbone(net, "se_resnet152", 2048, _SE_RESNET152)
 
 
 def se_resnext50(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNeXt-50 32x4d, with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _senet("legacy_seresnext50_32x4d", last_stride, drop_rate("se_resnext50", drop_path))
+    net = _senet("legacy_seresnext50_32x4d", last_stride, drop_path)
     return as_backbone(net, "se_resnext50", 2048, _SE_RESNEXT50)
 
 
 def se_resnext101(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SE-ResNeXt-101 32x4d, with the stride on conv2 of a bottleneck, 2048 channels."""
-    net = _senet("legacy_seresnext101_32x4d", last_stride, drop_rate("se_resnext101", drop_path))
+    net = _senet("legacy_seresnext101_32x4d", last_stride, drop_path)
     return as_backbone(net, "se_resnext101", 2048, _SE_RESNEXT101)
 
 
 def senet154(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """SENet-154: 64 groups, three 3x3 convolutions as its stem, stride on conv2; 2048 channels."""
-    net = _senet("legacy_senet154", last_stride, drop_rate("senet154", drop_path))
+    net = _senet("legacy_senet154", last_stride, drop_path)
     return as_backbone(net, "senet154", 2048, _SENET154)
 
 
@@ -142,7 +132,7 @@ def resnet50_ibn_a(
     last_stride: int = 1, drop_path: float | None = None, non_local: Inner | None = None
 ) -> Backbone:
     """ResNet-50 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
-    net = _ibn_a((3, 4, 6, 3), last_stride, drop_rate("resnet50_ibn_a", drop_path), non_local)
+    net = _ibn_a((3, 4, 6, 3), last_stride, drop_path, non_local)
     return as_backbone(net, "resnet50_ibn_a", 2048, _RESNET50_IBN_A)
 
 
@@ -150,15 +140,13 @@ def resnet101_ibn_a(
     last_stride: int = 1, drop_path: float | None = None, non_local: Inner | None = None
 ) -> Backbone:
     """ResNet-101 with IBN-a in layer1 to layer3 and a ReLU in the stem, 2048 channels."""
-    net = _ibn_a((3, 4, 23, 3), last_stride, drop_rate("resnet101_ibn_a", drop_path), non_local)
+    net = _ibn_a((3, 4, 23, 3), last_stride, drop_path, non_local)
     return as_backbone(net, "resnet101_ibn_a", 2048, _RESNET101_IBN_A)
 
 
 def mobilenet_v2(last_stride: int = 1, drop_path: float | None = None) -> Backbone:
     """MobileNetV2 at width 1.0, 1280 channels. Its last stage opens with `features.14`."""
-    net = _MobileNet(
-        tv.mobilenet_v2(weights=None), stages=(2, 4, 7, 14), drop_path=drop_rate("mobilenet_v2", drop_path)
-    )
+    net = _MobileNet(tv.mobilenet_v2(weights=None), stages=(2, 4, 7, 14), drop_path=drop_path)
     for module in net.modules():
         if isinstance(module, nn.ReLU6):
             module.inplace = False  # In place, torch copies the input first, for the gradient.
@@ -174,7 +162,7 @@ def mobilenet_v3_large(last_stride: int = 1, drop_path: float | None = None) -> 
     net = _MobileNet(
         tv.mobilenet_v3_large(weights=None),
         stages=(2, 4, 7, 13),
-        drop_path=drop_rate("mobilenet_v3_large", drop_path),
+        drop_path=drop_path,
     )
     set_last_stride(net.features[13], last_stride)
     file = _torchvision_file(tv.MobileNet_V3_Large_Weights.IMAGENET1K_V1)
@@ -245,9 +233,7 @@ def clip_vit_base_16(
 
     name, step = "clip_vit_base_16", PATCH if stride is None else stride
     check_size(name, image_size, step)
-    net = ClipVisual(
-        **_BASE, projection=512, image_size=image_size, drop_path=drop_rate(name, drop_path), stride=step
-    )
+    net = ClipVisual(**_BASE, projection=512, image_size=image_size, drop_path=drop_path or 0.0, stride=step)
     return as_backbone(
         net, name, 768 + 512, adapt=clip_adapter(name), notes=_NO_STRIDE, pixel_mean=_HALF, pixel_std=_HALF
     )
@@ -289,7 +275,7 @@ class _ResNet(tv.ResNet):
         blocks: tuple[int, ...],
         last_stride: int,
         stem_relu: bool | None,
-        drop_path: float = 0.0,
+        drop_path: float | None,
         non_local: Inner | None = None,
     ) -> None:
         super().__init__(block, list(blocks))
@@ -335,7 +321,7 @@ class _MobileNet(nn.Module):
     """
 
     def __init__(
-        self, net: tv.MobileNetV2 | tv.MobileNetV3, stages: tuple[int, ...], drop_path: float
+        self, net: tv.MobileNetV2 | tv.MobileNetV3, stages: tuple[int, ...], drop_path: float | None
     ) -> None:
         super().__init__()
         self.features = net.features
@@ -355,7 +341,7 @@ class _MobileNet(nn.Module):
 
 
 def _ibn_a(
-    blocks: tuple[int, ...], last_stride: int, drop_path: float = 0.0, non_local: Inner | None = None
+    blocks: tuple[int, ...], last_stride: int, drop_path: float | None, non_local: Inner | None
 ) -> nn.Module:
     net = _ResNet(Bottleneck, blocks, last_stride, True, drop_path, non_local)
     for stage in (net.layer1, net.layer2, net.layer3):
@@ -363,7 +349,7 @@ def _ibn_a(
     return net
 
 
-def _senet(timm_name: str, last_stride: int, drop_path: float) -> nn.Module:
+def _senet(timm_name: str, last_stride: int, drop_path: float | None) -> nn.Module:
     import timm  # Here and not above: it would delay every start by a second, and few networks need it.
 
     net: Any = timm.create_model(timm_name, pretrained=False, num_classes=0, global_pool="", drop_rate=0.0)
@@ -406,7 +392,7 @@ def _vit(
         **sizes,
         image_size=image_size,
         pooling=pooling or "cls",
-        drop_path=drop_rate(name, drop_path),
+        drop_path=drop_path or 0.0,
         stride=step,
         stem=stem,
     )
@@ -437,7 +423,7 @@ def _solider(
             f"backbone.semantic_weight={semantic_weight} does not fit backbone.name={name}: it is a share of "
             "semantics, from 0 to 1. Give 0.2, as published for re-identification."
         )
-    net = SoliderSwin(width, depths, heads, semantic_weight, drop_rate(name, drop_path))
+    net = SoliderSwin(width, depths, heads, semantic_weight, drop_path or 0.0)
     return as_backbone(
         net,
         name,

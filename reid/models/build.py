@@ -29,7 +29,7 @@ def build_backbone(
     ema: bool | None = None,
     cameras: bool | int | Sequence[int] | None = None,
     camera_weight: float = 3.0,
-    **options: object,
+    **options: Any,
 ) -> Backbone:
     """Build the backbone of that name, (N, 3, H, W) -> (N, channels, h, w).
 
@@ -50,8 +50,9 @@ def build_backbone(
     The result has `.name`, `.channels` and the state-dict keys of the published weight files (without
     a classifier); beside them those of the spatial transformer, which starts as the identity.
 
-    Raises BackboneError for an unknown name, a last stride that is not 1 or 2, or an option that the
-    network does not have; WeightsError when the weights cannot be had or do not fit.
+    Raises BackboneError for an unknown name, a last stride that is not 1 or 2, an option that the network
+    does not have, or a `drop_path` that is no share; WeightsError when the weights cannot be had or do not
+    fit.
     """
     builder = backbone_function(name, library)
     if last_stride not in (1, 2):
@@ -64,6 +65,11 @@ def build_backbone(
     chosen = {key: value for key, value in options.items() if value is not None}
     for key, value in chosen.items():
         _check_option(name, builder, key, value)
+    if not 0 <= chosen.get("drop_path", 0) < 1:
+        raise BackboneError(
+            f"backbone.drop_path={chosen['drop_path']} does not fit backbone.name={name}: it is the share of "
+            "images for which the last block is left out, from 0 to below 1. Give 0.1, as published."
+        )
     backbone = builder(last_stride=last_stride, **chosen)
     if cameras:
         if cameras is True:

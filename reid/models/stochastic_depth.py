@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from reid.models.trunk import BackboneError
-
 #: The last module of a block's residual branch, whichever of these the block has: of SE networks, MobileNets
 #: and ResNets. What such a block adds its shortcut to is the output of this one.
 _LAST = ("se_module", "block", "conv", "bn3", "bn2")
@@ -29,20 +27,7 @@ class _Drop:
         return stochastic_depth(output, self.rate, "row", self.block.training)
 
 
-def drop_rate(name: str, drop_path: float | None) -> float:
-    """The stochastic depth of the last block, 0 for None.
-
-    Raises BackboneError where it is no share.
-    """
-    if drop_path is not None and not 0 <= drop_path < 1:
-        raise BackboneError(
-            f"backbone.drop_path={drop_path} does not fit backbone.name={name}: it is the share of images "
-            "for which the last block is left out, from 0 to below 1. Give 0.1, as published."
-        )
-    return drop_path or 0.0
-
-
-def add_stochastic_depth(blocks: Iterable[nn.Module], rate: float) -> None:
+def add_stochastic_depth(blocks: Iterable[nn.Module], rate: float | None) -> None:
     """Let block l of L leave its residual branch out for a share of rate l / L of the images, in place.
 
     Deep networks with stochastic depth (Huang et al., ECCV 2016, arXiv 1603.09382, eq. 2 and 4). The branch
@@ -50,6 +35,7 @@ def add_stochastic_depth(blocks: Iterable[nn.Module], rate: float) -> None:
 
     blocks: of torchvision's or timm's ResNets, SE networks and MobileNets, from the images to the head. One
         without a shortcut counts, and drops nothing.
+    rate: from 0 to below 1; None is 0.
     """
     if not rate:
         return

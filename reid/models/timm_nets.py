@@ -22,7 +22,6 @@ from torch.nn import functional
 
 from reid.models.efficientnet_names import as_timm_names
 from reid.models.matching import CAMERA_TABLE, is_counted
-from reid.models.stochastic_depth import drop_rate
 from reid.models.trunk import Adapt, Backbone, BackboneError, ImagenetFile, as_backbone
 
 Pooling = Literal["cls", "patch"]
@@ -107,7 +106,7 @@ def timm_builder(name: str) -> Callable[..., Backbone]:
         option does not fit it.
         """
         size = (int(image_size[0]), int(image_size[1]))
-        return _build(name, last_stride, pooling, size, drop_rate(name, drop_path))
+        return _build(name, last_stride, pooling, size, drop_path or 0.0)
 
     return build
 
