@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from reid.models.matching import CAMERA_TABLE
 from reid.models.trunk import BackboneError
 
 
@@ -31,7 +32,7 @@ def layer_depths(backbone: Any) -> dict[str, int]:
 
     cuts_patches = hasattr(backbone, "patch_embed")
     # The embeddings of cameras are as new as the head.
-    named = [entry for entry in backbone.named_parameters() if entry[0] != "sie_embed"]
+    named = [entry for entry in backbone.named_parameters() if entry[0] != CAMERA_TABLE]
     if not cuts_patches:
         named.append(("", None))  # Timm counts all that no pattern fits as one layer more, and so this too.
     holder: Any = SimpleNamespace(named_parameters=lambda: named)

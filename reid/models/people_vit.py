@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reid.models.ibn import InstanceBatchNorm2d
-from reid.models.matching import is_counted, refuse_gaps, summarise
+from reid.models.matching import CAMERA_TABLE, is_counted, refuse_gaps, summarise
 from reid.models.timm_nets import Layout, Pooling
 from reid.models.trunk import Adapt, BackboneError
 from reid.models.weight_file import WeightsError
@@ -195,8 +195,8 @@ def clip_adapter(name: str) -> Adapt:
         tower = {key.removeprefix(_CLIP_PREFIX): tensor for key, tensor in inside.items()} or from_file
         texts = tuple(key for key in from_file if inside and key not in inside)
         renamed = {clip_name(key): tensor for key, tensor in tower.items()}
-        if "sie_embed" in renamed:  # stored as (cameras, width)
-            renamed["sie_embed"] = renamed["sie_embed"].unsqueeze(1)
+        if CAMERA_TABLE in renamed:  # stored as (cameras, width)
+            renamed[CAMERA_TABLE] = renamed[CAMERA_TABLE].unsqueeze(1)
         for key in ("cls_token", "pos_embed"):
             if key in renamed:  # stored as (width,) and (tokens, width)
                 renamed[key] = renamed[key].reshape(1, -1, renamed[key].shape[-1])
@@ -223,7 +223,7 @@ _CLIP_NAMES = (
 )
 
 
-_CLIP_TOKENS = {"class_embedding": "cls_token", "positional_embedding": "pos_embed", "cv_embed": "sie_embed"}
+_CLIP_TOKENS = {"class_embedding": "cls_token", "positional_embedding": "pos_embed", "cv_embed": CAMERA_TABLE}
 
 
 def clip_name(name: str) -> str:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +22,7 @@ from torch.nn import functional
 from reid.models.efficientnet_names import as_timm_names
 from reid.models.matching import CAMERA_TABLE, is_counted
 from reid.models.trunk import Adapt, Backbone, BackboneError, ImagenetFile, as_backbone
+from reid.normalisation import IMAGENET, Normalisation
 
 Pooling = Literal["cls", "patch"]
 
@@ -251,17 +251,14 @@ def _drop_classifier(net: nn.Module, output: Tensor) -> None:
 def _convert_input(net: Any) -> bool:
     """Let images normalised by ImageNet's mean and deviation reach the network as its weights expect them."""
     net.input_scale = net.input_shift = None
-    ours = (tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD))
-    mean = tuple(net.pretrained_cfg.get("mean") or ours[0])
-    std = tuple(net.pretrained_cfg.get("std") or ours[1])
-    if (mean, std) == ours:
+    config = net.pretrained_cfg
+    theirs = Normalisation(*(tuple(config.get(key) or getattr(IMAGENET, key)) for key in ("mean", "std")))
+    if theirs == IMAGENET:
         return False
-    # (x * our std + our mean - mean) / std, in one step; it follows from the name, so no file holds it.
-    scale = [own / theirs for own, theirs in zip(ours[1], std, strict=True)]
-    shift = [(own - theirs) / s for own, theirs, s in zip(ours[0], mean, std, strict=True)]
     del net.input_scale, net.input_shift
-    net.register_buffer("input_scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
-    net.register_buffer("input_shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
+    # It follows from the network's name, so no file holds it.
+    for name, channels in zip(("input_scale", "input_shift"), theirs.from_other(IMAGENET), strict=True):
+        net.register_buffer(name, torch.tensor(channels).view(1, 3, 1, 1), persistent=False)
     return True
 
 
