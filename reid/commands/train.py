@@ -178,11 +178,11 @@ def preparation(
     for module in objective.learning:
         module.to(compute.device)
     meta = checkpoint_meta(settings, training, model) | {"begun": origin}
-    criterion = None
-    if objective.distillation is not None:
-        criterion = objective.distillation.criterion
-        meta["teacher"] = objective.distillation.teacher.description()
-    session = Session(job.folder, model, optimizers, compute, meta, objective.metric_loss, criterion)
+    if teacher is not None:
+        meta["teacher"] = teacher.description()
+    session = Session(
+        job.folder, model, optimizers, compute, meta, objective.metric_loss, objective.criterion
+    )
     if job.resuming:
         with processes.first_ahead():
             origin = session.resume(settings.epochs)
@@ -190,8 +190,8 @@ def preparation(
     elif not (job.folder / JOURNAL).exists():
         session.start()
         job.save_status()
-    if objective.distillation is not None:  # A resumed model has its normalisation from `last.pt`.
-        objective.distillation.teacher.place(compute, model.normalisation)
+    if teacher is not None:  # A resumed model has its normalisation from `last.pt`.
+        teacher.place(compute, model.normalisation)
     run = Run(job, settings, compute, dataset, evaluation, training, judged, objective, session)
     return run, origin
 
@@ -222,10 +222,10 @@ def trainee(
         model.head.margin,
         distillation,
     )
-    criterion = None if distillation is None else distillation.criterion
     optimizer = build_optimizer(
-        model, settings.optimizer, metric_loss, compute.device, criterion, settings.freeze_epochs > 0
-    )
+        model, settings.optimizer, metric_loss, compute.device, objective.criterion,
+        frozen_first=settings.freeze_epochs > 0,
+    )  # fmt: skip
     scaler = gradient_scaler(compute.device, compute.precision)
     loss_optimizer = build_loss_optimizer(metric_loss)
     return (

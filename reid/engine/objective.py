@@ -30,10 +30,14 @@ class Objective:
     distillation: Distillation | None = None
 
     @property
+    def criterion(self) -> nn.Module | None:
+        """That of the distillation, where there is a teacher."""
+        return None if self.distillation is None else self.distillation.criterion
+
+    @property
     def learning(self) -> list[nn.Module]:
         """What learns beside the model."""
-        taught = None if self.distillation is None else self.distillation.criterion
-        return [module for module in (self.metric_loss, taught) if module is not None]
+        return [module for module in (self.metric_loss, self.criterion) if module is not None]
 
     def __call__(
         self,

@@ -249,7 +249,7 @@ class Session:
         if self.optimizers.scaler is not None:
             self.optimizers.scaler.load_state_dict(training["scaler"])
         # A weight file may have stated how images are normalised, and it is not read again.
-        for model in (self.model, *(() if average is None else (average.model,))):
+        for model in (self.model, self.result):
             take_normalisation(model, checkpoint.meta["preprocessing"])
         self.meta["preprocessing"] = checkpoint.meta["preprocessing"]
         rngs = [training["rng"], *training.get("rng_of_others", [])]
