@@ -341,7 +341,10 @@ class _MobileNet(nn.Module):
 
 
 def _ibn_a(
-    blocks: tuple[int, ...], last_stride: int, drop_path: float | None, non_local: Inner | None
+    blocks: tuple[int, ...],
+    last_stride: int,
+    drop_path: float | None = None,
+    non_local: Inner | None = None,
 ) -> nn.Module:
     net = _ResNet(Bottleneck, blocks, last_stride, True, drop_path, non_local)
     for stage in (net.layer1, net.layer2, net.layer3):
