@@ -20,7 +20,7 @@ PLAN = HERE / "plan.yaml"
 WINNER = "winner"
 PUBLISHED = "published"
 #: What the key of a plan may say.
-_OF_KEY = {"set", "share", "why", "instead_of"}
+_OF_KEY = {"set", "share", "why", "instead_of", "own_speed", "at"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Key:
     """Something that can be put on a recipe.
 
     values: overrides by key.  shares: overrides in epochs, as shares of the run's: one number, or several.
-    instead_of: the name that keys share which replace each other.
+    instead_of: the name that keys share which replace each other.  own_speed: an epoch takes another time
+    with it, so that a run of so many minutes has other epochs.  at: the one size that it is for; "" for all.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Key:
     shares: Mapping[str, Any]
     why: str = ""
     instead_of: str = ""
+    own_speed: bool = False
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Plan:
         if size not in self.sizes:
             raise ConfigError(f"{self.path}: no size {size!r}; there are {', '.join(self.sizes)}")
         values: dict[str, Any] = dict(self.sizes[size])
-        for key in (self.published, *map(self.key, keys)):
+        for key in (self.published, *map(self.key, self.at_size(keys, size))):
             values |= key.values
             for name, share in key.shares.items():
                 values.pop(name, None)
@@ -129,6 +132,10 @@ class Plan:
                     values[name] = scaled(share, epochs)
         values |= {"epochs": epochs, "eval.split": split, **(more or {})}
         return tuple(sorted(f"{name}={word(value)}" for name, value in values.items()))
+
+    def at_size(self, keys: Sequence[str], size: str) -> list[str]:
+        """Those of the keys that are for images of this size."""
+        return [name for name in keys if self.key(name).at in ("", size)]
 
     def add(self, keys: Sequence[str], name: str) -> tuple[str, ...]:
         """The keys with one more, less the one that it takes the place of."""
@@ -167,5 +174,6 @@ def _key(name: str, entry: Mapping[str, Any]) -> Key:
     if unknown:
         raise ConfigError(f"key {name}: {', '.join(sorted(unknown))} is not known; expected {_OF_KEY}")
     return Key(
-        name, entry.get("set", {}), entry.get("share", {}), entry.get("why", ""), entry.get("instead_of", "")
-    )
+        name, entry.get("set", {}), entry.get("share", {}), entry.get("why", ""),
+        entry.get("instead_of", ""), entry.get("own_speed", False), entry.get("at", ""),
+    )  # fmt: skip

@@ -173,7 +173,7 @@ def screen(study: Study, name: str) -> list[str]:
     rows = study.table.together([base], study.cpu)
     assert rows is not None
     lines = [
-        f"{recipe_name(search.base)} at {search.size}, {search.epochs} epochs, on `{search.split}`: mAP "
+        f"{recipe_name(search.base)} at {search.size}, {rows[0].epochs} epochs, on `{search.split}`: mAP "
         f"{rows[0].mAP:.1f} with seed {search.seeds[0]}.",
         "",
         "| key | what it sets | alone | on the best so far | kept |",

@@ -5,7 +5,7 @@ on the best so far, one after the other, in the order of what each gave alone. O
 lead is `sure` points or more, or the loss `noise` or more; else the mean of all seeds decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from experiments.modern_recipe.plan import Cell, Plan, recipe_name
@@ -14,13 +14,16 @@ from experiments.modern_recipe.table import Table, unique
 
 @dataclass(frozen=True)
 class Search:
-    """How a section of the plan is searched; points are of mAP in percent."""
+    """How a section of the plan is searched; points are of mAP in percent.
+
+    length: the epochs of a recipe of these keys.  budget: the minutes that they follow from, or "".
+    """
 
     stage: str
     base: tuple[str, ...]
     keys: tuple[str, ...]
     size: str
-    epochs: int
+    length: Callable[[Sequence[str]], int]
     budget: str
     split: str
     seeds: tuple[int, ...]
@@ -29,7 +32,7 @@ class Search:
     least: float
 
     def cell(self, plan: Plan, keys: Sequence[str], seed: int) -> Cell:
-        changes = plan.changes(keys, self.size, self.epochs, self.split)
+        changes = plan.changes(keys, self.size, self.length(keys), self.split)
         return Cell(self.stage, recipe_name(keys), changes, seed, self.budget)
 
 

@@ -112,9 +112,14 @@ class Study:
         section = self.plan.section(name)
         base = self.screened() if name == "large" else ()
         base = (*base, *section.get("base", ()))
-        epochs, budget = self._length(section, (), section["size"])
+
+        def length(keys: Sequence[str]) -> int:
+            timed = [key for key in keys if self.plan.key(key).own_speed]
+            return self._length(section, timed, section["size"])[0]
+
+        budget = f"{section['minutes']:g}" if "minutes" in section else ""
         return Search(
-            name, base, tuple(section["keys"]), section["size"], epochs, budget, section["split"],
+            name, base, tuple(section["keys"]), section["size"], length, budget, section["split"],
             tuple(section["seeds"]), section["sure"], section["noise"], section["least"],
         )  # fmt: skip
 
@@ -200,6 +205,8 @@ class Study:
         if measured is not None:
             per_epoch = 60 * float(measured.train_minutes or 0) / SPEED_EPOCHS
         people = float(self.plan.section("val_share")) if cell.values.get("eval.split") == "val" else 1.0
+        if cell.budget and "image.sizes" in cell.values:  # whose epochs are not of one length
+            return overhead + 60 * float(cell.budget) * people
         return overhead + int(cell.values["epochs"]) * per_epoch * people
 
     # ---- the curve
@@ -280,12 +287,13 @@ class Study:
     def _to_winner(self, last: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Lines from the last one of a ladder to the winner, a key each; then the winner, if they miss it."""
         keys, name, rows = self._keys(last["keys"]), str(last["name"]), []
-        for key in self.winner():
+        winner = self.plan.at_size(self.winner(), self.plan.section("ladder")["size"])
+        for key in winner:
             if key not in keys:
                 keys = self.plan.add(keys, key)
                 rows.append({"name": f"+ {key}", "keys": list(keys), "against": name})
                 name = f"+ {key}"
-        if {*keys} != {*self.winner()}:
+        if {*keys} != {*winner}:
             rows.append({"name": WINNER, "keys": [WINNER], "against": name})
         return rows
 

@@ -215,10 +215,32 @@ def test_the_winner_never_gets_more_time_than_the_published_recipe(tmp_path: Pat
     assert study.seconds(cell) == pytest.approx(overhead + 340)  # by this machine's speed
 
 
+def test_a_key_that_changes_an_epochs_time_has_the_epochs_of_the_same_minutes(tmp_path: Path) -> None:
+    class Screened(Study):
+        def screened(self) -> tuple[str, ...]:
+            return ("gem",)
+
+    study = Screened(Plan(), Table(tmp_path / "cells.csv"), "ours")
+    assert [cell.name for cell in study.needed("winner")] == ["published at 128x64"]  # its speed
+    timed(study.table, (), 36.0)
+    assert [cell.name for cell in study.needed("winner")] == ["published + progressive at 128x64"]
+    timed(study.table, ("progressive",), 24.0)
+    epochs = {cell.name: cell.values["epochs"] for cell in study.needed("winner")}
+    assert epochs["published + gem"] == epochs["published + gem + published_lr"] == "20"
+    assert epochs["published + gem + progressive"] == "30"
+
+
+def test_a_key_for_one_size_is_left_out_at_another() -> None:
+    plan = Plan()
+    small = plan.changes(("gem", "progressive"), "64x32", 12, "val")
+    assert small == plan.changes(("gem",), "64x32", 12, "val")
+    assert "image.sizes=[64x32@0.5,128x64]" in plan.changes(("progressive",), "128x64", 12, "val")
+
+
 def test_the_ladder_goes_on_to_the_winner() -> None:
     class Known(Study):
         def winner(self) -> tuple[str, ...]:
-            return ("gem", "cosine", "lr", "l2", "mix", "ema")
+            return ("gem", "cosine", "lr", "l2", "mix", "ema", "progressive")  # the last is for 128x64
 
     names = [variant.name for variant in Known(Plan(), Table(Path("nowhere")), "ours").series("ladder")]
     assert names[-3:] == ["+ soft-margin triplet for ranked", "+ mix", "+ ema"]
