@@ -16,7 +16,7 @@ from reid.sweeps.cells import Plan, _Compositions, expand, plan
 from reid.sweeps.sweep_file import SweepFile, read_sweep
 from reid.sweeps.sweep_folder import SWEEP_DIR, sweep_arguments
 from reid.tracking.journal import Journal
-from reid.tracking.sources import code
+from reid.tracking.sources import NUMBERS, code
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -105,7 +105,7 @@ def test_code_that_changed_begins_a_new_sweep_unless_any_code_will_do(tmp_path: 
 def test_a_sweep_goes_on_by_newer_code_where_that_computes_the_same(
     tmp_path: Path, network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reid.tracking.sources.code", lambda: "numbers-2")
+    monkeypatch.setattr("reid.tracking.sources.code", lambda: f"numbers-{NUMBERS}")
     words = ["-m", "dataset=synthetic", *network, "loss.alpha=1.0,1.4"]
     found = plan("train", words)
     old = tmp_path / "multirun" / "old"

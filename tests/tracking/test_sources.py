@@ -80,6 +80,15 @@ def test_runs_of_declared_code_are_alike(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sources.codes_since(2) == {"b", "c", "d", "numbers-2", "numbers-3"}
 
 
+def test_a_mix_and_a_start_from_a_checkpoint_are_not_taken_from_older_code() -> None:
+    default = {"loss._target_": "reid.losses.RankedLoss", "init_from": None, "image.mean": None}
+    begun = default | {"init_from": "model.pt"}
+    assert sources.oldest_alike(default) == 1
+    assert sources.oldest_alike(default | {"loss._target_": "reid.losses.Mix"}) == 3
+    assert sources.oldest_alike(begun) == 3
+    assert sources.oldest_alike(begun | {"image.mean": [0.5, 0.5, 0.5]}) == 1
+
+
 def test_code_of_ones_own_is_like_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "code", lambda: "0123456789abcdef")
     assert sources.codes_since(1) == {"0123456789abcdef"}
