@@ -64,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--neck-feature", choices=("after", "before"), help="default: that of the checkpoint's evaluation"
     )
+    parser.add_argument(
+        "--camera", metavar="N",
+        help="of a model that has learnt cameras: the one that all images are of, or mean for any other",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 

@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         default="raise",
         help="images that cannot be read: refuse them all by name (default), or leave them out",
     )
+    parser.add_argument(
+        "--camera", metavar="N",
+        help="of a model that has learnt cameras: the one that all images are of, or mean for any other",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=128, help="images at a time (default: 128)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser

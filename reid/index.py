@@ -107,6 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", type=float, metavar="GIB", help="what searching may take (default: what is free here)"
     )
+    parser.add_argument(
+        "--camera", metavar="N",
+        help="of a model that has learnt cameras: the one that all images are of; own for those that the "
+        "dataset or table says, or mean for any other",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=128, help="images at a time (default: 128)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(

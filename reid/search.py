@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.source, options.option, options.split = options.images[0], [], None
             source = read_source(options)
             options.images, options.notes = [Path(row.path) for row in source.rows], source.notes
+            options.camids = [row.camid for row in source.rows]
         if bad := unreadable(options.images):
             raise DatasetError(name_unreadable(bad))
         options.checkpoint = checkpoint_of(options.gallery, options.checkpoint)
@@ -125,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="only images of this camera, counted from 0 as in the table; may be given again",
     )
+    parser.add_argument(
+        "--camera", metavar="N",
+        help="of a model that has learnt cameras: the one that the queries are of; own for those that their "
+        "table says, or mean for any other",
+    )  # fmt: skip
     for name, words in (("since", "from"), ("until", "up to")):
         parser.add_argument(
             f"--{name}", metavar="TIME", help=f"only images {words} this time: a number, or a date (UTC)"

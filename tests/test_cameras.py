@@ -1,15 +1,19 @@
 """What a run makes of the cameras: batches balanced over them, embeddings of them, and who knows them."""
 
+import json
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from composing import composed, settings_of
 
-from reid.commands.export import fix_camera, origin_of
+from reid import compare, extract, index, search
+from reid.commands.camera_choice import IMAGES, OTHERS, fix_camera
+from reid.commands.export import origin_of
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, resume_hash
 from reid.config.schema import EvalConfig
@@ -23,6 +27,7 @@ from reid.engine.compute import Compute
 from reid.engine.describe import build_model, model_description, preprocessing
 from reid.engine.prepare import check_balanced, check_learnt_cameras
 from reid.engine.start import begin, open_start
+from reid.gallery import Index
 from reid.inference import TrainedModel, load_model
 from reid.judging.domains import Domain, by_learnt_cameras, same_cameras
 from reid.judging.embed import embed
@@ -248,11 +253,63 @@ def test_a_file_for_another_program_takes_all_images_for_those_of_one_camera(
     model = load_model(checkpoint, "cpu")
     for camera, words in ((None, "no --camera was given"), ("7", "--camera 7 is none of them")):
         with pytest.raises(ConfigError, match=rf"has learnt the cameras 2, 5, .* {words}\. Give --camera N"):
-            fix_camera(model, camera)
-    fix_camera(model, "5")
+            fix_camera(model, camera, IMAGES)
+    fix_camera(model, "5", IMAGES)
     torch.testing.assert_close(model.embed(crops), model.embed(crops, camids=5))
     assert origin_of(model).description["camera"] == 5
-    fix_camera(model, "mean")
+    fix_camera(model, "mean", IMAGES)
     torch.testing.assert_close(model.embed(crops), model.embed(crops, camids=[None] * 4))
     with pytest.raises(ConfigError, match=r"has learnt no cameras\. Leave --camera out"):
-        fix_camera(load_model(tiny_checkpoint, "cpu"), "5")
+        fix_camera(load_model(tiny_checkpoint, "cpu"), "5", IMAGES)
+
+
+def test_a_gallery_and_its_queries_are_embedded_with_the_camera_that_is_named(
+    checkpoint: Path,
+    model: TrainedModel,
+    crops: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = tmp_path / "crops.csv"
+    lines = [f"{path},{camid}" for path, camid in zip(crops, (2, 5, 2, 9), strict=True)]
+    table.write_text("\n".join(["path,camid", *lines]))
+    gallery = tmp_path / "gallery"
+    words = [str(table), "-o", str(gallery), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    assert index.main(words) == 2
+    assert "Give --camera N" in " ".join(capsys.readouterr().err.split())
+    assert not gallery.exists()  # bad input costs nothing
+    assert index.main([*words, "--camera", "own"]) == 0
+    kept = Index.open(gallery)
+    places = [kept.paths().index(str(path)) for path in crops]
+    expected = model.embed(crops, camids=[2, 5, 2, None])
+    torch.testing.assert_close(torch.from_numpy(kept.features(places)), expected)
+
+    asked = ["--gallery", str(gallery), "--json", "--device", "cpu"]
+    assert search.main([str(crops[0]), *asked]) == 2
+    assert "an image does not say which camera saw it" in " ".join(capsys.readouterr().err.split())
+    assert search.main([str(crops[0]), *asked, "--camera", "own"]) == 2  # one image has no row
+    capsys.readouterr()
+    assert search.main([str(crops[0]), *asked, "--camera", "5"]) == 0
+    distance = json.loads(capsys.readouterr().out)["queries"][0]["nearest"]["distance"]
+    query = model.embed(crops[0], camids=5)
+    assert distance == pytest.approx(model.distances(query, expected[1:]).min().item(), abs=1e-5)
+    assert search.main([str(table), *asked, "--camera", "own"]) == 0
+    capsys.readouterr()
+
+    folder, output = crops[0].parent, tmp_path / "features.npz"
+    told = [str(folder), "-o", str(output), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    assert extract.main(told) == 2
+    assert extract.main([*told, "--camera", "2"]) == 0
+    with np.load(output) as written:
+        row = written["path"].tolist().index(crops[0].name)
+        features = torch.from_numpy(written["features"][row : row + 1])
+    torch.testing.assert_close(features, model.embed(crops[0], camids=2))
+
+    pair = [*map(str, crops[:2]), "--checkpoint", str(checkpoint), "--device", "cpu", "--json"]
+    assert compare.main(pair) == 2
+    assert compare.main([*pair, "--camera", "mean"]) == 0
+
+
+def test_own_cameras_need_rows_that_say_them(model: TrainedModel) -> None:
+    with pytest.raises(ConfigError, match="nothing says which cameras"):
+        fix_camera(model, "own", OTHERS, own=False)

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from reid.commands.camera_choice import IMAGES, fix_camera
 from reid.engine.compute import Compute
 from reid.inference import TrainedModel, load_model, shape_problem
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError
@@ -148,6 +149,7 @@ def run(options: argparse.Namespace) -> int:
         feature_norm=options.feature_norm,
         neck_feature=options.neck_feature,
     )
+    fix_camera(model, options.camera, IMAGES)
     problems = [shape_problem(image, model.height, model.width) for image in images]
     warnings = [problem for problem in problems if problem]
     comparison = compare(model, images)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reid.commands.camera_choice import fix_camera
 from reid.config.checks import ConfigError
 from reid.config.dataset import judged_on
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace, calibration: Sequence[Path] | None) -> int:
     progress = ConsoleProgress(errors)
     Compute.set_up("cpu")
     model = load_model(options.checkpoint, "cpu")
-    fix_camera(model, options.camera)
+    fix_camera(model, options.camera, "a graph takes images alone")
     target = target_named(options.target)
     data_root = options.data_root or os.environ.get("REID_DATA") or str(home() / "data")
     dataset, missing = _dataset(model, data_root, progress)
@@ -77,30 +78,6 @@ def run(options: argparse.Namespace, calibration: Sequence[Path] | None) -> int:
         print(speed_line(model, report))
         print(_judgement(model, report, dataset, missing, data_root, progress))
     return 0
-
-
-def fix_camera(model: TrainedModel, camera: str | None) -> None:
-    """Let a model that has learnt cameras take all images for those of one, or of none (`mean`).
-
-    A graph takes images alone, so what it knows of cameras is decided when it is written.
-
-    Raises:
-        ConfigError: the model has learnt no cameras, or not this one, or none was named.
-    """
-    known = ", ".join(map(str, model.cameras))
-    if not model.cameras:
-        if camera is not None:
-            raise ConfigError(f"--camera {camera}: {model.name} has learnt no cameras. Leave --camera out")
-        return
-    by_name = {"mean": None, **{str(camid): camid for camid in model.cameras}}
-    if camera not in by_name:
-        typed = f"--camera {camera} is none of them" if camera else "no --camera was given"
-        raise ConfigError(
-            f"{model.name} has learnt the cameras {known}, a graph takes images alone, and {typed}. Give "
-            f"--camera N for a file that takes all images for those of the camera N, or --camera mean for "
-            "images of other cameras"
-        )
-    model.model.default_camera = by_name[camera]
 
 
 def export_model(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from reid.commands.camera_choice import IMAGES, fix_camera
 from reid.data import DatasetError
 from reid.data.image_folders import FoundImages
 from reid.data.pictures import name_unreadable, unreadable
@@ -98,6 +99,7 @@ def run(options: argparse.Namespace, found: FoundImages) -> int:
     progress = ConsoleProgress(errors)
     Compute.set_up(options.device)
     model = load_model(options.checkpoint, options.device)
+    fix_camera(model, options.camera, IMAGES)
     bad = unreadable(found.images, progress)
     if bad and (options.on_bad_image == "raise" or len(bad) == len(found.images)):
         skip = "" if len(bad) == len(found.images) else ", or leave them out with --on-bad-image skip"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from reid.commands.camera_choice import OTHERS, camids_of, fix_camera
 from reid.commands.gallery_source import Source
 from reid.data import DatasetError, silent
 from reid.data.crops import PictureError
@@ -141,19 +142,25 @@ def run(options: argparse.Namespace, source: Source) -> int:
     """
     errors = Terminal(stderr=True, soft_wrap=True, highlight=False)
     Compute.set_up(options.device)
-    if (options.output / TABLE).exists():
-        index = Index.open(options.output)
-        model = model_of(index, options.checkpoint, options.device)
-        index.remember(_remembered(options.checkpoint))
-    else:
+    old = Index.open(options.output) if (options.output / TABLE).exists() else None
+    if old is None:
         model = load_model(options.checkpoint, options.device)
-        index = Index.create(options.output, model.facts, checkpoint=_remembered(options.checkpoint))
+    else:
+        model = model_of(old, options.checkpoint, options.device)
+    own = any(row.camid is not None for row in source.rows)
+    by_row = fix_camera(model, options.camera, OTHERS, own)
+    remembered = _remembered(options.checkpoint)
+    if old is None:
+        index = Index.create(options.output, model.facts, checkpoint=remembered)
+    else:
+        index = old
+        index.remember(remembered)
     rows = index.numbered(source.rows)
     todo = plan(index, rows)
     started = time.perf_counter()
     if todo.described:
         index.add(index.features(list(todo.described)), list(todo.described.values()), model.facts)
-    bad = _embed(index, model, todo.embedded, options, errors)
+    bad = _embed(index, model, todo.embedded, options, errors, by_row)
     seconds = time.perf_counter() - started
     why = index.arrange(options.kind, _bytes(options.memory))
     added = len(todo.embedded) - len(bad)
@@ -175,9 +182,17 @@ def run(options: argparse.Namespace, source: Source) -> int:
 
 
 def _embed(
-    index: Index, model: TrainedModel, rows: Sequence[Row], options: argparse.Namespace, errors: Terminal
+    index: Index,
+    model: TrainedModel,
+    rows: Sequence[Row],
+    options: argparse.Namespace,
+    errors: Terminal,
+    by_row: bool,
 ) -> dict[Path, str]:
-    """Embed and add images, written down now and then; those that cannot be read, each with what is wrong."""
+    """Embed and add images, written down now and then; those that cannot be read, each with what is wrong.
+
+    by_row: an image is of the camera of its row.
+    """
     bad: dict[Path, str] = {}
     facts = model.facts
     waiting: list[tuple[np.ndarray, list[Row]]] = []
@@ -198,7 +213,8 @@ def _embed(
             good = [one for one in decoded if one.image is not None]
             if good:
                 images = [one.image for one in good if one.image is not None]
-                features = model.embed(images, options.batch, silent).numpy()
+                camids = camids_of(model, [one.row.camid for one in good]) if by_row else None
+                features = model.embed(images, options.batch, silent, camids=camids).numpy()
                 waiting.append((features, [one.row for one in good]))
             new = {Path(one.row.path): str(one.reason) for one in decoded if one.image is None}
             bad |= new

@@ -16,9 +16,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from reid.commands.camera_choice import IMAGES, OTHERS, camids_of, fix_camera
 from reid.commands.compare import expectation
 from reid.commands.gallery_source import show_time
 from reid.commands.index import look, model_of
+from reid.data import silent
 from reid.distance import normalise
 from reid.engine.compute import Compute
 from reid.gallery import Hits, Index
@@ -409,7 +411,11 @@ def run(options: argparse.Namespace) -> int:
         options.since,
         options.until,
     )
-    features = model.embed(images, progress=ConsoleProgress(errors)) if options.many else model.embed(images)
+    own = any(camid is not None for camid in options.camids) if options.many else None
+    by_row = fix_camera(model, options.camera, OTHERS if options.many else IMAGES, own)
+    camids = camids_of(model, options.camids) if by_row else None
+    progress = ConsoleProgress(errors) if options.many else silent
+    features = model.embed(images, progress=progress, camids=camids)
     queries = list(features.split(1)) if options.many else [features]
     shown = [[image] for image in images] if options.many else [images]
     found, plain, reranked = search(index, queries, shown, chosen)
