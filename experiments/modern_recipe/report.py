@@ -184,7 +184,7 @@ def screen(study: Study, name: str) -> list[str]:
     for key in order:
         alone = f"{found.alone[key]:+.1f}" if key in found.alone else "not run"
         decision = decided.get(key)
-        then, kept = "", "left out" if key in found.alone and found.alone[key] <= -search.sure else ""
+        then, kept = "", "left out" if key in found.alone and found.alone[key] <= -search.hopeless else ""
         if decision is not None:
             then = Mean.of(decision.leads).signed() + f" ({len(decision.leads)} seeds)" * (
                 len(decision.leads) > 1

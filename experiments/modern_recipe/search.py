@@ -1,8 +1,8 @@
 """A screen: which keys are kept, decided by the rows that there are; and which cells are still needed for it.
 
-Each key is tried alone on the base, with one seed. Those that do clear harm are left out. The others are put
-on the best so far, one after the other, in the order of what each gave alone. One seed is believed where the
-lead is `sure` points or more, or the loss `noise` or more; else the mean of all seeds decides.
+Each key is tried alone on the base, with one seed. Those that lose `hopeless` points are left out. The others
+are put on the best so far, one after the other, in the order of what each gave alone. One seed is believed
+where the lead is `sure` points or more, or the loss `noise` or more; else the mean of all seeds decides.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ class Search:
     budget: str
     split: str
     seeds: tuple[int, ...]
+    hopeless: float
     sure: float
     noise: float
     least: float
@@ -74,7 +75,7 @@ def walk(search: Search, plan: Plan, table: Table, cpu: str) -> Walk:
         found.missing = unique(found.missing)
         return found
     for key in sorted(search.keys, key=lambda name: -found.alone[name]):
-        if found.alone[key] <= -search.sure:
+        if found.alone[key] <= -search.hopeless:
             continue
         leads: list[float] = []
         for seed in search.seeds:

@@ -120,7 +120,7 @@ class Study:
         budget = f"{section['minutes']:g}" if "minutes" in section else ""
         return Search(
             name, base, tuple(section["keys"]), section["size"], length, budget, section["split"],
-            tuple(section["seeds"]), section["sure"], section["noise"], section["least"],
+            tuple(section["seeds"]), section["hopeless"], section["sure"], section["noise"], section["least"],
         )  # fmt: skip
 
     def walk(self, name: str) -> Walk:
