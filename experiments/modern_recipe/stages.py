@@ -161,10 +161,8 @@ class Study:
 
     def speed(self, keys: Sequence[str], size: str, more: Mapping[str, Any] | None = None) -> Cell:
         if any("freeze_epochs" in self.plan.key(key).shares for key in keys):
-            more = {
-                "freeze_epochs": 0,
-                **(more or {}),
-            }  # for one of two epochs, it would make a step look cheap
+            # For one of two epochs, it would make a step look cheap.
+            more = {"freeze_epochs": 0, **(more or {})}
         changes = self.plan.changes(keys, size, SPEED_EPOCHS, "test", more)
         return Cell("speed", f"{recipe_name(keys)} at {size}", changes, 0)
 
