@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.csv",
         help="where verdicts on labels go (default: outputs/corrections/<dataset>.csv)",
     )
+    parser.add_argument(
+        "--camera", metavar="N",
+        help="of a model that has learnt cameras: the one that pictures to search for are of, or mean for "
+        "any other",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1 (default: any that is free)")
     parser.add_argument("--no-open", action="store_true", help="print the address, and open no browser")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

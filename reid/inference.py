@@ -38,7 +38,7 @@ from reid.engine.checkpoint_source import newest_model as newest_model
 from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import library_call
-from reid.gallery.facts import Facts
+from reid.gallery.facts import Facts, network_options
 from reid.judging.stored_threshold import (
     FeatureSpace,
     StoredThreshold,
@@ -232,7 +232,8 @@ class TrainedModel:
     def facts(self) -> Facts:
         """What an index has to know of its features: `Index.create(folder, model.facts)`."""
         size = self.model.embedding_size
-        return Facts.of(self.model.state_dict(), size, self.meta, self.space, self.threshold)
+        network = network_options(self.model.backbone, self.meta["model"])
+        return Facts.of(self.model.state_dict(), size, self.meta, self.space, self.threshold, network)
 
     def search(
         self,

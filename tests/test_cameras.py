@@ -12,8 +12,8 @@ import torch
 from composing import composed, settings_of
 
 from reid import compare, extract, index, search
-from reid.commands.camera_choice import IMAGES, OTHERS, fix_camera
-from reid.commands.export import origin_of
+from reid.commands.camera_choice import OTHER_CAMERAS, choose_camera
+from reid.commands.export import fix_camera, origin_of
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, resume_hash
 from reid.config.schema import EvalConfig
@@ -253,14 +253,14 @@ def test_a_file_for_another_program_takes_all_images_for_those_of_one_camera(
     model = load_model(checkpoint, "cpu")
     for camera, words in ((None, "no --camera was given"), ("7", "--camera 7 is none of them")):
         with pytest.raises(ConfigError, match=rf"has learnt the cameras 2, 5, .* {words}\. Give --camera N"):
-            fix_camera(model, camera, IMAGES)
-    fix_camera(model, "5", IMAGES)
+            fix_camera(model, camera)
+    fix_camera(model, "5")
     torch.testing.assert_close(model.embed(crops), model.embed(crops, camids=5))
     assert origin_of(model).description["camera"] == 5
-    fix_camera(model, "mean", IMAGES)
+    fix_camera(model, "mean")
     torch.testing.assert_close(model.embed(crops), model.embed(crops, camids=[None] * 4))
     with pytest.raises(ConfigError, match=r"has learnt no cameras\. Leave --camera out"):
-        fix_camera(load_model(tiny_checkpoint, "cpu"), "5", IMAGES)
+        fix_camera(load_model(tiny_checkpoint, "cpu"), "5")
 
 
 def test_a_gallery_and_its_queries_are_embedded_with_the_camera_that_is_named(
@@ -312,4 +312,36 @@ def test_a_gallery_and_its_queries_are_embedded_with_the_camera_that_is_named(
 
 def test_own_cameras_need_rows_that_say_them(model: TrainedModel) -> None:
     with pytest.raises(ConfigError, match="nothing says which cameras"):
-        fix_camera(model, "own", OTHERS, own=False)
+        choose_camera(model, "own", OTHER_CAMERAS, own=False)
+    for own, offered in ((True, True), (False, False), (None, False)):
+        with pytest.raises(ConfigError) as refusal:
+            choose_camera(model, None, OTHER_CAMERAS, own)
+        assert ("--camera own" in str(refusal.value)) == offered
+    choice = choose_camera(model, "own", OTHER_CAMERAS, own=True)
+    assert choice.camids([2, None, 7]) == [2, None, None]
+    assert choice.strangers([2, None, 7]).startswith(
+        "2 of 3 images are of no camera that the model has learnt"
+    )
+    assert choose_camera(model, "mean", OTHER_CAMERAS, own=True).strangers([7]) == ""
+
+
+def test_an_image_whose_row_says_another_camera_now_is_embedded_anew(
+    checkpoint: Path,
+    model: TrainedModel,
+    crops: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gallery, table = tmp_path / "gallery", tmp_path / "crops.csv"
+    words = [str(table), "-o", str(gallery), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    table.write_text(f"path,camid\n{crops[0]},\n{crops[1]},5\n")
+    assert index.main([*words, "--camera", "own"]) == 0
+    assert "1 of 2 images are of no camera that the model has learnt" in capsys.readouterr().err
+    table.write_text(f"path,camid\n{crops[0]},2\n{crops[1]},5\n")
+    assert index.main([*words, "--camera", "own"]) == 0
+    captured = capsys.readouterr()
+    assert "1 embedded" in captured.out
+    assert "1 images that were there keep the camera" in captured.err
+    kept = Index.open(gallery)
+    row = kept.paths().index(str(crops[0]))
+    torch.testing.assert_close(torch.from_numpy(kept.features([row])), model.embed(crops[0], camids=2))

@@ -248,6 +248,7 @@ def keys() -> set[str]:
     known = {"hydra/launcher", "hydra.searchpath", "hydra.run.dir"}
     for command in ("train", "evaluate", "threshold", "tune"):
         known |= leaves(OmegaConf.to_container(composed(command), resolve=False))
+    known |= leaves(OmegaConf.to_container(composed("train", "loss=mix"), resolve=False))
     for file in CONF.glob("*/*.yaml"):
         choice = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         known |= leaves(choice) | leaves(choice, file.parent.name) | {file.parent.name}

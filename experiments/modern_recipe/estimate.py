@@ -31,7 +31,8 @@ def left(study: Study, stage: str) -> list[Cell]:
     elif stage == "winner":
         section = study.plan.section("curve")
         cells = [*(_of_search(study, "large") if study.plan.sections.get("large") else ())]
-        cells += [study.speed((), section["size"]), study.speed(study.winner(), section["size"])]
+        own = [(key.name,) for key in study.plan.keys.values() if key.own_speed]
+        cells += [study.speed(keys, section["size"]) for keys in ((), *own, study.winner())]
         for minutes in study.plan.section("schedules")["minutes"]:
             cells += study.schedules(minutes)
         cells += _of_series(study, "melt")

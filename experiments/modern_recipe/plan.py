@@ -88,11 +88,19 @@ class Plan:
         self._check()
 
     def _check(self) -> None:
+        for key in self.keys.values():
+            if key.at and key.at not in self.sizes:
+                raise ConfigError(f"{self.path}: key {key.name} is `at` {key.at}, which is none of the sizes")
         searches = [self.sections.get(name) or {} for name in ("screen", "large")]
         for search in searches:
             if len(search.get("keys", ())) > 12:
                 raise ConfigError(
                     f"{self.path}: a screen of {len(search['keys'])} keys; at most 12 are allowed"
+                )
+            unfit = [name for name in search.get("keys", ()) if self.key(name).at not in ("", search["size"])]
+            if unfit:
+                raise ConfigError(
+                    f"{self.path}: {', '.join(unfit)} is searched at {search['size']}, and for another size (`at`)"
                 )
             silent = [name for name in search.get("keys", ()) if not self.key(name).why]
             if silent:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.mean import Mean
-from experiments.modern_recipe.plan import Plan, recipe_name
+from experiments.modern_recipe.plan import Plan, recipe_name, word
 from experiments.modern_recipe.search import Walk
 from experiments.modern_recipe.stages import Missing, Study, Variant, paired
 from experiments.modern_recipe.table import Row, Table
@@ -190,7 +190,9 @@ def screen(study: Study, name: str) -> list[str]:
                 len(decision.leads) > 1
             )
             kept = "**yes**" if decision.kept else "no"
-        lines.append(f"| {key} | `{_set(study.plan, key)}` | {alone} | {then} | {kept} |")
+        epochs = search.length(study.plan.add(search.base, key)) if key in found.alone else rows[0].epochs
+        longer = f", {epochs} epochs" if epochs != rows[0].epochs else ""
+        lines.append(f"| {key} | `{_set(study.plan, key)}`{longer} | {alone} | {then} | {kept} |")
     return [*lines, "", conclusion(search.stage, found)]
 
 
@@ -202,8 +204,9 @@ def conclusion(stage: str, found: Walk) -> str:
 
 def _set(plan: Plan, name: str) -> str:
     key = plan.key(name)
+    values = {one: word(value) for one, value in key.values.items()}
     shares = {one: f"{share} of the epochs" for one, share in key.shares.items() if share is not None}
-    return " ".join(f"{one}={value}" for one, value in {**key.values, **shares}.items())
+    return " ".join(f"{one}={value}" for one, value in {**values, **shares}.items())
 
 
 # ---- series

@@ -203,7 +203,8 @@ class Study:
         if measured is not None:
             per_epoch = 60 * float(measured.train_minutes or 0) / SPEED_EPOCHS
         people = float(self.plan.section("val_share")) if cell.values.get("eval.split") == "val" else 1.0
-        if cell.budget and "image.sizes" in cell.values:  # whose epochs are not of one length
+        own_speed = [key for key in self.plan.keys.values() if key.own_speed]
+        if cell.budget and any(key.values.keys() & cell.values.keys() for key in own_speed):
             return overhead + 60 * float(cell.budget) * people
         return overhead + int(cell.values["epochs"]) * per_epoch * people
 

@@ -11,15 +11,17 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from reid.commands.camera_choice import NO_CAMERA_SAID, choose_camera
 from reid.commands.compare import expectation
 from reid.commands.index import model_of
+from reid.config.checks import ConfigError
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig, register
 from reid.config.settings import as_trained
 from reid.data import Crop, ReidDataset
@@ -53,6 +55,8 @@ from reid.people import DISTRACTOR
 from reid.retrieval import Embeddings, EvaluationError, evaluate
 from reid.terminal import Terminal
 
+#: A picture -> its feature (C,).
+Embedder: TypeAlias = Callable[[Image.Image], np.ndarray]
 #: Doubted pairs of each kind that are listed.
 DOUBTS = 200
 #: Images of an index among which doubted labels are looked for: all are compared with all.
@@ -118,7 +122,10 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
     else:
         evaluation = with_protocol_of(dataset, replace(evaluation, split="test"), ())
         check_judgeable(dataset, evaluation)
+    if options.camera is not None and not any(one.cameras for one in models):
+        choose_camera(model, options.camera, NO_CAMERA_SAID)  # refuses it
     looks: list[Look] = []
+    notes: list[str] = []
     for name, one in zip(_names(models), models, strict=True):
         how = replace(
             as_trained(evaluation, one.meta["eval"], []),
@@ -128,14 +135,17 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
         image = ImageConfig(one.height, one.width)
         judged = open_judged_data(dataset, image, data, progress, how.protocol)
         crops = crops_of(dataset, judged)
-        looks.append(look_of(one, name, judged, crops, how, progress))
-    bad = judged.query.bad
+        embed_picture, note = picture_search(one, options.camera if one.cameras else None)
+        notes += [note] if note and note not in notes else []
+        looks.append(look_of(one, name, judged, crops, how, embed_picture, progress))
+    if bad := judged.query.bad:
+        notes.append(f"{len(bad):,} images cannot be read and are left out, first {bad[0]}.")
     return Views(
         title=f"{looks[0].name} on {dataset.name}, {evaluation.split} split",
         crops=crops,
         looks=looks,
         labels=labels_of(options.corrections, model, looks[0], dataset, crops, data),
-        notes=[f"{len(bad):,} images cannot be read and are left out, first {bad[0]}."] if bad else [],
+        notes=notes,
     )
 
 
@@ -175,6 +185,7 @@ def look_of(
     judged: JudgedData,
     crops: Crops,
     how: EvalConfig,
+    embed_picture: Embedder | None,
     progress: Progress,
 ) -> Look:
     """A model judged on query and gallery. Crops of its training are embedded when they are asked for."""
@@ -225,10 +236,26 @@ def look_of(
         kinds=[str(review.kind) for review in reviews],
         by_camera=by_camera(query, gallery, how.protocol, progress),
         scores={"mAP": scores.mAP, "rank-1": scores.rank(1)},
-        embed=lambda image: model.embed([image]).numpy()[0],
+        embed=embed_picture,
         activation=activation_of(model),
         card=model_card(model.meta),
     )
+
+
+def picture_search(model: TrainedModel, camera: str | None) -> tuple[Embedder | None, str]:
+    """What embeds a picture that is searched for; or None and why none can be.
+
+    Raises:
+        ConfigError: the camera that was named is none of the model's.
+    """
+    try:
+        choice = choose_camera(model, camera, NO_CAMERA_SAID)
+    except ConfigError as refusal:
+        if camera is not None:
+            raise
+        return None, f"Pictures cannot be searched for: {refusal}."
+    camids = choice.camids([None])
+    return lambda image: model.embed([image], camids=camids).numpy()[0], ""
 
 
 def usable_threshold(stored: StoredThreshold | None, space: FeatureSpace) -> tuple[float | None, str]:
@@ -296,6 +323,9 @@ def views_of_index(options: argparse.Namespace) -> Views:
     paths = [index.place(row) for row in range(number)]
     crops = Crops(paths, _shortened(paths), pids, camids, number, 0, number, people)
     model, note = _model_of(index, options)
+    embed_picture: Embedder | None = None
+    if model is not None:
+        embed_picture, note = picture_search(model, options.camera)
     facts = index.facts
     threshold, expected = usable_threshold(facts.threshold, facts.space)
 
@@ -312,7 +342,7 @@ def views_of_index(options: argparse.Namespace) -> Views:
         features=index.features,
         nearest=nearest,
         cross_camera=False,
-        embed=None if model is None else lambda image: model.embed([image]).numpy()[0],
+        embed=embed_picture,
         activation=None if model is None else activation_of(model),
         card="" if model is None else model_card(model.meta),
     )

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from reid.commands.camera_choice import IMAGES, fix_camera
+from reid.commands.camera_choice import NO_CAMERA_SAID, choose_camera
 from reid.engine.compute import Compute
 from reid.inference import TrainedModel, load_model, shape_problem
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError
@@ -42,9 +42,14 @@ class Comparison:
         return sorted(found, key=lambda pair: pair[2])
 
 
-def compare(model: TrainedModel, images: Sequence[Path]) -> Comparison:
-    """The distances between all images, and what the model's threshold says of them."""
-    distances = model.distances(model.embed(images))
+def compare(
+    model: TrainedModel, images: Sequence[Path], camids: Sequence[int | None] | None = None
+) -> Comparison:
+    """The distances between all images, and what the model's threshold says of them.
+
+    camids: as `embed` takes them.
+    """
+    distances = model.distances(model.embed(images, camids=camids))
     # An image is at distance 0 from itself, which rounding and the floor of the square root hide.
     distances.fill_diagonal_(0)
     threshold = model.threshold
@@ -149,10 +154,10 @@ def run(options: argparse.Namespace) -> int:
         feature_norm=options.feature_norm,
         neck_feature=options.neck_feature,
     )
-    fix_camera(model, options.camera, IMAGES)
+    choice = choose_camera(model, options.camera, NO_CAMERA_SAID)
     problems = [shape_problem(image, model.height, model.width) for image in images]
     warnings = [problem for problem in problems if problem]
-    comparison = compare(model, images)
+    comparison = compare(model, images, choice.camids([None] * len(images)))
     if options.output is not None:
         draw(comparison, images, options.output)
     errors, console = Terminal(stderr=True, soft_wrap=True), Terminal()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.commands.camera_choice import fix_camera
+from reid.commands.camera_choice import choose_camera
 from reid.config.checks import ConfigError
 from reid.config.dataset import judged_on
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, calibration: Sequence[Path] | None) -> int:
     progress = ConsoleProgress(errors)
     Compute.set_up("cpu")
     model = load_model(options.checkpoint, "cpu")
-    fix_camera(model, options.camera, "a graph takes images alone")
+    fix_camera(model, options.camera)
     target = target_named(options.target)
     data_root = options.data_root or os.environ.get("REID_DATA") or str(home() / "data")
     dataset, missing = _dataset(model, data_root, progress)
@@ -78,6 +78,19 @@ def run(options: argparse.Namespace, calibration: Sequence[Path] | None) -> int:
         print(speed_line(model, report))
         print(_judgement(model, report, dataset, missing, data_root, progress))
     return 0
+
+
+def fix_camera(model: TrainedModel, camera: str | None) -> None:
+    """Let a model that has learnt cameras take all images for those of one, or of none (`mean`).
+
+    What a graph knows of cameras is decided when it is written, since it takes images alone.
+
+    Raises:
+        ConfigError: as `choose_camera`.
+    """
+    chosen = choose_camera(model, camera, "a graph takes images alone").camera
+    if chosen is not None:
+        model.model.default_camera = chosen if isinstance(chosen, int) else None
 
 
 def export_model(

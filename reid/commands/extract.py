@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reid.commands.camera_choice import IMAGES, fix_camera
+from reid.commands.camera_choice import NO_CAMERA_SAID, CameraChoice, choose_camera
 from reid.data import DatasetError
 from reid.data.image_folders import FoundImages
 from reid.data.pictures import name_unreadable, unreadable
@@ -61,13 +61,15 @@ def write_csv(file: Path, paths: list[str], features: Features, facts: Mapping[s
 WRITERS: dict[str, Writer] = {".parquet": write_parquet, ".npz": write_npz, ".csv": write_csv}
 
 
-def facts_of(model: TrainedModel) -> dict[str, str]:
+def facts_of(model: TrainedModel, choice: CameraChoice) -> dict[str, str]:
     """What the features are, as text: two files of features compare only where these agree."""
-    space = {f"reid.{key}": str(value) for key, value in asdict(model.space).items()}
+    facts = {**asdict(model.space), **model.facts.network}
+    if choice.camera is not None:
+        facts["camera"] = choice.camera
     return {
         "reid.checkpoint": Path(model.name).name,
         "reid.config_hash": str(model.meta["config_hash"]),
-        **space,
+        **{f"reid.{key}": str(value) for key, value in facts.items()},
     }
 
 
@@ -99,7 +101,7 @@ def run(options: argparse.Namespace, found: FoundImages) -> int:
     progress = ConsoleProgress(errors)
     Compute.set_up(options.device)
     model = load_model(options.checkpoint, options.device)
-    fix_camera(model, options.camera, IMAGES)
+    choice = choose_camera(model, options.camera, NO_CAMERA_SAID)
     bad = unreadable(found.images, progress)
     if bad and (options.on_bad_image == "raise" or len(bad) == len(found.images)):
         skip = "" if len(bad) == len(found.images) else ", or leave them out with --on-bad-image skip"
@@ -107,9 +109,10 @@ def run(options: argparse.Namespace, found: FoundImages) -> int:
     if bad:
         errors.print(f"left out: {name_unreadable(bad)}", highlight=False)
     kept = [image for image in found.images if image not in bad]
-    features = model.embed(kept, options.batch, progress).numpy()
+    camids = choice.camids([None] * len(kept))
+    features = model.embed(kept, options.batch, progress, camids=camids).numpy()
     paths = [image.relative_to(options.folder).as_posix() for image in kept]
-    write_whole(output, paths, features, facts_of(model), WRITERS[output.suffix.lower()])
+    write_whole(output, paths, features, facts_of(model, choice), WRITERS[output.suffix.lower()])
     count, width = features.shape
     skipped = f", {len(bad)} images left out" if bad else ""
     others = f". {found.describe()}" if found.left_out else ""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from reid.commands.camera_choice import OTHERS, camids_of, fix_camera
+from reid.commands.camera_choice import OTHER_CAMERAS, OWN, CameraChoice, choose_camera
 from reid.commands.gallery_source import Source
 from reid.data import DatasetError, silent
 from reid.data.crops import PictureError
@@ -106,8 +106,11 @@ class Plan(NamedTuple):
     same: int
 
 
-def plan(index: Index, rows: Sequence[Row]) -> Plan:
-    """Compare the images with those of the index: new and changed ones are to be embedded."""
+def plan(index: Index, rows: Sequence[Row], by_camera: bool = False) -> Plan:
+    """Compare the images with those of the index: new and changed ones are to be embedded.
+
+    by_camera: a feature depends on the camera of its row, so that another camid is a change.
+    """
     numbers = {path: number for number, path in enumerate(index.paths())}
     old = [index.column(name) for name in Row._fields]
     embedded, described, changed, same = [], {}, 0, 0
@@ -118,7 +121,8 @@ def plan(index: Index, rows: Sequence[Row]) -> Plan:
             continue
         before = Row(*(column[number] for column in old))
         found = look(before)
-        if found.state != "same":
+        moved = by_camera and row.camid not in (None, before.camid)
+        if found.state != "same" or moved:
             changed += 1
             embedded.append(row)
             continue
@@ -148,7 +152,7 @@ def run(options: argparse.Namespace, source: Source) -> int:
     else:
         model = model_of(old, options.checkpoint, options.device)
     own = any(row.camid is not None for row in source.rows)
-    by_row = fix_camera(model, options.camera, OTHERS, own)
+    choice = choose_camera(model, options.camera, OTHER_CAMERAS, own)
     remembered = _remembered(options.checkpoint)
     if old is None:
         index = Index.create(options.output, model.facts, checkpoint=remembered)
@@ -156,11 +160,11 @@ def run(options: argparse.Namespace, source: Source) -> int:
         index = old
         index.remember(remembered)
     rows = index.numbered(source.rows)
-    todo = plan(index, rows)
+    todo = plan(index, rows, by_camera=choice.camera == OWN)
     started = time.perf_counter()
     if todo.described:
         index.add(index.features(list(todo.described)), list(todo.described.values()), model.facts)
-    bad = _embed(index, model, todo.embedded, options, errors, by_row)
+    bad = _embed(index, model, todo.embedded, options, errors, choice)
     seconds = time.perf_counter() - started
     why = index.arrange(options.kind, _bytes(options.memory))
     added = len(todo.embedded) - len(bad)
@@ -171,7 +175,13 @@ def run(options: argparse.Namespace, source: Source) -> int:
     parts += [f"{todo.same:,} were there"] if todo.same else []
     parts += [f"{len(todo.described):,} of these described anew"] if todo.described else []
     parts += [f"{len(bad):,} left out"] if bad else []
-    for note in source.notes:
+    notes = [*source.notes, choice.strangers([row.camid for row in todo.embedded])]
+    if model.cameras and todo.same:
+        notes.append(
+            f"the {todo.same:,} images that were there keep the camera that they were embedded with; another "
+            "--camera reaches those alone that are removed (--remove-path) and added again"
+        )
+    for note in filter(None, notes):
         errors.print(note)
     print(f"{options.output}: {len(index):,} images ({source.what}: {'; '.join(parts)}); {model.name}")
     print(why)
@@ -187,12 +197,9 @@ def _embed(
     rows: Sequence[Row],
     options: argparse.Namespace,
     errors: Terminal,
-    by_row: bool,
+    choice: CameraChoice,
 ) -> dict[Path, str]:
-    """Embed and add images, written down now and then; those that cannot be read, each with what is wrong.
-
-    by_row: an image is of the camera of its row.
-    """
+    """Embed and add images, written down now and then; those that cannot be read, each with what is wrong."""
     bad: dict[Path, str] = {}
     facts = model.facts
     waiting: list[tuple[np.ndarray, list[Row]]] = []
@@ -213,7 +220,7 @@ def _embed(
             good = [one for one in decoded if one.image is not None]
             if good:
                 images = [one.image for one in good if one.image is not None]
-                camids = camids_of(model, [one.row.camid for one in good]) if by_row else None
+                camids = choice.camids([one.row.camid for one in good])
                 features = model.embed(images, options.batch, silent, camids=camids).numpy()
                 waiting.append((features, [one.row for one in good]))
             new = {Path(one.row.path): str(one.reason) for one in decoded if one.image is None}

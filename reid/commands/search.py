@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from reid.commands.camera_choice import IMAGES, OTHERS, camids_of, fix_camera
+from reid.commands.camera_choice import NO_CAMERA_SAID, OTHER_CAMERAS, choose_camera
 from reid.commands.compare import expectation
 from reid.commands.gallery_source import show_time
 from reid.commands.index import look, model_of
@@ -411,11 +411,17 @@ def run(options: argparse.Namespace) -> int:
         options.since,
         options.until,
     )
-    own = any(camid is not None for camid in options.camids) if options.many else None
-    by_row = fix_camera(model, options.camera, OTHERS if options.many else IMAGES, own)
-    camids = camids_of(model, options.camids) if by_row else None
+    if options.many:
+        said: list[int | None] = options.camids
+        own = any(camid is not None for camid in said)
+        choice = choose_camera(model, options.camera, OTHER_CAMERAS, own)
+    else:
+        said = [None] * len(images)
+        choice = choose_camera(model, options.camera, NO_CAMERA_SAID)
+    if strangers := choice.strangers(said):
+        warnings.append(strangers)
     progress = ConsoleProgress(errors) if options.many else silent
-    features = model.embed(images, progress=progress, camids=camids)
+    features = model.embed(images, progress=progress, camids=choice.camids(said))
     queries = list(features.split(1)) if options.many else [features]
     shown = [[image] for image in images] if options.many else [images]
     found, plain, reranked = search(index, queries, shown, chosen)

@@ -13,8 +13,28 @@ from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, stored_
 
 #: How PIL resizes, and what normalises the pixels: keys of a checkpoint's `preprocessing`.
 _PIXELS = ("height", "width", "colour", "resize", "mean", "std")
-#: Options of a network that change what it computes and none of its tensors.
+#: Keys of `network_options`.
 _NETWORK = ("stem_relu", "semantic_weight", "camera_weight", "pooling", "last_stride")
+
+
+def network_options(backbone: Any, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a built network that no tensor shows, as far as they mean something to it.
+
+    description: what a checkpoint says of its model.
+    """
+    options = description["backbone"]
+    found: dict[str, Any] = {}
+    if "stem_relu" in options:
+        found["stem_relu"] = bool(options["stem_relu"])  # null is none
+    if options.get("semantic_weight") is not None:
+        found["semantic_weight"] = options["semantic_weight"]
+    if backbone.cameras:
+        found["camera_weight"] = backbone.camera_weight
+    if hasattr(backbone, "layout"):
+        found["pooling"] = backbone.layout.kind
+    if not any("last_stride" in note for note in backbone.notes):  # which says that it has no meaning
+        found["last_stride"] = description["last_stride"]
+    return found
 
 
 @dataclass(frozen=True)
@@ -27,8 +47,7 @@ class Facts:
         space: which feature is taken, whether it is normalised, the metric.
         preprocessing: height and width in pixels, colour, resize, mean and std, as a checkpoint says them.
         threshold: what `reid.threshold` measured, or None.
-        network: the options of the network that no tensor shows, as a checkpoint says them; an index may be
-            older than they are.
+        network: see `network_options`; an index may be older than they are.
     """
 
     model: str
@@ -46,14 +65,11 @@ class Facts:
         meta: Mapping[str, Any],
         space: FeatureSpace,
         threshold: StoredThreshold | None,
+        network: Mapping[str, Any] | None = None,
     ) -> Facts:
         """Of a model and what its checkpoint says of itself; size: of its embeddings."""
         pixels = {key: meta["preprocessing"][key] for key in _PIXELS if key in meta["preprocessing"]}
-        options = {**meta["model"]["backbone"], "last_stride": meta["model"]["last_stride"]}
-        if "stem_relu" in options:
-            options["stem_relu"] = bool(options["stem_relu"])  # null is none
-        network = {key: options[key] for key in _NETWORK if options.get(key) is not None}
-        return cls(model_hash(state_dict), size, space, pixels, threshold, network)
+        return cls(model_hash(state_dict), size, space, pixels, threshold, network or {})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Facts:

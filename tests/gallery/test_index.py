@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from pyarrow import parquet
 
 from reid.errors import UsageError
 from reid.gallery import Facts, Index, IndexFault, Row, approximate
+from reid.gallery.facts import network_options
 from reid.judging.stored_threshold import FeatureSpace
+from reid.models.build import build_backbone
 
 
 def brute(queries: Floats, gallery: Floats, metric: str) -> npt.NDArray[np.float64]:
@@ -146,12 +149,12 @@ def test_another_model_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_network_whose_options_differ_makes_other_features_of_the_same_tensors(tmp_path: Path) -> None:
-    def of(stride: int, **options: Any) -> Facts:
+    def of(stride: int, cameras: tuple[int, ...] = (), weight: float = 3.0, **options: Any) -> Facts:
+        backbone = SimpleNamespace(notes=(), cameras=cameras, camera_weight=weight)
         description = {"backbone": {"name": "resnet50", **options}, "last_stride": stride}
-        meta = {"model": description, "preprocessing": {"height": 256, "width": 128}}
-        return Facts.of({}, SIZE, meta, facts().space, None)
+        return facts(network=network_options(backbone, description))
 
-    Index.create(tmp_path / "g", of(1, stem_relu=False, pooling=None))
+    Index.create(tmp_path / "g", of(1, stem_relu=False))
     index = Index.open(tmp_path / "g")
     assert index.facts == of(1, stem_relu=None)
     index.check(of(1))
@@ -163,11 +166,23 @@ def test_a_network_whose_options_differ_makes_other_features_of_the_same_tensors
             index.check(other)
     solider = of(1, semantic_weight=0.2)
     assert "semantic_weight 0.2, not 0.5" in solider.difference(of(1, semantic_weight=0.5))
-    with_cameras = of(1, camera_weight=3.0)
-    assert "camera_weight 3.0, not 1.5" in with_cameras.difference(of(1, camera_weight=1.5))
+    assert "camera_weight 3.0, not 1.5" in of(1, (2, 5)).difference(of(1, (2, 5), 1.5))
+    assert of(1).difference(of(1, weight=1.5)) == ""  # of no camera
     older = solider.as_json()
     del older["network"]
     assert Facts.from_json(older).difference(of(2, semantic_weight=0.5)) == ""
+
+
+def test_what_means_nothing_to_a_network_is_no_fact_of_it() -> None:
+    def of(pooling: str | None, stride: int) -> dict[str, Any]:
+        network = build_backbone("personvit_small", stride, image_size=(32, 16), pooling=pooling)
+        return network_options(network, {"backbone": {}, "last_stride": stride})
+
+    assert of(None, 1) == of("cls", 2) == {"pooling": "cls"}
+    assert of("patch", 1) == {"pooling": "patch"}
+    assert network_options(build_backbone("resnet18"), {"backbone": {}, "last_stride": 1}) == {
+        "last_stride": 1
+    }
 
 
 def test_odd_names_come_back_as_they_were(tmp_path: Path) -> None:

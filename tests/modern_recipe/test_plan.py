@@ -93,5 +93,9 @@ def test_a_screen_has_at_most_twelve_keys_each_with_its_reason(tmp_path: Path) -
         Plan(changed(tmp_path, screen={**screen, "keys": ["gme"]}))
     with pytest.raises(ConfigError, match="no size '1x1'"):
         Plan().changes((), "1x1", 1, "val")
+    with pytest.raises(ConfigError, match="is `at` 1x1, which is none of the sizes"):
+        Plan(changed(tmp_path, keys={"gem": {"set": {"head": "gem"}, "at": "1x1"}}))
+    with pytest.raises(ConfigError, match="progressive is searched at 64x32, and for another size"):
+        Plan(changed(tmp_path, screen={**screen, "keys": ["progressive"]}))
     with pytest.raises(ConfigError, match="sett is not known"):
         Plan(changed(tmp_path, keys={"gem": {"sett": {"head": "gem"}}}))
