@@ -100,7 +100,8 @@ class Plan:
             unfit = [name for name in search.get("keys", ()) if self.key(name).at not in ("", search["size"])]
             if unfit:
                 raise ConfigError(
-                    f"{self.path}: {', '.join(unfit)} is searched at {search['size']}, and for another size (`at`)"
+                    f"{self.path}: {', '.join(unfit)} is searched at {search['size']}, and for another size "
+                    "(`at`)"
                 )
             silent = [name for name in search.get("keys", ()) if not self.key(name).why]
             if silent:
