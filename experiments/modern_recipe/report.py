@@ -198,7 +198,8 @@ def screen(study: Study, name: str) -> list[str]:
 
 def conclusion(stage: str, found: Walk) -> str:
     if found.missing:
-        return f"This {stage} is not complete: {len(found.missing)} cells are needed for the next decision."
+        what = "search at full size" if stage == "large" else stage
+        return f"This {what} is not complete: {len(found.missing)} cells are needed for the next decision."
     return f"Kept: {recipe_name(found.keys)}."
 
 

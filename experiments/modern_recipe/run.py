@@ -106,13 +106,15 @@ class Runner:
     def refuse_stale(self, table: Table) -> None:
         """Refuse a table whose rows here would be other runs now, since a file of conf/ has changed.
 
-        A cell that begins with another's model is as that one is.
+        A cell that begins with another's model is as that one is. One of weights that lie nowhere here is not
+        looked at, since no stage that needs them runs.
 
         Raises:
             ConfigError: naming the row.
         """
         for row in table.rows:
-            if row.cpu == self.cpu and "<" not in row.changes:
+            unnamed = {*_PLACE.findall(row.changes)} - {*self.places}
+            if row.cpu == self.cpu and "<" not in row.changes and not unnamed:
                 job, _ = self.job(row.cell, {})
                 if job.config_hash != row.config_hash:
                     raise ConfigError(

@@ -12,7 +12,7 @@ from experiments.mean import Mean
 from experiments.modern_recipe import report
 from experiments.modern_recipe.__main__ import main
 from experiments.modern_recipe.plan import HERE, Cell, Plan
-from experiments.modern_recipe.run import OutOfTime
+from experiments.modern_recipe.run import OutOfTime, Runner
 from experiments.modern_recipe.search import walk
 from experiments.modern_recipe.stages import Study
 from experiments.modern_recipe.table import Row, Table
@@ -192,6 +192,15 @@ def test_a_table_begun_by_other_code_or_on_a_changed_machine_is_not_added_to(tmp
     with pytest.raises(ConfigError, match="rows of this CPU with threads 2, and here it is 1"):
         table.refuse_other_code("ab", "2.14", 1, "ours")
     table.refuse_other_code("ab", "2.15", 1, "theirs")  # whose pairs are its own
+
+
+def test_rows_of_weights_that_lie_nowhere_here_are_not_composed(tmp_path: Path) -> None:
+    runner = Runner(Plan(), {"crops": "/crops", "weights": "none"})
+    table = Table(tmp_path / "cells.csv")
+    table.rows.append(row("published", ["backbone.weights={lite0}", "epochs=2"], 0, 40.0, runner.cpu))
+    runner.refuse_stale(table)
+    with pytest.raises(ConfigError, match=r"say where it lies, by --place lite0=PATH"):
+        runner.job(table.rows[0].cell, {})
 
 
 def timed(table: Table, keys: tuple[str, ...], seconds: float) -> None:
