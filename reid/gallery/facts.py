@@ -13,8 +13,6 @@ from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, stored_
 
 #: How PIL resizes, and what normalises the pixels: keys of a checkpoint's `preprocessing`.
 _PIXELS = ("height", "width", "colour", "resize", "mean", "std")
-#: Keys of `network_options`.
-_NETWORK = ("stem_relu", "semantic_weight", "camera_weight", "pooling", "last_stride")
 
 
 def network_options(backbone: Any, description: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +93,7 @@ class Facts:
             return f"they have {self.size} numbers each, not {other.size}"
         for what, keys, one, two in (
             ("images", _PIXELS, self.preprocessing, other.preprocessing),
-            ("network", _NETWORK, self.network, other.network),
+            ("network", sorted(self.network), self.network, other.network),
         ):
             for key in keys:
                 mine, theirs = one.get(key), two.get(key)

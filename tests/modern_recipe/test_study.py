@@ -235,7 +235,7 @@ def test_a_key_that_changes_an_epochs_time_has_the_epochs_of_the_same_minutes(tm
     assert [cell.name for cell in study.needed("winner")] == ["published + progressive at 128x64"]
     timed(study.table, ("progressive",), 24.0)
     epochs = {cell.name: cell.values["epochs"] for cell in study.needed("winner")}
-    assert epochs["published + gem"] == epochs["published + gem + published_lr"] == "20"
+    assert epochs["published + gem"] == epochs["published + gem + more_l2"] == "20"
     assert epochs["published + gem + progressive"] == "30"
 
 
