@@ -52,7 +52,9 @@ def _of_series(study: Study, stage: str) -> list[Cell]:
 
 
 def _of_search(study: Study, name: str) -> list[Cell]:
-    """At most: each key alone, then each on the best so far with all seeds."""
+    """At most: each key alone, then each on the best so far with all seeds; none where it is complete."""
+    if not study.walk(name).missing:
+        return []
     search, plan = study.search(name), study.plan
     base = [search.cell(plan, search.base, seed) for seed in search.seeds]
     cells = [*base]

@@ -11,6 +11,7 @@ import torch
 from experiments.mean import Mean
 from experiments.modern_recipe import report
 from experiments.modern_recipe.__main__ import main
+from experiments.modern_recipe.estimate import left
 from experiments.modern_recipe.plan import HERE, Cell, Plan
 from experiments.modern_recipe.run import OutOfTime, Runner
 from experiments.modern_recipe.search import walk
@@ -153,6 +154,14 @@ def test_a_screen_keeps_what_leads_and_asks_for_seeds_where_a_lead_is_small(tmp_
         ("gem", True, 1), ("cosine", False, 3), ("l2", False, 1)
     ]  # fmt: skip
     assert found.keys == ("gem",)
+
+
+def test_a_complete_screen_has_no_cell_left() -> None:
+    table = Table(HERE / "results" / "cells.csv")
+    study = Study(Plan(), table, table.rows[0].cpu, guess=True)
+    assert study.needed("screen") == []
+    assert left(study, "screen") == []
+    assert left(Study(Plan(), table, "another CPU", guess=True), "winner") != []
 
 
 def test_only_rows_of_one_cpu_are_compared(tmp_path: Path) -> None:
