@@ -249,12 +249,9 @@ class Study:
                 (PUBLISHED, self.published_for(minutes), section["size"]),
                 (WINNER, ours, own.get("size", section["size"])),
             )
-            cells, left = [], minutes
+            cells = []
             for name, keys, size in recipes:
-                timed = () if name == PUBLISHED else keys
-                epochs = self.epochs_for(left, timed, size)
-                # Whole epochs fill a short budget badly: the winner gets what the published recipe took.
-                left = epochs * self._epoch_seconds(timed, size) / 60
+                epochs = self.epochs_for(minutes, () if name == PUBLISHED else keys, size)
                 changes = self.plan.changes(keys, size, epochs, section["split"])
                 cells.append(
                     [Cell("curve", name, changes, seed, f"{minutes:g}") for seed in section["seeds"]]
