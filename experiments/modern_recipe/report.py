@@ -59,8 +59,8 @@ def markdown(plan: Plan, table: Table, figures: Sequence[str] = ()) -> str:
 
 #: The figures that there may be, with what they show.
 FIGURES = {
-    "curve.png": "mAP over minutes of training of both recipes, each with its interval over the seeds that were run",
-    "ladder.png": "mAP of each step of the ladder, with its interval over the seeds that were run",
+    "curve.png": "mAP over minutes of training of both recipes, each with its interval over the seeds",
+    "ladder.png": "mAP of each step of the ladder, with its interval over the seeds",
     "cost.png": "mAP over the latency of one image, for each network of the study",
 }
 
