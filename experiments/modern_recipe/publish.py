@@ -6,7 +6,7 @@ from experiments.mean import Mean
 from experiments.modern_recipe import cost, pictures, report
 from experiments.modern_recipe.plan import Plan
 from experiments.modern_recipe.stages import Missing, Study, paired
-from experiments.modern_recipe.table import Table
+from experiments.modern_recipe.table import Table, median_minutes
 from reid.figures import Point, accuracy_latency, save
 
 
@@ -32,8 +32,7 @@ def _curve(study: Study, machine: str, results: Path) -> list[str]:
     for budget in budgets:
         pairs = paired(study.table, *zip(*budget.pairs, strict=True))
         for points, rows in zip(curves.values(), zip(*pairs, strict=True), strict=False):
-            minutes = Mean.of([row.train_minutes or 0 for row in rows]).value
-            points.append(pictures.Point(minutes, Mean.of([row.mAP for row in rows])))
+            points.append(pictures.Point(median_minutes(rows), Mean.of([row.mAP for row in rows])))
     if not curves["winner"]:
         return []
     save(pictures.curve_figure(dict(curves), machine), results / "curve.png")

@@ -7,7 +7,7 @@ from experiments.mean import Mean
 from experiments.modern_recipe.plan import Plan, recipe_name, word
 from experiments.modern_recipe.search import Walk
 from experiments.modern_recipe.stages import Missing, Study, Variant, paired
-from experiments.modern_recipe.table import Row, Table
+from experiments.modern_recipe.table import Row, Table, median_minutes
 
 BEGIN, END = "<!-- results: written by `python -m experiments.modern_recipe report` -->", "<!-- end -->"
 NOTHING = "**Nothing is measured yet.** The tables and figures will stand here."
@@ -109,8 +109,7 @@ def curve(study: Study) -> list[str]:
             continue
         cells = [f"{budget.minutes:g}"]
         for rows in zip(*pairs, strict=True):
-            minutes = Mean.of([row.train_minutes or 0 for row in rows]).value
-            cells += [f"{minutes:.1f}, {rows[0].epochs}", str(_mAP(rows)), str(_rank_1(rows))]
+            cells += [f"{median_minutes(rows):.1f}, {rows[0].epochs}", str(_mAP(rows)), str(_rank_1(rows))]
         leads[budget.minutes] = _lead(pairs)
         lines.append(f"| {' | '.join([*cells, leads[budget.minutes].signed()])} |")
     if not leads:
@@ -226,10 +225,9 @@ def series(study: Study, stage: str) -> list[str]:
         other = variants.get(variant.against)
         pairs = paired(study.table, other.cells, variant.cells) if other else []
         difference = f"{_lead(pairs).signed()} to {variant.against}" if pairs else ""
-        minutes = Mean.of([row.train_minutes or 0 for row in rows])
         last = (f"{Mean.of([row.accuracy or 0 for row in rows]).value:.1f}", _mean_loss(rows))
         lines.append(
-            f"| {variant.name} | {rows[0].split} | {rows[0].epochs} | {minutes.value:.1f} | {_mAP(rows)} | "
+            f"| {variant.name} | {rows[0].split} | {rows[0].epochs} | {median_minutes(rows):.1f} | {_mAP(rows)} | "
             f"{_rank_1(rows)} | {last[0]} | {last[1]} | {difference} |"
         )
     if not lines:

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -156,6 +157,11 @@ def _row(line: dict[str, str]) -> Row:
         else:
             values[one.name] = float(text) if text else None
     return Row(**values)  # type: ignore[arg-type]
+
+
+def median_minutes(rows: Sequence[Row]) -> float:
+    """Of training, over the seeds: what else a machine had to do in one of them does not count."""
+    return statistics.median(row.train_minutes or 0 for row in rows)
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
