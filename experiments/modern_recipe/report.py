@@ -227,8 +227,8 @@ def series(study: Study, stage: str) -> list[str]:
         difference = f"{_lead(pairs).signed()} to {variant.against}" if pairs else ""
         last = (f"{Mean.of([row.accuracy or 0 for row in rows]).value:.1f}", _mean_loss(rows))
         lines.append(
-            f"| {variant.name} | {rows[0].split} | {rows[0].epochs} | {median_minutes(rows):.1f} | {_mAP(rows)} | "
-            f"{_rank_1(rows)} | {last[0]} | {last[1]} | {difference} |"
+            f"| {variant.name} | {rows[0].split} | {rows[0].epochs} | {median_minutes(rows):.1f} | "
+            f"{_mAP(rows)} | {_rank_1(rows)} | {last[0]} | {last[1]} | {difference} |"
         )
     if not lines:
         return []
