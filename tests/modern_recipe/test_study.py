@@ -1,6 +1,7 @@
 """The study on drawn people, from its first cell to its report; and what its rows decide."""
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -298,6 +299,29 @@ def test_goals_are_said_to_be_reached_missed_or_open() -> None:
     assert all("not measured yet" in line for line in report.goals({}, [2.0, 24.0], 3))
     one_seed = {2.0: Mean.of([7.0]), 24.0: Mean.of([4.0])}
     assert all("not measured yet" in line for line in report.goals(one_seed, [2.0, 24.0], 3))
+
+
+def test_leads_are_compared_at_equal_time() -> None:
+    """The published recipe gains 10 points with each doubling; the winner has 3 more, and takes longer."""
+
+    def pair(minutes: float, seed: int) -> tuple[Row, Row]:
+        def at(name: str, taken: float, more: float) -> Row:
+            return row(name, [], seed, 50 + seed + 10 * math.log2(taken) + more, train_minutes=taken)
+
+        return at("published", minutes, 0), at("winner", 1.25 * minutes, 3)
+
+    found = {minutes: [pair(minutes, seed) for seed in (0, 1)] for minutes in (2.0, 4.0, 8.0)}
+    assert [winner.mAP - one.mAP for one, winner in found[2.0]] == pytest.approx([6.219, 6.219], abs=1e-3)
+    for minutes in found:  # within the curve, and a little beyond its end
+        assert report.equal_time_leads(found, minutes) == pytest.approx([3, 3])
+    found[8.0] = found[8.0][:1]
+    assert len(report.equal_time_leads(found, 4.0)) == 1  # of the other seed the next run is not there yet
+    assert report.equal_time_leads({2.0: found[2.0]}, 2.0) == []
+
+
+def test_the_mean_of_fewer_seeds_than_planned_says_so() -> None:
+    assert report._of_seeds("1.0", 1, 3) == "1.0 (1 of 3 seeds)"
+    assert report._of_seeds("1.0", 3, 3) == "1.0"
 
 
 def test_what_is_wrong_is_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
