@@ -19,8 +19,8 @@ class Point:
 
 
 @styled
-def curve_figure(curves: dict[str, Sequence[Point]], machine: str) -> Figure:
-    """mAP over minutes, a line a recipe, with 95 % intervals.
+def curve_figure(curves: dict[str, Sequence[Point]], machine: str, budgets: Sequence[float]) -> Figure:
+    """mAP over minutes, a line a recipe, with 95 % intervals; the axis is marked at the budgets.
 
     Raises:
         ValueError: no point.
@@ -35,8 +35,7 @@ def curve_figure(curves: dict[str, Sequence[Point]], machine: str) -> Figure:
         means = [point.mAP.value for point in points]
         halves = [0.0 if point.mAP.half != point.mAP.half else point.mAP.half for point in points]
         axes.errorbar(minutes, means, halves, marker="o", capsize=3, color=colour, label=name)
-    ticks = sorted({round(point.minutes) or 1 for points in curves.values() for point in points})
-    axes.set_xticks(ticks)
+    axes.set_xticks(budgets)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("minutes of training")

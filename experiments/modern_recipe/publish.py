@@ -35,7 +35,7 @@ def _curve(study: Study, machine: str, results: Path) -> list[str]:
             points.append(pictures.Point(median_minutes(rows), Mean.of([row.mAP for row in rows])))
     if not curves["winner"]:
         return []
-    save(pictures.curve_figure(dict(curves), machine), results / "curve.png")
+    save(pictures.curve_figure(dict(curves), machine, study.minutes()), results / "curve.png")
     return ["curve.png"]
 
 
