@@ -6,7 +6,7 @@ from experiments.mean import Mean
 from experiments.modern_recipe import cost, pictures, report
 from experiments.modern_recipe.plan import Plan
 from experiments.modern_recipe.stages import Missing, Study, paired
-from experiments.modern_recipe.table import Table, median_minutes
+from experiments.modern_recipe.table import Row, Table, median_minutes
 from reid.figures import Point, accuracy_latency, save
 
 
@@ -56,21 +56,24 @@ def _ladder(study: Study, machine: str, results: Path) -> list[str]:
 
 
 def _cost(study: Study, results: Path) -> list[str]:
-    """mAP over latency; of the rows whose network `cost` has measured."""
+    """mAP over latency; of the rows whose network `cost` has measured.
+
+    They were trained for other minutes, which stand beside the names.
+    """
     costs = {one.network: one for one in cost.read(results / "cost.csv")}
-    scores: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], list[Row]] = {}
     for row in cost.shown(study.table.rows):
         network = cost.network_of(row, study.plan)
         if network in costs:
-            scores.setdefault((network, row.name), []).append(row.mAP)
-    if not scores:
+            found.setdefault((network, row.name), []).append(row)
+    if not found:
         return []
     points = [
         Point(
-            f"{costs[network].name}, {name}", costs[network].latency, Mean.of(values).value / 100,
-            "Market train-half split",
+            f"{costs[network].name}, {name}, {median_minutes(rows):.0f} min", costs[network].latency,
+            Mean.of([row.mAP for row in rows]).value / 100, "Market train-half split",
         )
-        for (network, name), values in scores.items()
+        for (network, name), rows in found.items()
     ]  # fmt: skip
     save(accuracy_latency(points, 1, next(iter(costs.values())).machine), results / "cost.png")
     return ["cost.png"]
