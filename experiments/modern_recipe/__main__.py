@@ -17,7 +17,7 @@ from experiments.modern_recipe import cost
 from experiments.modern_recipe.estimate import estimate
 from experiments.modern_recipe.plan import HERE, PLAN, Cell, Plan
 from experiments.modern_recipe.run import ROOT, Command, OutOfTime, Runner, in_process_of_its_own
-from experiments.modern_recipe.stages import SERIES, STAGES, Study
+from experiments.modern_recipe.stages import STAGES, Study
 from experiments.modern_recipe.table import Table
 from reid.config.dialects import CommandParser
 from reid.errors import RunError, UsageError
@@ -104,10 +104,12 @@ def _run(stage: str, plan: Plan, table: Table, runner: Runner, console: Terminal
 
 
 def _teachers(study: Study, cell: Cell) -> dict[str, Cell]:
-    """The cells that `<name>` in a change of this cell may mean: the first seed of each line of its stage."""
-    if cell.stage not in SERIES or not any("<" in change for change in cell.changes):
+    """The cells whose models a cell begins with, by the names that its changes have for them."""
+    if not cell.models:
         return {}
-    return {variant.name: variant.cells[0] for variant in study.series(cell.stage)}
+    return {
+        variant.name: variant.cells[0] for variant in study.series(cell.stage) if variant.name in cell.models
+    }
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ A recipe is the published one with some of the plan's keys on top, so it is name
 be scaled to every length.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,11 @@ class Cell:
     @property
     def values(self) -> dict[str, str]:
         return dict(change.partition("=")[::2] for change in self.changes)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The lines of its stage whose models it begins with: `<name>` in what it sets."""
+        return tuple(re.findall(r"<([^>]+)>", " ".join(self.changes)))
 
     def words(self, frame: Mapping[str, str]) -> list[str]:
         """The overrides of `python -m reid.train`; a change wins over the frame."""

@@ -5,8 +5,8 @@ program can be killed anywhere.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.modern_recipe.plan import PUBLISHED, WINNER, Cell, Plan, recipe_name
@@ -85,10 +85,11 @@ class Study:
             for number, cell in enumerate(variant.cells):
                 pair = [other.cells[number], cell] if other and number < len(other.cells) else [cell]
                 missing += self.table.missing(pair, self.cpu)
-        # What begins with another line's model waits for it.
-        waiting = [cell for cell in missing if any("<" in change for change in cell.changes)]
-        first = [cell for cell in unique(missing) if cell not in waiting]
-        return first or unique(waiting)
+        # What begins with another line's model waits for it, and a model lies where it was trained.
+        waiting = [cell for cell in missing if cell.models]
+        first = [cell for cell in missing if cell not in waiting]
+        first += self._not_here(variants[name].cells[0] for cell in waiting for name in cell.models)
+        return unique(first or waiting)
 
     def _needed_away(self) -> list[Cell]:
         self.winner()
@@ -96,7 +97,11 @@ class Study:
         for pairs in self.away().values():
             for pair in pairs:
                 missing += self.table.missing(pair, self.cpu)
-        return unique(missing)
+        return unique(self._not_here(replace(cell, judged_on="") for cell in missing) or missing)
+
+    def _not_here(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Of cells whose models are needed, those that no machine like this one has run."""
+        return [cell for cell in cells if self.table.row(cell, self.cpu) is None]
 
     def _unpaired(self, budgets: Sequence[Budget]) -> list[Cell]:
         """The cells that the curve lacks, all budgets of the first seed first."""

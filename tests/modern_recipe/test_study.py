@@ -277,6 +277,18 @@ def test_a_student_waits_for_its_teacher(tmp_path: Path) -> None:
     assert {cell.name for cell in study.needed("distil")} == {"teacher", "plain"}
 
 
+def test_another_machine_trains_what_it_needs_the_models_of() -> None:
+    """Rows go with the table, models do not: the first machine trained both, another has none of them."""
+    table = Table(HERE / "results" / "cells.csv")
+    another = Study(Plan(), table, "another CPU")
+    teacher = next(one.cells[0] for one in another.series("distil") if one.name == "teacher")
+    assert table.row(teacher, table.rows[0].cpu) is not None
+    assert teacher in another.needed("distil")
+    first = another.needed("away")
+    assert {cell.name for cell in first} == {"published", "winner"}
+    assert not any(cell.judged_on for cell in first)
+
+
 def test_a_mean_has_the_interval_of_student() -> None:
     mean = Mean.of([1.0, 2.0, 3.0])
     assert mean.value == 2.0
