@@ -265,15 +265,14 @@ class Study:
         return budgets
 
     def away(self) -> dict[str, list[tuple[Cell, Cell]]]:
-        """By dataset: the pairs of the curve's budget that the plan names, judged there."""
+        """By dataset: the pairs of the curve's budget that the plan names, of its seeds, judged there."""
         section = self.plan.section("away")
         (budget,) = (one for one in self.curve() if one.minutes == float(section["minutes"]))
-        trained = [cell for pair in budget.pairs for cell in pair]
-        if not self.guess and (missing := self._unpaired([budget])):
+        pairs = tuple(pair for pair in budget.pairs if pair[0].seed in section["seeds"])
+        if not self.guess and (missing := self._unpaired([replace(budget, pairs=pairs)])):
             raise Missing(missing)
-        assert trained
         return {
-            dataset: [(_judged(ours, dataset), _judged(theirs, dataset)) for ours, theirs in budget.pairs]
+            dataset: [(_judged(ours, dataset), _judged(theirs, dataset)) for ours, theirs in pairs]
             for dataset in self.plan.domains
         }
 
