@@ -119,8 +119,8 @@ class Table:
         if others:
             raise ConfigError(
                 f"{self.path} holds rows by other code (trees {_names(row.tree for row in others)}; commits "
-                f"{_names(row.commit[:12] for row in others)}), and this tree is {tree}. Check out the tag "
-                "that the study was frozen by, or begin another table with --results FOLDER"
+                f"{_names(row.commit[:12] for row in others)}), and this tree is {tree}. Check out one "
+                "of those commits, or begin another table with --results FOLDER"
             )
         ours = [row for row in self.rows if row.cpu == cpu]
         for what, now, then in (
