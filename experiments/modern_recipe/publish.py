@@ -1,5 +1,6 @@
 """The report and its figures, written where readers find them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.mean import Mean
@@ -15,16 +16,21 @@ def publish(plan: Plan, table: Table, results: Path, readme: Path) -> list[str]:
     drawn = []
     if table.rows:
         study = Study(plan, table, table.rows[-1].cpu)
-        machine = f"{study.cpu}, {table.rows[-1].threads} threads"
-        drawn += _curve(study, machine, results)
-        drawn += _ladder(study, machine, results)
+        drawn += _curve(study, results)
+        drawn += _ladder(study, results)
         drawn += _cost(study, results)
     report.write(readme, report.markdown(plan, table, drawn))
     return drawn
 
 
-def _curve(study: Study, machine: str, results: Path) -> list[str]:
+def machines(rows: Iterable[Row]) -> str:
+    """Where what is drawn was measured, in words."""
+    return "; ".join(dict.fromkeys(f"{row.cpu}, {row.threads} threads" for row in rows))
+
+
+def _curve(study: Study, results: Path) -> list[str]:
     curves: dict[str, list[pictures.Point]] = {"published recipe": [], "winner": []}
+    drawn: list[Row] = []
     try:
         budgets = study.curve()
     except Missing:
@@ -33,14 +39,16 @@ def _curve(study: Study, machine: str, results: Path) -> list[str]:
         pairs = paired(study.table, *zip(*budget.pairs, strict=True))
         for points, rows in zip(curves.values(), zip(*pairs, strict=True), strict=False):
             points.append(pictures.Point(median_minutes(rows), Mean.of([row.mAP for row in rows])))
+            drawn += rows
     if not curves["winner"]:
         return []
-    save(pictures.curve_figure(dict(curves), machine, study.minutes()), results / "curve.png")
+    save(pictures.curve_figure(dict(curves), machines(drawn), study.minutes()), results / "curve.png")
     return ["curve.png"]
 
 
-def _ladder(study: Study, machine: str, results: Path) -> list[str]:
-    steps = {}
+def _ladder(study: Study, results: Path) -> list[str]:
+    steps: dict[str, Mean] = {}
+    drawn: list[Row] = []
     try:
         variants = study.series("ladder") if study.plan.sections.get("ladder") else []
     except Missing:
@@ -49,9 +57,10 @@ def _ladder(study: Study, machine: str, results: Path) -> list[str]:
         rows = [found[0] for cell in variant.cells if (found := study.table.together([cell], study.cpu))]
         if rows:
             steps[variant.name] = Mean.of([row.mAP for row in rows])
+            drawn += rows
     if not steps:
         return []
-    save(pictures.ladder_figure(steps, machine), results / "ladder.png")
+    save(pictures.ladder_figure(steps, machines(drawn)), results / "ladder.png")
     return ["ladder.png"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.mean import Mean
-from experiments.modern_recipe import report
+from experiments.modern_recipe import publish, report
 from experiments.modern_recipe.__main__ import main
 from experiments.modern_recipe.estimate import left
 from experiments.modern_recipe.plan import HERE, Cell, Plan
@@ -218,6 +218,12 @@ def test_a_seed_that_the_machine_disturbed_moves_no_minutes() -> None:
     rows = [row("published", [], seed, 80.0, train_minutes=one) for seed, one in enumerate(minutes)]
     assert median_minutes(rows) == 24.4
     assert median_minutes(rows[:2]) == 27.5
+
+
+def test_a_figure_names_the_machines_of_its_own_rows() -> None:
+    rows = [row("published", [], seed, 80.0) for seed in (0, 1)]
+    assert publish.machines(rows) == "ours, 2 threads"
+    assert publish.machines([replace(rows[0], cpu="theirs"), *rows]) == "theirs, 2 threads; ours, 2 threads"
 
 
 def timed(table: Table, keys: tuple[str, ...], seconds: float) -> None:
