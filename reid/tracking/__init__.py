@@ -14,7 +14,7 @@ from reid.tracking.ended_run import (
     replace_model,
     run_address,
 )
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.journal import JOURNAL, under_way
 from reid.tracking.late import LateDelivery, send_late, store_of
 from reid.tracking.machine import Provenance, environment, hide_home
@@ -84,6 +84,7 @@ __all__ = [
     "prepare_views",
     "read_record",
     "read_run",
+    "reason",
     "refuse_password",
     "register",
     "registered_runs",

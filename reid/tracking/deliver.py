@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from reid.tracking.data_input import send_inputs
-from reid.tracking.errors import TrackingError, is_deleted, reason
+from reid.tracking.errors import TrackingError, has_remedy, hide_passwords, is_deleted, reason
 from reid.tracking.journal import Journal, Operation, Sent
 from reid.tracking.logged_model import send_model
 from reid.tracking.store import Store
@@ -135,7 +135,7 @@ def _send(client: MlflowClient, run_id: str, operation: Operation, folder: Path,
                 _send(client, run_id, {**operation, "values": dict(half)}, folder, delivery)
             return
         what = str(operation.get("values") or operation.get("path") or "")
-        delivery.refused.append(f"{operation['op']} {what[:120]}: {error}")
+        delivery.refused.append(f"{operation['op']} {what[:120]}: {hide_passwords(str(error))}")
 
 
 def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path) -> None:
@@ -202,7 +202,7 @@ def _is_refusal(error: Exception) -> bool:
 
 def _clear(error: Exception) -> Exception:
     """The same, in our words where MLflow's say neither what happened nor what to do."""
-    return TrackingError(reason(error)) if is_deleted(error) else error
+    return TrackingError(reason(error)) if has_remedy(error) else error
 
 
 def _parent_tags(store: Store, journal: Journal, creation: Operation, experiment_id: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from reid.tracking.courier import Courier
 from reid.tracking.data_input import DataInput, input_operation
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, hide_passwords, reason
 from reid.tracking.journal import (
     Journal,
     Operation,
@@ -83,10 +83,12 @@ class Tracker:
         parent: the folder of the sweep that this run belongs to (where `open_parent` put its journal).
         resume: go on with the run that `run_dir` already holds, if it holds one; the same MLflow run is then
         RUNNING again.
-        Raises TrackingError when the folder holds a run and `resume` is False, or another process writes it.
+        Raises TrackingError when the folder holds a run and `resume` is False, another process writes it, or
+        another version of MLflow has made the store's tables.
         """
         check_names(tags or {}, "tag")
         check_names(params or {}, "param")
+        _refuse_other_schema(store)
         creation: Operation = {
             "op": "create",
             "time": now_ms(),
@@ -269,7 +271,7 @@ class Tracker:
             self.finish("KILLED")
         elif not self._finished:
             self.tags({"reid.error": cut(_first_line(error), 500)})
-            self.text(hide_home("".join(traceback.format_exception(error))), "traceback.txt")
+            self.text(hide_home(hide_passwords("".join(traceback.format_exception(error)))), "traceback.txt")
             self.finish("FAILED")
 
     def _record(self, operation: Operation, durable: bool = False, last: bool = False) -> None:
@@ -304,7 +306,11 @@ class Tracker:
             logger.warning("the tracking store refused %s", refusal)
         if delivery.error is not None:
             self._retry_at = time.monotonic() + max(_RETRY_S, _RETRY_FACTOR * cost)
-            self._complain(_first_line(delivery.error))
+            self._complain(
+                str(delivery.error)
+                if isinstance(delivery.error, TrackingError)
+                else _first_line(delivery.error)
+            )
         elif self._failing and not delivery.left:
             logger.info("the tracking store answers again")
             self._failing = False
@@ -373,5 +379,15 @@ def open_parent(
     return parent
 
 
+def _refuse_other_schema(store: Store) -> None:
+    """A database that cannot be reached now is no reason to refuse a run."""
+    try:
+        store.refuse_other_schema()
+    except TrackingError:
+        raise
+    except Exception as error:  # databases, file systems and networks all have their own
+        logger.debug("the tables of %s could not be looked at: %s", store.public_uri, reason(error))
+
+
 def _first_line(error: BaseException) -> str:
-    return hide_home(f"{type(error).__name__}: {error}".splitlines()[0])
+    return hide_home(hide_passwords(f"{type(error).__name__}: {error}".splitlines()[0]))
