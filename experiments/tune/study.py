@@ -58,7 +58,7 @@ class Search:
         choice = HydraConfig.get().runtime.choices.get("study") or "study"
         name = settings.study.name or f"{choice}-{fingerprint}"
         store = default_store(home(), settings.tracking.uri)
-        uri = database_of(store)
+        uri = settings.study.storage or database_of(store)
         try:
             study = optuna.create_study(
                 storage=open_storage(store, uri, create),

@@ -224,18 +224,22 @@ def default_store(home: Path, uri: str | None = None) -> Store:
     )
 
 
-def refuse_password(uri: str | None) -> None:
-    """Refuse a password within a `tracking.uri` that is about to become part of a config.
+def refuse_password(uri: str | None, key: str = "tracking.uri") -> None:
+    """Refuse a password within the URI of a `key` that is about to become part of a config.
 
     Raises:
         TrackingError: configs are written into folders, runs, and checkpoints that are given away.
     """
     if uri and Store(uri).public_uri != uri:
+        way = (
+            "Put the whole address into the environment as MLFLOW_TRACKING_URI, or a server's name and "
+            "password as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            if key == "tracking.uri"
+            else "Leave it out, and put it into the environment as PGPASSWORD (MYSQL_PWD)"
+        )
         raise TrackingError(
-            f"tracking.uri={Store(uri).public_uri} holds a password, which would be written into the run, "
-            "its folder and its checkpoints. Put the whole address into the environment as "
-            "MLFLOW_TRACKING_URI, or a server's name and password as MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
+            f"{key}={Store(uri).public_uri} holds a password, which would be written into the run, "
+            f"its folder and its checkpoints. {way}"
         )
 
 
