@@ -48,7 +48,7 @@ class Postgres:
 
     def start(self) -> None:
         """Return when it answers. Raises ServerError where that does not come about."""
-        programs = _programs(self.cluster)
+        programs = programs_of(self.cluster)
         if not self.cluster.exists():
             self._make(programs)
         self.log.touch()
@@ -165,7 +165,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C.UTF-8"}
 
 
-def _programs(cluster: Path) -> Path:
+def programs_of(cluster: Path) -> Path:
     """The folder of PostgreSQL's programs: of the version that made `cluster`, else of the newest.
 
     Raises ServerError where there is none.
