@@ -1,0 +1,214 @@
+"""What ten thousand runs in one experiment cost: `python -m experiments.many_runs`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, open_dict
+
+from experiments.faults.sweep import TINY
+from experiments.many_runs.fill import EXPERIMENT, facts, multiply, write_runs
+from experiments.server.pair import RUNS, Pair
+from reid.config.dialects import CommandParser
+from reid.config.schema import config_folder, register
+from reid.home import source_root
+from reid.sweeps.callback import SweepCallback
+from reid.tracking import Store, default_store, sqlite_uri
+
+RESULTS = Path(__file__).parent / "results" / "seconds.csv"
+#: So many runs go through the client; the others are copies of them.
+BY_CLIENT = 1000
+_SWEPT = ("loss.alpha=1.2,1.4", "epochs=1", "eval.period=0", f"tracking.experiment={EXPERIMENT}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: measured and written."""
+    options = _parser().parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="reid-many-"))
+    folder.chmod(0o755)
+    rows = []
+    try:
+        for name, count in [(name, count) for name in ("sqlite", "server") for count in (0, options.runs)]:
+            place = folder / f"{name}-{count}"
+            place.mkdir()
+            with _sqlite(place) if name == "sqlite" else _server(place) as (variables, filled):
+                if count:
+                    by_client = min(count, BY_CLIENT)
+                    started = time.monotonic()
+                    write_runs(filled, by_client)
+                    print(f"{by_client} runs by the client: {time.monotonic() - started:.0f} s", flush=True)
+                    multiply(filled.uri, count // by_client)
+                    print(facts(filled), flush=True)
+                for what, seconds in _measured(place, variables, count).items():
+                    rows.append({"store": name, "runs": count, "what": what, "seconds": f"{seconds:.2f}"})
+                    print("  ".join(map(str, rows[-1].values())), flush=True)
+    finally:
+        shutil.rmtree(folder)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["store", "runs", "what", "seconds"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return 0
+
+
+@contextmanager
+def _sqlite(folder: Path) -> Iterator[tuple[dict[str, str], Store]]:
+    """The variables that lead the suite to a store in a sqlite file, and the store to fill."""
+    uri = sqlite_uri(folder / "mlflow.db")
+    yield {"MLFLOW_TRACKING_URI": uri}, default_store(folder, uri)
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[tuple[dict[str, str], Store]]:
+    """The same of a server on PostgreSQL; it is filled behind the server's back, which is quicker."""
+    pair = Pair(folder / "server")
+    pair.start()
+    try:
+        os.environ |= pair.database_variables()
+        # The experiment, with artifacts at the server.
+        with _environment(pair.variables()):
+            Store(pair.uri).prepare(EXPERIMENT)
+        yield pair.variables(), Store(pair.database.uri(RUNS))
+    finally:
+        pair.stop()
+
+
+def _measured(home: Path, variables: Mapping[str, str], count: int) -> dict[str, float]:
+    """Seconds of each command and each part of a sweep, the best of three."""
+    with _environment({**variables, "REID_HOME": str(home), "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}):
+        data = home / "data"
+        words = [*TINY, *_SWEPT, f"data.root={data}"]
+        _command("reid.train", "-m", *words)
+        (sweep,) = (home / "multirun").iterdir()
+        found = {
+            "runs list": _best(lambda: _command("reid.runs", "list")),
+            "runs list, one experiment": _best(
+                lambda: _command("reid.runs", "list", "--experiment", EXPERIMENT)
+            ),
+        }
+        parent = _parent(home)
+        found["runs show"] = _best(lambda: _command("reid.runs", "show", parent))
+        elsewhere = home / "elsewhere"
+        elsewhere.mkdir()
+        with _environment({"REID_HOME": str(elsewhere)}):
+            found["report of a sweep that only the store knows"] = _best(
+                lambda: _command("reid.report", f"runs={parent}")
+            )
+        starts, ends = zip(*[_start_and_end(sweep, words) for _ in range(3)], strict=True)
+        found["a sweep's start"], found["a sweep's end"] = min(starts), min(ends)
+        if variables["MLFLOW_TRACKING_URI"].startswith("http"):
+            found["the page of 100 runs that the UI asks for"] = _best(lambda: _page(variables))
+    return found
+
+
+def _start_and_end(sweep: Path, words: Sequence[str]) -> tuple[float, float]:
+    """Seconds that the sweep's own bookkeeping takes before its first job and after its last one."""
+    config = _config(sweep, words)
+    started = time.monotonic()
+    callback = SweepCallback()
+    callback.on_multirun_start(config)
+    running = time.monotonic()
+    callback.on_multirun_end(config)
+    return running - started, time.monotonic() - running
+
+
+def _config(sweep: Path, words: Sequence[str]) -> DictConfig:
+    """The config that Hydra hands to the callback of a sweep."""
+    register()
+    single = [word.partition(",")[0] if word.startswith("loss.alpha") else word for word in words]
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", overrides=single, return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.sweep.dir = str(sweep)
+        config.hydra.overrides.task = list(words)
+    return config
+
+
+def _page(variables: Mapping[str, str]) -> None:
+    """What the UI asks of the server when it opens an experiment."""
+    store = Store(variables["MLFLOW_TRACKING_URI"])
+    body = {
+        "experiment_ids": [store.prepare(EXPERIMENT)],
+        "max_results": 100,
+        "order_by": ["attributes.start_time DESC"],
+    }
+    login = f"{variables['MLFLOW_TRACKING_USERNAME']}:{variables['MLFLOW_TRACKING_PASSWORD']}"
+    request = urllib.request.Request(
+        f"{store.uri}/api/2.0/mlflow/runs/search",
+        json.dumps(body).encode(),
+        {
+            "Content-Type": "application/json",
+            "Authorization": f"Basic {b64encode(login.encode()).decode()}",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        answer.read()
+
+
+def _parent(home: Path) -> str:
+    """The id of the run of the only sweep in a home."""
+    (sent,) = (home / "multirun").glob("*/journal.sent.json")
+    return str(json.loads(sent.read_text())["run_id"])
+
+
+def _command(module: str, *words: str) -> None:
+    """Run a command as a user does. Raises RuntimeError where it fails."""
+    variables = {**os.environ, "PYTHONPATH": str(source_root() or "")}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        env=variables, cwd=os.environ["REID_HOME"], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"{module} {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def _best(call: Callable[[], object], times: int = 3) -> float:
+    """The shortest of so many calls, in seconds."""
+    seconds = []
+    for _ in range(times):
+        started = time.monotonic()
+        call()
+        seconds.append(time.monotonic() - started)
+    return min(seconds)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These variables for a block."""
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="python -m experiments.many_runs",
+        description="Fill a store with runs that nobody trained, and time what reads and writes it: a sqlite file, "
+        "and a server on PostgreSQL, each empty and full.",
+    )
+    parser.add_argument("--runs", type=int, default=10_000, help="in one experiment (default: 10000)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the table (default: that of the README)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
