@@ -27,7 +27,7 @@ from reid.config.dialects import CommandParser
 from reid.config.schema import config_folder, register
 from reid.home import source_root
 from reid.sweeps.callback import SweepCallback
-from reid.tracking import Store, default_store, sqlite_uri
+from reid.tracking import JOURNAL, Store, default_store, read_record, sqlite_uri
 
 RESULTS = Path(__file__).parent / "results" / "seconds.csv"
 #: So many runs go through the client; the others are copies of them.
@@ -162,8 +162,8 @@ def _page(variables: Mapping[str, str]) -> None:
 
 def _parent(home: Path) -> str:
     """The id of the run of the only sweep in a home."""
-    (sent,) = (home / "multirun").glob("*/journal.sent.json")
-    return str(json.loads(sent.read_text())["run_id"])
+    (journal,) = (home / "multirun").glob(f"*/{JOURNAL}")
+    return str(read_record(journal.parent).run_id)
 
 
 def _command(module: str, *words: str) -> None:
@@ -202,8 +202,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m experiments.many_runs",
-        description="Fill a store with runs that nobody trained, and time what reads and writes it: a sqlite file, "
-        "and a server on PostgreSQL, each empty and full.",
+        description="Fill a store with runs that nobody trained, and time what reads and writes it: a sqlite "
+        "file, and a server on PostgreSQL, each empty and full.",
     )
     parser.add_argument("--runs", type=int, default=10_000, help="in one experiment (default: 10000)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the table (default: that of the README)")
