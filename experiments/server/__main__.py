@@ -43,7 +43,9 @@ def _serve(pair: Pair) -> int:
         enough.set()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         print(f"starting PostgreSQL and MLflow in {pair.folder}; a first start takes a minute", flush=True)
         pair.start()
@@ -77,8 +79,8 @@ For a study of experiments.tune in PostgreSQL also:
     export PGPASSWORD="$(cat {quote(str(pair.database_password_file))})"
     python -m experiments.tune study.storage={studies} …
 
-A user more: python -m experiments.server --add-user <name>
-Logs: {pair.server.log} and {pair.database.log}. Ctrl-C stops both."""
+A user more: python -m experiments.server --folder {quote(str(pair.folder))} --port {pair.port} --add-user
+<name> Logs: {pair.server.log} and {pair.database.log}. Ctrl-C stops both."""
 
 
 def variables(uri: str, name: str, password_file: Path) -> str:

@@ -49,19 +49,19 @@ class MlflowServer:
         self.folder = folder
         self.database = database or sqlite_uri(folder / "mlflow.db")
         self.log = folder / "server.log"
-        self._port = port or free_port()
+        self.port = port or free_port()
         self._options, self._variables, self._workers = list(options), dict(variables or {}), workers
         self._process: Served | None = None
 
     @property
     def uri(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Return when it answers; raises ServerError where it ends, or does not answer within minutes."""
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", self.database]
         command += ["--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"]
-        command += ["--host", "127.0.0.1", "--port", str(self._port), "--workers", str(self._workers)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", str(self._workers)]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
         environment = {**inherited, **_QUIET, **self._variables}
         self._process = Served([*command, *self._options], self.log, environment, self.folder)

@@ -72,6 +72,10 @@ class Pair:
     def uri(self) -> str:
         return self.server.uri
 
+    @property
+    def port(self) -> int:
+        return self.server.port
+
     def variables(self, name: str = ADMINISTRATOR, password: str | None = None) -> dict[str, str]:
         """What points the suite at the server as the user `name`."""
         return {
