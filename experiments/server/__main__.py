@@ -43,9 +43,8 @@ def _serve(pair: Pair) -> int:
         enough.set()
         raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in ends}
     try:
         print(f"starting PostgreSQL and MLflow in {pair.folder}; a first start takes a minute", flush=True)
         pair.start()

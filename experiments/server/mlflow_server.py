@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -63,7 +64,11 @@ class MlflowServer:
         command += ["--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", str(self._workers)]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-        environment = {**inherited, **_QUIET, **self._variables}
+        # Uploads that a kill has cut off are left there, each as large as its file.
+        uploads = self.folder / "uploads"
+        shutil.rmtree(uploads, ignore_errors=True)
+        uploads.mkdir()
+        environment = {**inherited, **_QUIET, "TMPDIR": str(uploads), **self._variables}
         self._process = Served([*command, *self._options], self.log, environment, self.folder)
         try:
             deadline = time.monotonic() + STARTS_WITHIN_S

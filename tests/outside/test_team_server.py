@@ -147,7 +147,8 @@ def test_two_processes_share_a_study_in_postgres(
     storage = pair.database.uri(STUDIES)
     words = [
         *TINY, f"data.root={tiny_data}", "epochs=1", "eval.period=1", "eval.val_identities=4",
-        "study=alpha_margin", "study.trials=4", "study.jobs=2", "study.startup=4", f"study.storage={storage}", "study.name=shared",
+        "study=alpha_margin", "study.trials=4", "study.jobs=2", "study.startup=4", "study.name=shared",
+        f"study.storage={storage}",
     ]  # fmt: skip
     end(start_command("experiments.tune", *words, home=tmp_path, variables=variables))
     with as_user(pair.database_variables()):
@@ -197,18 +198,15 @@ def test_a_restart_in_the_midst_of_an_artifact_loses_nothing(
         run.metrics({"loss": 1.0}, step=1)
         large = tmp_path / "run" / "large.bin"
         large.write_bytes(os.urandom(1 << 20) * 400)
-        artifacts = pair.folder / "artifacts"
         struck = threading.Event()
 
         def strike() -> None:
-            # As soon as some of it has come to the server.
-            while not any(path.stat().st_size > 1 << 20 for path in artifacts.rglob("*") if path.is_file()):
+            # As soon as some of it lies in its place.
+            while not any(path.stat().st_size for path in pair.folder.rglob("large.bin")):
                 time.sleep(0.001)
             pair.server.kill()
             struck.set()
 
-        before = {path for path in artifacts.rglob("*") if path.is_file()}
-        assert not any(path.stat().st_size > 1 << 20 for path in before), "or the strike comes too early"
         threading.Thread(target=strike, daemon=True).start()
         run.artifact(large)
     assert struck.wait(60)
@@ -274,10 +272,8 @@ def _until_typed(command: subprocess.Popen[str]) -> dict[str, str]:
     assert len(typed) == 3, said
     script = "\n".join(f"export {name}={value}" for name, value in typed.items())
     script += "\n" + "\n".join(f'echo "${name}"' for name in typed)
-    values = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    return dict(zip(typed, values, strict=False))
+    echoed = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return dict(zip(typed, echoed.stdout.splitlines(), strict=True))
 
 
 def _processes_in(folder: Path) -> list[psutil.Process]:
