@@ -6,7 +6,7 @@ import argparse
 import re
 import signal
 import sys
-import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -36,34 +36,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(pair: Pair) -> int:
     """Serve until Ctrl-C or SIGTERM, or until one of the two ends."""
-    enough = threading.Event()
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # While the pair starts, there is nothing that waits for the event.
-        enough.set()
+        for each in ends:  # a second one does not keep the first from being obeyed
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in ends}
     try:
         print(f"starting PostgreSQL and MLflow in {pair.folder}; a first start takes a minute", flush=True)
         pair.start()
         print(_instructions(pair), flush=True)
-        while not enough.wait(0.5):
+        while True:
+            time.sleep(0.5)
             for one, name in ((pair.database, "PostgreSQL"), (pair.server, "the MLflow server")):
                 if one.ended():
                     print(f"experiments.server: {name} has ended by itself; see {one.log}", file=sys.stderr)
                     return 1
     except KeyboardInterrupt:
-        pass
+        return 0
     finally:
-        for number in before:  # a second one does not keep the first from being obeyed
-            signal.signal(number, signal.SIG_IGN)
         print("stopping the server, then PostgreSQL", flush=True)
         pair.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 0
 
 
 def _instructions(pair: Pair) -> str:
