@@ -27,7 +27,7 @@ from reid.config.dialects import CommandParser
 from reid.config.schema import config_folder, register
 from reid.home import source_root
 from reid.sweeps.callback import SweepCallback
-from reid.tracking import JOURNAL, Store, default_store, read_record, sqlite_uri
+from reid.tracking import Store, default_store, read_record, sqlite_uri
 
 RESULTS = Path(__file__).parent / "results" / "seconds.csv"
 #: So many runs go through the client; the others are copies of them.
@@ -42,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.chmod(0o755)
     rows = []
     try:
+        words = _trained_sweep(folder / "trained")
         for name, count in [(name, count) for name in ("sqlite", "server") for count in (0, options.runs)]:
             place = folder / f"{name}-{count}"
-            place.mkdir()
+            # The same sweep for each: its runs are sent to every store anew.
+            shutil.copytree(folder / "trained" / "multirun", place / "multirun")
             with _sqlite(place) if name == "sqlite" else _server(place) as (variables, filled):
                 if count:
                     by_client = min(count, BY_CLIENT)
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(f"{by_client} runs by the client: {time.monotonic() - started:.0f} s", flush=True)
                     multiply(filled.uri, count // by_client)
                     print(facts(filled), flush=True)
-                for what, seconds in _measured(place, variables, count).items():
+                for what, seconds in _measured(place, variables, words, options.times).items():
                     rows.append({"store": name, "runs": count, "what": what, "seconds": f"{seconds:.2f}"})
                     print("  ".join(map(str, rows[-1].values())), flush=True)
     finally:
@@ -88,31 +90,36 @@ def _server(folder: Path) -> Iterator[tuple[dict[str, str], Store]]:
         pair.stop()
 
 
-def _measured(home: Path, variables: Mapping[str, str], count: int) -> dict[str, float]:
-    """Seconds of each command and each part of a sweep, the best of three."""
-    with _environment({**variables, "REID_HOME": str(home), "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}):
-        data = home / "data"
-        words = [*TINY, *_SWEPT, f"data.root={data}"]
+def _trained_sweep(home: Path) -> list[str]:
+    """Train a sweep of two small cells in a home of its own; the words that were typed."""
+    home.mkdir()
+    words = [*TINY, *_SWEPT, f"data.root={home / 'data'}"]
+    with _environment({"REID_HOME": str(home)}):
         _command("reid.train", "-m", *words)
-        (sweep,) = (home / "multirun").iterdir()
-        found = {
-            "runs list": _best(lambda: _command("reid.runs", "list")),
-            "runs list, one experiment": _best(
-                lambda: _command("reid.runs", "list", "--experiment", EXPERIMENT)
-            ),
-        }
-        parent = _parent(home)
-        found["runs show"] = _best(lambda: _command("reid.runs", "show", parent))
-        elsewhere = home / "elsewhere"
-        elsewhere.mkdir()
+    return words
+
+
+def _measured(home: Path, variables: Mapping[str, str], words: Sequence[str], times: int) -> dict[str, float]:
+    """Seconds of each part of a sweep and of each command, the best of so many."""
+    (sweep,) = (home / "multirun").iterdir()
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    with _environment({**variables, "REID_HOME": str(home), "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}):
+        _start_and_end(sweep, words)  # sends what is new to this store, and imports what a sweep needs
+        starts, ends = zip(*[_start_and_end(sweep, words) for _ in range(times)], strict=True)
+        found = {"a sweep's start": min(starts), "a sweep's end": min(ends)}
+        parent = str(read_record(sweep).run_id)
+
+        def command(module: str, *more: str) -> float:
+            return min(_seconds(lambda: _command(module, *more)) for _ in range(times))
+
+        found["runs list"] = command("reid.runs", "list")
+        found["runs list --experiment"] = command("reid.runs", "list", "--experiment", EXPERIMENT)
+        found["runs show"] = command("reid.runs", "show", parent)
         with _environment({"REID_HOME": str(elsewhere)}):
-            found["report of a sweep that only the store knows"] = _best(
-                lambda: _command("reid.report", f"runs={parent}")
-            )
-        starts, ends = zip(*[_start_and_end(sweep, words) for _ in range(3)], strict=True)
-        found["a sweep's start"], found["a sweep's end"] = min(starts), min(ends)
+            found["report, elsewhere"] = command("reid.report", f"runs={parent}")
         if variables["MLFLOW_TRACKING_URI"].startswith("http"):
-            found["the page of 100 runs that the UI asks for"] = _best(lambda: _page(variables))
+            found["100 runs for the UI"] = min(_seconds(lambda: _page(variables)) for _ in range(times))
     return found
 
 
@@ -160,12 +167,6 @@ def _page(variables: Mapping[str, str]) -> None:
         answer.read()
 
 
-def _parent(home: Path) -> str:
-    """The id of the run of the only sweep in a home."""
-    (journal,) = (home / "multirun").glob(f"*/{JOURNAL}")
-    return str(read_record(journal.parent).run_id)
-
-
 def _command(module: str, *words: str) -> None:
     """Run a command as a user does. Raises RuntimeError where it fails."""
     variables = {**os.environ, "PYTHONPATH": str(source_root() or "")}
@@ -177,14 +178,10 @@ def _command(module: str, *words: str) -> None:
         raise RuntimeError(f"{module} {' '.join(words)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
-def _best(call: Callable[[], object], times: int = 3) -> float:
-    """The shortest of so many calls, in seconds."""
-    seconds = []
-    for _ in range(times):
-        started = time.monotonic()
-        call()
-        seconds.append(time.monotonic() - started)
-    return min(seconds)
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
 
 
 @contextmanager
@@ -206,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         "file, and a server on PostgreSQL, each empty and full.",
     )
     parser.add_argument("--runs", type=int, default=10_000, help="in one experiment (default: 10000)")
+    parser.add_argument("--times", type=int, default=3, help="each is measured; the best counts (default: 3)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the table (default: that of the README)")
     return parser
 
