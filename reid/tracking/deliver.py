@@ -26,6 +26,10 @@ _UPLOADS = ("artifact", "model")
 _MAX_PARAMS = _MAX_TAGS = 100
 _MAX_METRICS = 1000
 
+#: What errors of a database end with, and the kinds of them that one of the values is to blame for.
+_SQLALCHEMY = "sqlalche.me/e/"
+_OF_A_VALUE = ("/9h9h", "/gkpj")  # DataError, IntegrityError
+
 _Item = TypeVar("_Item")
 
 
@@ -195,6 +199,8 @@ def _is_refusal(error: Exception) -> bool:
     """Whether repeating the operation can never help, so that the ones behind it should not wait for it."""
     if isinstance(error, TrackingError):
         return True
+    if _SQLALCHEMY in str(error) and not any(kind in str(error) for kind in _OF_A_VALUE):
+        return False  # its database broke off, which MLflow calls a bad request too
     code = getattr(error, "error_code", None)
     # Said of a run that somebody deleted in the UI; it can be restored there.
     return code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") and not is_deleted(error)

@@ -14,7 +14,7 @@ _REFUSED = re.compile(r"error code (401|403) != |\b(401|403) Client Error")
 _REFUSED_BY_DATABASE = re.compile(
     r"password authentication failed|no password supplied|Access denied for user"
 )
-_IN_URI = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
+_IN_URI = re.compile(r"(://[^:/@\s]*):\S*@")
 #: Variables whose values no message may show.
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 #: A shorter one is as likely to be part of a word.
