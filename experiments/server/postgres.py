@@ -22,7 +22,8 @@ OWNER = "reid"
 _DEBIAN = Path("/usr/lib/postgresql")
 #: The users that the cluster may run as where this process is root's: PostgreSQL refuses to run as root.
 _UNPRIVILEGED = ("postgres", "nobody")
-_ANSWERS_WITHIN_S = 60.0
+#: Of which it may need most after a kill, to bring its files into order.
+_ANSWERS_WITHIN_S = 120.0
 
 
 class Postgres:
@@ -60,22 +61,31 @@ class Postgres:
             "max_connections": "200",
         }
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        self._process = Served(
-            [str(programs / "postgres"), "-D", str(self.cluster), *words],
-            self.log, _environment(), self.cluster, user=self._user, end=signal.SIGINT, to_all=False,
-        )  # fmt: skip
+        command = [str(programs / "postgres"), "-D", str(self.cluster), *words]
+        deadline = time.monotonic() + _ANSWERS_WITHIN_S
         try:
-            deadline = time.monotonic() + _ANSWERS_WITHIN_S
+            self._process = self._served(command)
             while (why := self._silence()) is not None:
-                if self._process.ended() or time.monotonic() > deadline:
+                if time.monotonic() > deadline or (self._process.ended() and not self._is_still_leaving()):
                     raise ServerError(
                         f"PostgreSQL does not answer ({why}); its last words, of {self.log}:\n"
                         f"{last_lines(self.log)}"
                     )
                 time.sleep(0.05)
+                if self._process.ended():
+                    self._process = self._served(command)
         except BaseException:
             self.kill()
             raise
+
+    def _served(self, command: list[str]) -> Served:
+        return Served(
+            command, self.log, _environment(), self.cluster, user=self._user, end=signal.SIGINT, to_all=False
+        )
+
+    def _is_still_leaving(self) -> bool:
+        """Whether processes of a PostgreSQL that was killed have not noticed yet."""
+        return "shared memory block" in last_lines(self.log, 4)
 
     def make_database(self, name: str) -> None:
         """Make a database where there is none of that name."""

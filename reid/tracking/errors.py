@@ -54,7 +54,11 @@ def hide_passwords(text: str) -> str:
 
 def _login_refused() -> str:
     name = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    tried = f"the name {name!r} with its password" if name else "a request without a name and a password"
+    tried = (
+        f"the name {name!r} with its password"
+        if name
+        else "a request without a name and a password in the environment"
+    )
     return (
         f"the tracking server refuses {tried} (401). Set MLFLOW_TRACKING_USERNAME and "
         "MLFLOW_TRACKING_PASSWORD in "

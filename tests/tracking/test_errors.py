@@ -47,7 +47,7 @@ def test_a_refused_login_says_what_to_set(answer: str, monkeypatch: pytest.Monke
     )
     assert "lets ada in, but not do this (403)" in reason(RuntimeError(answer.replace("401", "403")))
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
-    assert "a request without a name and a password (401)" in reason(RuntimeError(answer))
+    assert "a request without a name and a password in the environment (401)" in reason(RuntimeError(answer))
 
 
 def test_a_number_is_no_refused_login() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from team import as_user, holds, pair_folder, running_pair
 
@@ -59,9 +60,10 @@ def test_passwords_lie_in_files_of_their_owner_and_nowhere_else(
     holding = {path.parent.name for path in holds(pair.folder, pair.password)}
     assert holding == {"secrets"}, "the database holds a hash of it"
     assert not holds(tmp_path, pair.password)
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    commands = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
+    assert any(str(pair.folder) in command for command in commands)
     for secret in ("admin_password", "database_password", "session_key"):
-        text = (pair.folder / "secrets" / secret).read_text().strip().encode()
+        text = (pair.folder / "secrets" / secret).read_text().strip()
         assert not [command for command in commands if text in command]
 
 
@@ -88,8 +90,12 @@ def test_a_wrong_or_missing_password_costs_nothing_but_one_clear_message(
         track(store, tmp_path / "run", experiment)
         assert runs(["list", "--uri", pair.uri]) == 1
         assert sync.main([str(tmp_path)]) == 1
-    assert time.monotonic() - started < 20
-    tried = "the name 'admin' with its password" if name else "a request without a name and a password"
+    assert time.monotonic() - started < 60
+    tried = (
+        "the name 'admin' with its password"
+        if name
+        else "a request without a name and a password in the environment"
+    )
     said = capsys.readouterr()
     warnings = [record.getMessage() for record in caplog.records if "401" in record.getMessage()]
     assert len(warnings) == 1, "one warning an outage"
@@ -163,7 +169,7 @@ def test_postgres_that_is_killed_alone_and_comes_back_gets_all(
     run.metrics({"loss": 1 / 30}, step=30)
     run.finish()
     assert sync.main([str(tmp_path)]) == 0
-    assert "refused" not in caplog.text
+    assert "the tracking store refused" not in caplog.text
     (record,) = list_runs(store, "database away")
     assert record.status == "FINISHED"
     points = store.client.get_metric_history(str(record.run_id), "loss")
