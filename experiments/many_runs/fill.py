@@ -99,8 +99,8 @@ def multiply(database: str, times: int) -> None:
                 names = ", ".join(f'"{column}"' for column in columns)
                 connection.execute(
                     text(
-                        f"INSERT INTO {table} ({names}) SELECT {values} FROM {table} "
-                        "WHERE run_uuid IN (SELECT run_uuid FROM first_runs)"
+                        f"INSERT INTO {table} ({names}) SELECT {values} FROM {table} WHERE run_uuid IN "
+                        "(SELECT run_uuid FROM first_runs)"
                     )
                 )
         connection.execute(text("DROP TABLE first_runs"))

@@ -75,8 +75,8 @@ class MlflowServer:
             while not self.answers():
                 if self._process.ended() or time.monotonic() > deadline:
                     raise ServerError(
-                        f"the MLflow server does not start; its last words, of {self.log}:\n"
-                        f"{last_lines(self.log)}"
+                        "the MLflow server does not start; its last words, of "
+                        f"{self.log}:\n{last_lines(self.log)}"
                     )
                 time.sleep(0.1)
         except BaseException:

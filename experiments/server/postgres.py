@@ -68,8 +68,8 @@ class Postgres:
             while (why := self._silence()) is not None:
                 if time.monotonic() > deadline or (self._process.ended() and not self._is_still_leaving()):
                     raise ServerError(
-                        f"PostgreSQL does not answer ({why}); its last words, of {self.log}:\n"
-                        f"{last_lines(self.log)}"
+                        f"PostgreSQL does not answer ({why}); its last words, of "
+                        f"{self.log}:\n{last_lines(self.log)}"
                     )
                 time.sleep(0.05)
                 if self._process.ended():
@@ -138,8 +138,7 @@ class Postgres:
             return
         raise ServerError(
             f"PostgreSQL does not run as root, and the user {self._user} may not enter {self.folder}. Run "
-            "this "
-            "as a user of your own, or name a folder that everybody may pass through: --folder "
+            "this as a user of your own, or name a folder that everybody may pass through: --folder "
             "/srv/reid-server"
         )
 
@@ -188,8 +187,7 @@ def programs_of(cluster: Path) -> Path:
     if made_by is not None and found:
         raise ServerError(
             f"{cluster} was made by PostgreSQL {made_by}, and installed are {sorted(found)}. Install that "
-            "one "
-            f"(apt install postgresql-{made_by}), or move the data by pg_upgrade"
+            f"one (apt install postgresql-{made_by}), or move the data by pg_upgrade"
         )
     if found:
         return found[max(found)]

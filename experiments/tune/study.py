@@ -19,7 +19,7 @@ from reid.config.search_space import is_whole, training, tune_settings
 from reid.config.settings import train_settings
 from reid.home import home
 from reid.jobs.job import Job
-from reid.tracking import Store, TrackingError, default_store, sqlite_uri
+from reid.tracking import Store, TrackingError, default_store, reason, sqlite_uri
 
 #: The only score that a study looks at.
 SCORE = "val/mAP"
@@ -68,10 +68,9 @@ class Search:
                 pruner=pruner_of(settings),
             )
         except Exception as error:
-            first = str(error).splitlines()[0]
             raise TrackingError(
                 f"the study {name} could not be opened in {Store(uri).public_uri} "
-                f"({type(error).__name__}: {first})"
+                f"({type(error).__name__}: {reason(error)})"
             ) from error
         if study.user_attrs.get(CONFIG, fingerprint) != fingerprint:
             raise ConfigError(

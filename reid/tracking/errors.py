@@ -61,8 +61,7 @@ def _login_refused() -> str:
     )
     return (
         f"the tracking server refuses {tried} (401). Set MLFLOW_TRACKING_USERNAME and "
-        "MLFLOW_TRACKING_PASSWORD in "
-        "the environment, as its administrator gave them to you"
+        "MLFLOW_TRACKING_PASSWORD in the environment, as its administrator gave them to you"
     )
 
 
@@ -70,8 +69,7 @@ def _right_refused() -> str:
     name = os.environ.get("MLFLOW_TRACKING_USERNAME", "this user")
     return (
         f"the tracking server lets {name} in, but not do this (403): the right is missing for this "
-        "experiment. "
-        "Its administrator can give it, or name another one by tracking.experiment=…"
+        "experiment. Its administrator can give it, or name another one by tracking.experiment=…"
     )
 
 

@@ -55,19 +55,15 @@ def refuse_other_schema(uri: str, public_uri: str) -> None:
     if not _is_older(scripts, found):
         raise TrackingError(
             f"the tables of {public_uri} (revision {found}) are unknown to MLflow {version}, which is "
-            "installed "
-            f"here and knows them up to {expected}. A later MLflow has made them, or another program. "
-            "Nothing was "
-            "changed. Install the version that the others use (pip install -U mlflow), or name another store"
+            f"installed here and knows them up to {expected}. A later MLflow has made them, or another "
+            "program. Nothing was changed. Install the version that the others use (pip install -U mlflow), "
+            "or name another store"
         )
     raise TrackingError(
         f"the tables of {public_uri} (revision {found or 'of the first versions'}) were made by an older "
-        "MLflow; "
-        f"{version} is installed here and needs {expected}. Nothing was changed. Once nobody else uses the "
-        "store: "
-        f"python -m reid.ui --upgrade --uri {public_uri} makes a copy and brings them up to date, after "
-        "which the "
-        "older MLflow cannot open it any more"
+        f"MLflow; {version} is installed here and needs {expected}. Nothing was changed. Once nobody else "
+        f"uses the store: python -m reid.ui --upgrade --uri {public_uri} makes a copy and brings them up to "
+        "date, after which the older MLflow cannot open it any more"
     )
 
 
@@ -91,10 +87,8 @@ def upgrade(uri: str, public_uri: str, copied: bool = False) -> Upgrade | None:
         if not copied:
             raise TrackingError(
                 f"the tables of {public_uri} were not changed, since this cannot be undone: make a copy "
-                "first "
-                "(PostgreSQL: pg_dump --format=custom --file=before.dump <database>), have everybody stop, "
-                "and "
-                "type the same with --copied"
+                "first (PostgreSQL: pg_dump --format=custom --file=before.dump <database>), have everybody "
+                "stop, and type the same with --copied"
             )
         _migrate(uri)
         return Upgrade(found, expected, None)
@@ -179,8 +173,7 @@ def _unused(database: Path) -> Iterator[None]:
     if users:
         raise TrackingError(
             f"{database} is in use by process {', '.join(map(str, users))}: end it first. What it wrote "
-            "while the "
-            "tables change would be lost"
+            "while the tables change would be lost"
         )
     yield
 

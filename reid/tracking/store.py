@@ -238,8 +238,8 @@ def refuse_password(uri: str | None, key: str = "tracking.uri") -> None:
             else "Leave it out, and put it into the environment as PGPASSWORD (MYSQL_PWD)"
         )
         raise TrackingError(
-            f"{key}={Store(uri).public_uri} holds a password, which would be written into the run, "
-            f"its folder and its checkpoints. {way}"
+            f"{key}={Store(uri).public_uri} holds a password, which would be written into the run, its "
+            f"folder and its checkpoints. {way}"
         )
 
 
