@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import math
+import threading
 import time
 import traceback
 import uuid
@@ -42,6 +43,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _RETRY_S = 30.0
 # An attempt may take long (a locked database: 20 s); then the next one waits longer.
 _RETRY_FACTOR = 10.0
+# What a run may wait at its start for the tables of its database to be looked at.
+_LOOKS_S = 30.0
 
 
 class Tracker:
@@ -380,13 +383,23 @@ def open_parent(
 
 
 def _refuse_other_schema(store: Store) -> None:
-    """A database that cannot be reached now is no reason to refuse a run."""
-    try:
-        store.refuse_other_schema()
-    except TrackingError:
-        raise
-    except Exception as error:  # databases, file systems and networks all have their own
-        logger.debug("the tables of %s could not be looked at: %s", store.public_uri, reason(error))
+    """A database that cannot be reached now, or not in time, is no reason to refuse a run."""
+    refusals: list[TrackingError] = []
+
+    def look() -> None:
+        try:
+            store.refuse_other_schema()
+        except TrackingError as error:
+            refusals.append(error)
+        except Exception as error:  # databases, file systems and networks all have their own
+            logger.debug("the tables of %s could not be looked at: %s", store.public_uri, reason(error))
+
+    if not store.is_server and not store.is_unwritten:
+        looking = threading.Thread(target=look, daemon=True, name="tracking")
+        looking.start()
+        looking.join(_LOOKS_S)
+    if refusals:
+        raise refusals[0]
 
 
 def _first_line(error: BaseException) -> str:

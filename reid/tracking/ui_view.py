@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from reid.tracking.errors import TrackingError, reason
-from reid.tracking.records import RunRecord, experiment_names, newest_runs
+from reid.tracking.records import RunRecord, experiment_names, newest_runs, runs_of_ids
 from reid.tracking.store import Store
 
 VIEW_KEY = "reid"
@@ -58,7 +58,7 @@ def prepare_views(store: Store) -> list[View]:
     The newest runs of an experiment say what its columns are. Raises TrackingError when the store cannot be
     read or written.
     """
-    found = (list(islice(newest_runs(store, name), _LOOKED_AT)) for name in experiment_names(store))
+    found = (_looked_at(store, name) for name in experiment_names(store))
     looked_at = {some[0].experiment: some for some in found if some}
     names = sorted(looked_at, key=lambda name: looked_at[name][0].started or 0.0, reverse=True)
     views = []
@@ -85,6 +85,14 @@ def prepare_views(store: Store) -> list[View]:
             f"the views of {store.public_uri} could not be prepared: {reason(error)}"
         ) from error
     return views
+
+
+def _looked_at(store: Store, experiment: str) -> list[RunRecord]:
+    """The newest runs of an experiment, with their parents, which say what was swept."""
+    found = list(islice(newest_runs(store, experiment), _LOOKED_AT))
+    ids = {run.run_id for run in found}
+    parents = {run.parent for run in found if run.parent and run.parent not in ids}
+    return found + (runs_of_ids(store, parents) if parents else [])
 
 
 def view_state(runs: Sequence[RunRecord]) -> dict[str, Any]:
