@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -54,11 +55,11 @@ def _ids(found: list[selection.Family]) -> list[tuple[str | None, set[str | None
 def test_a_store_of_many_runs_is_not_read_to_its_end() -> None:
     read = []
 
-    def many() -> object:
+    def many() -> Iterator[RunRecord]:
         for number in range(10_000):
             read.append(number)
             yield RunRecord(f"{number:032x}", "n", "FINISHED", started=float(-number))
 
-    shown, _, more = newest_families(many(), 20, lambda _: True, lambda ids: ids)  # type: ignore[arg-type]
+    shown, _, more = newest_families(many(), 20, lambda _: True, lambda ids: ids)
     assert (len(shown), more) == (20, True)
     assert len(read) <= 2 * selection._AT_ONCE
