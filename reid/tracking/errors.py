@@ -49,7 +49,12 @@ def hide_passwords(text: str) -> str:
         secret = os.environ.get(name, "")
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, "***")
-    return _IN_URI.sub(r"\1:***@", text)
+    return without_password(text)
+
+
+def without_password(uri: str) -> str:
+    """A URI without its password: the same whatever the environment holds, since stores are known by it."""
+    return _IN_URI.sub(r"\1:***@", uri)
 
 
 def _login_refused() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.locks import FileLock
-from reid.tracking.errors import TrackingError, hide_passwords, how_to_restore, reason
+from reid.tracking.errors import TrackingError, how_to_restore, reason, without_password
 from reid.tracking.moved import bring_artifacts_along
 from reid.tracking.schema import Upgrade, refuse_other_schema, upgrade
 from reid.tracking.uris import folder_uri, sqlite_file, sqlite_uri
@@ -60,7 +60,7 @@ class Store:
     @property
     def public_uri(self) -> str:
         """The URI without its password, for journals and messages."""
-        return hide_passwords(self.uri)
+        return without_password(self.uri)
 
     @property
     def is_unwritten(self) -> bool:

@@ -30,6 +30,8 @@ def test_a_password_of_the_environment_is_hidden(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "long enough")
     monkeypatch.setenv("PGPASSWORD", "db")
     assert hide_passwords("with long enough in the db") == "with *** in the db"
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "tracker")
+    assert Store("http://tracker:5000").public_uri == "http://tracker:5000", "a store is known by it"
 
 
 @pytest.mark.parametrize(
