@@ -21,6 +21,7 @@ ADMINISTRATOR = "admin"
 _SECRETS = "secrets"
 #: The databases: MLflow's runs, its users, and the studies of experiments.tune.
 RUNS, USERS, STUDIES = "mlflow", "mlflow_users", "optuna"
+#: A password is checked once a minute, not at each request, since its hash is made to be slow.
 #: Everybody may write into every experiment; to delete in it is left to who made it and to the administrator.
 _RIGHTS = """\
 [mlflow]
@@ -29,6 +30,7 @@ database_uri = {users}
 admin_username = {administrator}
 admin_password = {password}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 """
 
 
