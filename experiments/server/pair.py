@@ -157,16 +157,16 @@ def add_user(uri: str, folder: Path, name: str) -> Path:
     )
     try:
         urllib.request.urlopen(request, timeout=60).close()
-    except OSError as error:
+    except urllib.error.HTTPError as error:
         if not known:
             place.unlink()
-        if not isinstance(error, urllib.error.HTTPError):
-            raise ServerError(f"no server answers at {uri} ({error}). Start it by: make server") from error
         try:
             why = json.load(error)["message"]
         except (ValueError, KeyError, TypeError):
             why = str(error)
         raise ServerError(f"{uri} did not make the user {name!r}: {why}") from error
+    except OSError as error:  # the password is kept: the server may have got it, and its answer got lost
+        raise ServerError(f"no server answers at {uri} ({error}). Start it by: make server") from error
     return place
 
 
