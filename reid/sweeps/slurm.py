@@ -110,7 +110,9 @@ def check_cluster(keys: Mapping[str, Any], cells: int) -> None:
     typed = " ".join(flag for flag in flags if not flag.startswith("--job-name"))
     partitions = _run("sinfo", "-h", "-o", "%P %l").stdout.split("\n")
     there = ", ".join(
-        f"{name.rstrip('*')} (at most {limit})" for name, _, limit in (one.partition(" ") for one in partitions) if name
+        f"{name.rstrip('*')} (at most {limit})"
+        for name, _, limit in (one.partition(" ") for one in partitions)
+        if name
     )
     raise ConfigError(
         f"Slurm refuses such jobs: {said}. sbatch was called with {typed}, from the keys hydra.launcher.*. "

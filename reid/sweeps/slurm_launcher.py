@@ -53,6 +53,9 @@ ASK_EVERY_S = 10.0
 #: that goes back into the queue is for a moment as one that has ended.
 GRACE_S = 15.0
 
+#: What Slurm writes into the log of a job that it kills for memory.
+OVER_MEMORY = "exceeded memory limit"
+
 
 @dataclass
 class Waiting:
@@ -98,7 +101,11 @@ class CellLauncher(SlurmLauncher):
     def _submit(self, cells: dict[int, Sequence[str]]) -> list[submitit.Job[Any]]:
         """Submit these cells as one array."""
         base = set(OmegaConf.structured(BaseQueueConf).keys())
-        values = {key: value for key, value in self.params.items() if key not in ("submitit_folder", "max_num_timeout")}
+        values = {
+            key: value
+            for key, value in self.params.items()
+            if key not in ("submitit_folder", "max_num_timeout")
+        }
         if values.get("cpus_per_task"):
             # Since 22.05 srun takes no notice of what sbatch was given: the step would have one core.
             words = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
@@ -106,7 +113,9 @@ class CellLauncher(SlurmLauncher):
         try:
             with outside_of_a_job():
                 executor = submitit.AutoExecutor(
-                    self.params["submitit_folder"], "slurm", slurm_max_num_timeout=self.params["max_num_timeout"]
+                    self.params["submitit_folder"],
+                    "slurm",
+                    slurm_max_num_timeout=self.params["max_num_timeout"],
                 )
                 executor.update_parameters(
                     **{key if key in base else f"slurm_{key}": value for key, value in values.items()}
@@ -163,9 +172,13 @@ class _Sweep:
                 submission.state = "ENDED"  # while nobody looked
         if self.waiting:
             jobs = ranges([one.submission.job for one in self.waiting.values()])
-            self.print(f"{len(self.waiting)} of {self.cells} cells are with Slurm already (job {jobs}): waiting for them")
+            self.print(
+                f"{len(self.waiting)} of {_cells(self.cells)} with Slurm already as job {jobs}: waiting for what is there"
+            )
 
-    def submitted(self, cells: dict[int, Sequence[str]], jobs: Sequence[submitit.Job[Any]], parallel: int) -> None:
+    def submitted(
+        self, cells: dict[int, Sequence[str]], jobs: Sequence[submitit.Job[Any]], parallel: int
+    ) -> None:
         """Write down which job is for which cell."""
         for (cell, words), job in zip(cells.items(), jobs, strict=True):
             submission = Submission(cell, job.job_id)
@@ -175,8 +188,8 @@ class _Sweep:
         ids = ranges([job.job_id for job in jobs])
         at_once = f", at most {parallel} at a time" if 0 < parallel < len(jobs) else ""
         self.print(
-            f"{len(jobs)} cells submitted as Slurm job {ids}{at_once}; logs in {self.folder / SUBMITTED}. "
-            f"They go on when this command ends. To end them: scancel {ids}"
+            f"{_cells(len(jobs))} submitted as Slurm job {ids}{at_once}; logs in {self.folder / SUBMITTED}. Jobs "
+            f"go on when this command ends. To end them: scancel {ids}"
         )
 
     def wait(self) -> None:
@@ -203,8 +216,8 @@ class _Sweep:
             active = [job for job, queued in jobs_of(self.folder).items() if not queued.ended]
             if active:
                 self.print(
-                    f"{len(active)} cells are still with Slurm and go on without this command, which finds them "
-                    f"when it is typed again. To end them, saved: scancel {ranges(active)}"
+                    f"still with Slurm, and going on without this command: {_cells(len(active))}. The same "
+                    f"command finds them again. To end them, saved: scancel {ranges(active)}"
                 )
 
     def _wait_for(self, submission: Submission, words: Sequence[str]) -> None:
@@ -237,7 +250,8 @@ class _Sweep:
         one.ended_at = now if one.ended_at is None else one.ended_at
         if now - one.ended_at >= GRACE_S:
             state = queued.state if queued is not None else ""
-            self._end(cell, f"{in_words(job, state)}{_last_words(one.paths) if state == 'FAILED' else ''}", state)
+            state, last = _last_words(one.paths) if state == "FAILED" else (state, "")
+            self._end(cell, f"{in_words(job, state)}{last}", state)
 
     def _end(self, cell: int, error: str, state: str = "COMPLETED") -> None:
         """A job has ended: note it, and say in the cell's folder what became of it if the cell did not."""
@@ -273,19 +287,27 @@ def _name(overrides: Sequence[str]) -> str:
     return ", ".join(words or filter_overrides(list(overrides))) or "the config"
 
 
+def _cells(count: int) -> str:
+    return f"{count} cell{'s' if count != 1 else ''}"
+
+
 def _error_of(paths: JobPaths) -> str:
     """What the result of a job says went wrong, in a line, or ""."""
     outcome, value = pickle_load(paths.result_pickle)
     return str(value).strip().splitlines()[-1] if outcome == "error" else ""
 
 
-def _last_words(paths: JobPaths) -> str:
-    """The last line that a job wrote as an error, and where the rest is."""
+def _last_words(paths: JobPaths) -> tuple[str, str]:
+    """The state of a job that failed by itself, and the last line that it wrote, with where the rest is.
+
+    Without control groups Slurm calls a job failed that it has killed for memory; its log says why.
+    """
+    lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = paths.stderr.read_text(errors="replace").strip().splitlines()
-        if lines:
-            return f": {lines[-1]} (all of it: {paths.stderr})"
-    return ""
+    if any(OVER_MEMORY in line for line in lines):
+        return "OUT_OF_MEMORY", ""
+    return "FAILED", f": {lines[-1]} (all of it: {paths.stderr})" if lines else ""
 
 
 def _done(words: Sequence[str]) -> JobReturn:

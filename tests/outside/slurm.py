@@ -108,7 +108,9 @@ class Slurm:
                 return
             if time.monotonic() > end or any(one.poll() is not None for one in self.daemons.values()):
                 logs = [f"{path.name}: {path.read_text()[-1500:]}" for path in self.folder.glob("*.out")]
-                raise SlurmError(f"Slurm does not start (the node is {answer or 'unknown'}):\n" + "\n".join(logs))
+                raise SlurmError(
+                    f"Slurm does not start (the node is {answer or 'unknown'}):\n" + "\n".join(logs)
+                )
             time.sleep(0.2)
 
     def _munge_files(self) -> list[str]:
@@ -202,7 +204,9 @@ def _wait_for(path: Path, own: Slurm) -> None:
     end = time.monotonic() + PATIENCE_S
     while not path.exists():
         if time.monotonic() > end or any(one.poll() is not None for one in own.daemons.values()):
-            said = "\n".join(file.read_text() for file in own.folder.glob("munged.*") if file.suffix != ".seed")
+            said = "\n".join(
+                file.read_text() for file in own.folder.glob("munged.*") if file.suffix != ".seed"
+            )
             raise SlurmError(f"munged does not start:\n{said}")
         time.sleep(0.05)
 
