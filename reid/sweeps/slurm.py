@@ -108,12 +108,8 @@ def check_cluster(keys: Mapping[str, Any], cells: int) -> None:
     if _is_away(said):
         raise SlurmError(f"the Slurm controller does not answer: {said}")
     typed = " ".join(flag for flag in flags if not flag.startswith("--job-name"))
-    partitions = _run("sinfo", "-h", "-o", "%P %l").stdout.split("\n")
-    there = ", ".join(
-        f"{name.rstrip('*')} (at most {limit})"
-        for name, _, limit in (one.partition(" ") for one in partitions)
-        if name
-    )
+    partitions = [line.split() for line in _run("sinfo", "-h", "-o", "%P %l").stdout.splitlines()]
+    there = ", ".join(f"{name.rstrip('*')} (at most {limit})" for name, limit in partitions)
     raise ConfigError(
         f"Slurm refuses such jobs: {said}. sbatch was called with {typed}, from the keys hydra.launcher.*. "
         f"Partitions here: {there}"
@@ -136,8 +132,8 @@ def batch_size(cells: int, typed: int | None) -> int | None:
     most = known[name]
     if typed is not None and min(typed, cells) > most:
         raise ConfigError(
-            f"hydra.sweeper.max_batch_size={typed}: this cluster takes at most {most} jobs at a time ({name}). "
-            "Leave it out, and the sweep is cut to fit"
+            f"hydra.sweeper.max_batch_size={typed}: this cluster takes at most {most} jobs at a time "
+            f"({name}). Leave it out, and the sweep is cut to fit"
         )
     return most if typed is None and cells > most else None
 
@@ -214,11 +210,11 @@ def ranges(jobs: Sequence[str]) -> str:
     words = []
     for array, tasks in arrays.items():
         parts: list[list[int]] = []
-        for task in sorted(tasks):
-            if parts and parts[-1][-1] == task - 1:
-                parts[-1].append(task)
+        for number in sorted(tasks):
+            if parts and parts[-1][-1] == number - 1:
+                parts[-1].append(number)
             else:
-                parts.append([task])
+                parts.append([number])
         shown = ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
         words.append(f"{array}_[{shown}]" if shown else array)
     return " ".join(words)
@@ -276,7 +272,8 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
     except FileNotFoundError as error:
         raise ConfigError(
             f"hydra/launcher={LAUNCHER_NAME} needs Slurm, and {words[0]} is not on this machine. Type the "
-            "command on a machine of the cluster that may submit jobs; hydra/launcher=joblib runs the jobs here"
+            "command on a machine of the cluster that may submit jobs; hydra/launcher=joblib runs the jobs "
+            "here"
         ) from error
 
 

@@ -172,9 +172,8 @@ class _Sweep:
                 submission.state = "ENDED"  # while nobody looked
         if self.waiting:
             jobs = ranges([one.submission.job for one in self.waiting.values()])
-            self.print(
-                f"{len(self.waiting)} of {_cells(self.cells)} with Slurm already as job {jobs}: waiting for what is there"
-            )
+            there = f"{len(self.waiting)} of {_cells(self.cells)}"
+            self.print(f"{there} with Slurm already, as job {jobs}: waiting for what is there")
 
     def submitted(
         self, cells: dict[int, Sequence[str]], jobs: Sequence[submitit.Job[Any]], parallel: int
@@ -188,8 +187,8 @@ class _Sweep:
         ids = ranges([job.job_id for job in jobs])
         at_once = f", at most {parallel} at a time" if 0 < parallel < len(jobs) else ""
         self.print(
-            f"{_cells(len(jobs))} submitted as Slurm job {ids}{at_once}; logs in {self.folder / SUBMITTED}. Jobs "
-            f"go on when this command ends. To end them: scancel {ids}"
+            f"{_cells(len(jobs))} submitted as Slurm job {ids}{at_once}; logs in "
+            f"{self.folder / SUBMITTED}. Jobs go on when this command ends. To end them: scancel {ids}"
         )
 
     def wait(self) -> None:
@@ -249,7 +248,9 @@ class _Sweep:
             return
         one.ended_at = now if one.ended_at is None else one.ended_at
         if now - one.ended_at >= GRACE_S:
-            state = queued.state if queued is not None else ""
+            # A part of an array that is cancelled before it starts leaves nothing, not even a log.
+            gone = "" if one.paths.stdout.exists() else "CANCELLED"
+            state = queued.state if queued is not None else gone
             state, last = _last_words(one.paths) if state == "FAILED" else (state, "")
             self._end(cell, f"{in_words(job, state)}{last}", state)
 

@@ -1,8 +1,8 @@
 """A real Slurm of one node on loopback, in a folder of its own: munged, slurmctld and slurmd.
 
 The tests start it, and `python tests/outside/slurm.py` starts one to try things by hand. It needs Debian's
-packages slurm-wlm and munge, neither their daemons nor their configuration; two of them may run at a time. All
-of it ends when the block ends.
+packages slurm-wlm and munge, neither their daemons nor their configuration; two of them may run at a time.
+All of it ends when the block ends.
 """
 
 from __future__ import annotations

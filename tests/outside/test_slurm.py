@@ -1,0 +1,307 @@
+"""Sweeps on a real Slurm: whatever ends a cell is said in words, and in the end each has run once.
+
+With `REID_CLUSTER_LOG=FILE` what was seen is written to a table, one row a job; that of a whole run lies in
+`experiments/cluster/results/`.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from conftest import TINY, environment
+from outside.slurm import Slurm, missing, slurm
+
+from experiments.faults.sweep import start_python
+from experiments.faults.verdict import Numbers, judge, numbers_of
+from reid.sweeps.slurm import Submission, read_jobs
+from reid.sweeps.sweep_file import job_statuses
+
+#: Seconds within which something that was waited for happens, on a busy machine too.
+PATIENCE_S = 900.0
+Recorder = Callable[[str, object], None]
+SLURM_WORDS = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Slurm]:
+    if absent := missing():
+        pytest.skip(f"SLURM IS NOT TESTED: {', '.join(absent)} not found (apt install slurm-wlm munge)")
+    with slurm() as own:
+        yield own
+
+
+@dataclass
+class Command:
+    """One sweep's command, typed as often as it takes."""
+
+    home: Path
+    words: Sequence[str]
+    cluster: Slurm | None
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    read: int = 0
+
+    @property
+    def log(self) -> Path:
+        return self.home / "command.log"
+
+    def start(self, *more: str) -> None:
+        """Type it, with more keys at its end; what is printed from here on is `printed`."""
+        self.home.mkdir(exist_ok=True)
+        self.read = self.log.stat().st_size if self.log.exists() else 0
+        variables = environment(self.home) | (self.cluster.environment if self.cluster else {})
+        words = ["reid.train", "-m", *TINY, *self.words, *more]
+        self.process = start_python(words, variables, self.log)  # type: ignore[assignment]
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_bytes()[self.read :].decode(errors="replace")
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(PATIENCE_S)
+
+    def run(self, *more: str) -> int:
+        self.start(*more)
+        return self.wait()
+
+    def wait_for(self, text: str) -> str:
+        """Wait until it has printed `text`, a regular expression; what the first group is."""
+        until(lambda: re.search(text, self.printed) is not None, lambda: f"{text!r} in:\n{self.printed}")
+        match = re.search(text, self.printed)
+        assert match is not None
+        return match[1] if match.groups() else match[0]
+
+    @property
+    def folder(self) -> Path:
+        (folder,) = self.home.glob("multirun/*/")
+        return folder
+
+    @property
+    def jobs(self) -> list[Submission]:
+        return read_jobs(self.folder)
+
+    def numbers(self) -> dict[str, Numbers]:
+        """What each finished cell measured and its weights, by the hash of its config."""
+        return {name: numbers for (name, _), numbers in numbers_of(self.home, self.store).items()}
+
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.home}/mlflow.db"
+
+
+def until(happened: Callable[[], bool], what: Callable[[], str]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline, f"did not come: {what()}"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def local(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Numbers]:
+    """The numbers of the six cells as a sweep on this machine gives them."""
+    command = Command(tmp_path_factory.mktemp("local"), six(tiny_data), None)
+    assert command.run() == 0, command.printed
+    numbers = command.numbers()
+    assert len(numbers) == 6
+    return numbers
+
+
+def six(data: Path) -> list[str]:
+    return [f"data.root={data}", "epochs=3", "seed=range(0,6)"]
+
+
+def test_every_cell_runs_once_whatever_happens(
+    cluster: Slurm,
+    tiny_data: Path,
+    local: dict[str, Numbers],
+    tmp_path: Path,
+    record_property: Recorder,
+) -> None:
+    """Two at a time; jobs cancelled, the controller restarted, the launcher killed, then interrupted."""
+    words = [*six(tiny_data), *SLURM_WORDS, "hydra.launcher.array_parallelism=2"]
+    command = Command(tmp_path / "home", words, cluster)
+    command.start()
+    array = command.wait_for(r"6 cells submitted as Slurm job (\d+)_\[0-5\], at most 2 at a time")
+    cluster.run("scancel", f"{array}_4")  # in the queue
+    until(lambda: (command.folder / "1" / "journal.jsonl").exists(), lambda: "the second cell trains")
+    cluster.run("scancel", f"{array}_1")  # at work
+    most = most_at_once(cluster, array)
+
+    cluster.stop("slurmctld")
+    command.wait_for("the Slurm controller does not answer: .*The jobs go on; waiting for it")
+    cluster.start("slurmctld")
+    command.wait_for("the Slurm controller answers again")
+
+    assert command.process is not None
+    command.process.send_signal(signal.SIGKILL)
+    command.wait()
+    command.start()
+    command.wait_for(rf"with Slurm already, as job {array}_\S+: waiting for what is there")
+    most = max(most, most_at_once(cluster, array))
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 130
+    command.wait_for(r"going on without this command: \d cells?. The same command finds them again")
+    assert cluster.run("squeue", "-h", "-r", "-t", "PD,R").strip(), "the jobs are still there"
+
+    # The second start took up the two that had been cancelled by then, in an array of their own.
+    code = command.run()
+    again = [code]
+    while code:
+        assert "The same command goes on with them" in command.printed
+        code = command.run()
+        again.append(code)
+        assert len(again) < 4, command.printed
+    assert most <= 2
+    verdict = judge(command.home, command.store, local)
+    assert verdict.clean, verdict
+    assert verdict.cells == 6
+    assert "sacct" not in command.log.read_text()
+    finished = [one for one in command.jobs if one.state == "COMPLETED"]
+    assert {one.cell for one in finished} == set(range(6))
+    seen(record_property, "faults", cluster, command)
+
+
+def most_at_once(cluster: Slurm, array: str) -> int:
+    return len(cluster.run("squeue", "-h", "-r", "-t", "R", "-j", array, check=False).splitlines())
+
+
+def test_a_cancelled_cell_is_named_and_the_same_command_finishes_it(
+    cluster: Slurm,
+    tiny_data: Path,
+    local: dict[str, Numbers],
+    tmp_path: Path,
+    record_property: Recorder,
+) -> None:
+    words = [*six(tiny_data)[:2], "seed=0,1", *SLURM_WORDS, "hydra.launcher.array_parallelism=1"]
+    command = Command(tmp_path / "home", words, cluster)
+    command.start()
+    array = command.wait_for(r"2 cells submitted as Slurm job (\d+)_\[0-1\]")
+    cluster.run("scancel", f"{array}_1")
+    assert command.wait() == 1
+    assert f"seed=1 is not finished: Slurm job {array}_1 was cancelled (scancel)" in command.printed
+    assert (
+        f"Missing: seed=1 (Slurm job {array}_1 was cancelled (scancel)). The same command" in command.printed
+    )
+    assert [job.status for job in job_statuses(command.folder)] == ["FINISHED", "KILLED"]
+    assert command.run() == 0, command.printed
+    verdict = judge(command.home, command.store, local)
+    assert verdict.clean, verdict
+    seen(record_property, "scancel", cluster, command)
+
+
+def test_a_cell_that_hits_its_time_limit_is_saved_put_back_and_goes_on(
+    cluster: Slurm, tiny_data: Path, tmp_path: Path, record_property: Recorder
+) -> None:
+    """Slurm's warning comes before the end of the minute; it looks at the clock every half a minute."""
+    cell = [f"data.root={tiny_data}", "epochs=150", "eval.period=0", "seed=0"]
+    alone = Command(tmp_path / "local", cell, None)
+    assert alone.run() == 0, alone.printed
+    limit = [
+        "hydra.launcher.partition=short",
+        "hydra.launcher.timeout_min=1",
+        "hydra.launcher.signal_delay_s=20",
+    ]
+    command = Command(tmp_path / "home", [*cell, *SLURM_WORDS, *limit], cluster)
+    assert command.run() == 0, command.printed
+    (job,) = command.jobs
+    restarts = re.search(r"Restarts=(\d+)", cluster.run("scontrol", "show", "job", job.job))
+    assert restarts is not None
+    assert int(restarts[1]) >= 1
+    said = (command.folder / ".submitit" / job.job / f"{job.job}_0_log.out").read_text()
+    assert re.search(r"resumed after epoch \d+, step \d+ of the next", said), said
+    verdict = judge(command.home, command.store, alone.numbers())
+    assert verdict.clean, verdict
+    record_property("restarts", restarts[1])
+    seen(record_property, "time limit", cluster, command)
+
+
+def test_a_cell_that_may_not_go_back_into_the_queue_says_so(
+    cluster: Slurm, tiny_data: Path, tmp_path: Path
+) -> None:
+    cell = [f"data.root={tiny_data}", "epochs=1000", "eval.period=0", "seed=0"]
+    command = Command(tmp_path / "home", [*cell, *SLURM_WORDS, "hydra.launcher.max_num_timeout=0"], cluster)
+    command.start("hydra.launcher.timeout_min=1")
+    job = command.wait_for(r"1 cell submitted as Slurm job (\d+)")
+    until(lambda: (command.folder / "0" / "last.pt").exists(), lambda: "a checkpoint")
+    cluster.run("scancel", "--signal=USR2", job)
+    assert command.wait() == 1
+    assert "seed=0 is not finished: " in command.printed
+    assert "timed-out too many times" in command.printed
+
+
+def test_a_cell_that_is_killed_for_memory_says_so_and_gets_more(
+    cluster: Slurm,
+    tiny_data: Path,
+    local: dict[str, Numbers],
+    tmp_path: Path,
+    record_property: Recorder,
+) -> None:
+    command = Command(tmp_path / "home", [*six(tiny_data)[:2], "seed=0", *SLURM_WORDS], cluster)
+    assert command.run("hydra.launcher.mem_per_cpu=200M") == 1
+    (job,) = command.jobs
+    words = f"Slurm job {job.job} was killed for memory: hydra.launcher.mem_gb gives it more"
+    assert f"seed=0 is not finished: {words}" in command.printed
+    assert f"Missing: seed=0 ({words})" in command.printed
+    assert command.run("hydra.launcher.mem_gb=2") == 0, command.printed
+    verdict = judge(command.home, command.store, local)
+    assert verdict.clean, verdict
+    seen(record_property, "memory", cluster, command)
+
+
+def test_what_slurm_refuses_is_refused_before_anything_is_made(
+    cluster: Slurm, tiny_data: Path, tmp_path: Path
+) -> None:
+    refused = {
+        "hydra.launcher.partition=gpu": "invalid partition specified: gpu",
+        "hydra.launcher.nodes=2": "Requested node configuration is not available",
+    }
+    for key, why in refused.items():
+        command = Command(tmp_path / "home", [*six(tiny_data), *SLURM_WORDS, key], cluster)
+        assert command.run() == 2, command.printed
+        assert why in command.printed
+        assert "Partitions here: main (at most infinite), short (at most 1:00)" in command.printed
+        assert not list(command.home.glob("multirun/*")), "nothing was made"
+    assert cluster.run("squeue", "-h").strip() == ""
+
+
+def test_a_sweep_larger_than_an_array_is_cut(
+    tiny_data: Path, local: dict[str, Numbers], tmp_path: Path, record_property: Recorder
+) -> None:
+    if absent := missing():
+        pytest.skip(f"SLURM IS NOT TESTED: {', '.join(absent)} not found")
+    with slurm(MaxArraySize=4) as small:
+        command = Command(tmp_path / "home", [*six(tiny_data), *SLURM_WORDS], small)
+        too_many = command.run("hydra.sweeper.max_batch_size=5")
+        assert too_many == 2, command.printed
+        assert "this cluster takes at most 4 jobs at a time (MaxArraySize)" in command.printed
+        assert command.run() == 0, command.printed
+        assert re.search(r"4 cells submitted as Slurm job \d+_\[0-3\]", command.printed)
+        assert re.search(r"2 cells submitted as Slurm job \d+_\[0-1\]", command.printed)
+        verdict = judge(command.home, command.store, local)
+        assert verdict.clean, verdict
+        seen(record_property, "MaxArraySize=4", small, command)
+
+
+def seen(record_property: Recorder, what: str, cluster: Slurm, command: Command) -> None:
+    """Note the jobs of a sweep in the log of `make test-outside`, and among the results of the page."""
+    jobs = command.jobs
+    record_property("jobs", " ".join(f"{one.job}:{one.state}" for one in jobs))
+    place = os.environ.get("REID_CLUSTER_LOG")
+    if not place:
+        return
+    version = cluster.run("sinfo", "--version").strip()
+    statuses = [job.status for job in job_statuses(command.folder)]
+    table = Path(place)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    if not table.exists():
+        table.write_text("slurm,scene,cell,job,state,finished cells,cells\n")
+    with table.open("a") as file:
+        for one in jobs:
+            counts = f"{statuses.count('FINISHED')},{len(statuses)}"
+            file.write(f"{version},{what},{one.cell},{one.job},{one.state},{counts}\n")
