@@ -26,6 +26,9 @@ import psutil
 #: Seconds within which a daemon answers, or ends.
 PATIENCE_S = 60.0
 
+#: States in which a job stays.
+ENDED = {"CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+
 #: Where Debian has daemons, which are not on everybody's path.
 SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 

@@ -1,119 +1,15 @@
-"""Sweeps on a real Slurm: whatever ends a cell is said in words, and in the end each has run once.
+"""Sweeps on a real Slurm: whatever ends a cell is said in words, and in the end each has run once."""
 
-With `REID_CLUSTER_LOG=FILE` what was seen is written to a table, one row a job; that of a whole run lies in
-`experiments/cluster/results/`.
-"""
-
-import os
 import re
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import TINY, environment
 from outside.slurm import Slurm, missing, slurm
+from outside.sweeps_on_slurm import SLURM_WORDS, Command, Recorder, note, six, until
 
-from experiments.faults.sweep import start_python
-from experiments.faults.verdict import Numbers, judge, numbers_of
-from reid.sweeps.slurm import Submission, read_jobs
+from experiments.faults.verdict import Numbers, judge
 from reid.sweeps.sweep_file import job_statuses
-
-#: Seconds within which something that was waited for happens, on a busy machine too.
-PATIENCE_S = 900.0
-Recorder = Callable[[str, object], None]
-SLURM_WORDS = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Slurm]:
-    if absent := missing():
-        pytest.skip(f"SLURM IS NOT TESTED: {', '.join(absent)} not found (apt install slurm-wlm munge)")
-    with slurm() as own:
-        yield own
-
-
-@dataclass
-class Command:
-    """One sweep's command, typed as often as it takes."""
-
-    home: Path
-    words: Sequence[str]
-    cluster: Slurm | None
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    read: int = 0
-
-    @property
-    def log(self) -> Path:
-        return self.home / "command.log"
-
-    def start(self, *more: str) -> None:
-        """Type it, with more keys at its end; what is printed from here on is `printed`."""
-        self.home.mkdir(exist_ok=True)
-        self.read = self.log.stat().st_size if self.log.exists() else 0
-        variables = environment(self.home) | (self.cluster.environment if self.cluster else {})
-        words = ["reid.train", "-m", *TINY, *self.words, *more]
-        self.process = start_python(words, variables, self.log)  # type: ignore[assignment]
-
-    @property
-    def printed(self) -> str:
-        return self.log.read_bytes()[self.read :].decode(errors="replace")
-
-    def wait(self) -> int:
-        assert self.process is not None
-        return self.process.wait(PATIENCE_S)
-
-    def run(self, *more: str) -> int:
-        self.start(*more)
-        return self.wait()
-
-    def wait_for(self, text: str) -> str:
-        """Wait until it has printed `text`, a regular expression; what the first group is."""
-        until(lambda: re.search(text, self.printed) is not None, lambda: f"{text!r} in:\n{self.printed}")
-        match = re.search(text, self.printed)
-        assert match is not None
-        return match[1] if match.groups() else match[0]
-
-    @property
-    def folder(self) -> Path:
-        (folder,) = self.home.glob("multirun/*/")
-        return folder
-
-    @property
-    def jobs(self) -> list[Submission]:
-        return read_jobs(self.folder)
-
-    def numbers(self) -> dict[str, Numbers]:
-        """What each finished cell measured and its weights, by the hash of its config."""
-        return {name: numbers for (name, _), numbers in numbers_of(self.home, self.store).items()}
-
-    @property
-    def store(self) -> str:
-        return f"sqlite:///{self.home}/mlflow.db"
-
-
-def until(happened: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline, f"did not come: {what()}"
-        time.sleep(0.3)
-
-
-@pytest.fixture(scope="module")
-def local(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Numbers]:
-    """The numbers of the six cells as a sweep on this machine gives them."""
-    command = Command(tmp_path_factory.mktemp("local"), six(tiny_data), None)
-    assert command.run() == 0, command.printed
-    numbers = command.numbers()
-    assert len(numbers) == 6
-    return numbers
-
-
-def six(data: Path) -> list[str]:
-    return [f"data.root={data}", "epochs=3", "seed=range(0,6)"]
 
 
 def test_every_cell_runs_once_whatever_happens(
@@ -288,20 +184,7 @@ def test_a_sweep_larger_than_an_array_is_cut(
         seen(record_property, "MaxArraySize=4", small, command)
 
 
-def seen(record_property: Recorder, what: str, cluster: Slurm, command: Command) -> None:
-    """Note the jobs of a sweep in the log of `make test-outside`, and among the results of the page."""
-    jobs = command.jobs
-    record_property("jobs", " ".join(f"{one.job}:{one.state}" for one in jobs))
-    place = os.environ.get("REID_CLUSTER_LOG")
-    if not place:
-        return
-    version = cluster.run("sinfo", "--version").strip()
+def seen(record_property: Recorder, scene: str, cluster: Slurm, command: Command) -> None:
+    """Note the jobs of a sweep, and how many of its cells have finished."""
     statuses = [job.status for job in job_statuses(command.folder)]
-    table = Path(place)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    if not table.exists():
-        table.write_text("slurm,scene,cell,job,state,finished cells,cells\n")
-    with table.open("a") as file:
-        for one in jobs:
-            counts = f"{statuses.count('FINISHED')},{len(statuses)}"
-            file.write(f"{version},{what},{one.cell},{one.job},{one.state},{counts}\n")
+    note(record_property, scene, cluster, command.jobs, (statuses.count("FINISHED"), len(statuses)))

@@ -145,7 +145,8 @@ def test_the_keys_are_looked_at_by_slurm(program: Program) -> None:
     program("sinfo", "main* infinite\nshort 1:00")
     keys = {
         "_target_": "x", "submitit_folder": "${hydra.sweep.dir}", "name": "${hydra.job.name}",
-        "partition": "gpu", "timeout_min": 60, "mem_gb": 8, "tasks_per_node": 1, "gres": None, "array_parallelism": 2,
+        "partition": "gpu", "timeout_min": 60, "mem_gb": 8, "tasks_per_node": 1, "gres": None,
+        "array_parallelism": 2,
         "additional_parameters": {"mail_type": "END", "exclusive": True}, "signal_delay_s": 120,
     }  # fmt: skip
     with pytest.raises(ConfigError) as refused:
