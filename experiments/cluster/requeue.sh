@@ -6,11 +6,15 @@
 # ends; the job goes back into the queue, starts again from the top, and the command goes on by itself. A job that
 # is cancelled or has to make room gets SIGTERM from Slurm, every process of it; it is saved and stays ended.
 
+stop_it() { # a script whose command is srun, which would cut its tasks off, has its own
+    kill -TERM "$1"
+}
+
 save_and_requeue() {
     local code warned=no
     "$@" &
     local command=$!
-    trap 'warned=yes; kill -TERM "$command"' USR1
+    trap 'warned=yes; stop_it "$command"' USR1
     trap : TERM # the command has it too, and this shell waits for it
     while kill -0 "$command" 2>/dev/null; do
         wait "$command" # until it ends, or a signal comes

@@ -2,6 +2,8 @@
 
 import re
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from outside.slurm import Slurm, missing, slurm
 from outside.sweeps_on_slurm import SLURM_WORDS, Command, Recorder, note, six, until
 
 from experiments.faults.verdict import Numbers, judge
+from reid.locks import FileLock, Timeout
 from reid.sweeps.sweep_file import job_statuses
 
 
@@ -182,6 +185,47 @@ def test_a_sweep_larger_than_an_array_is_cut(
         verdict = judge(command.home, command.store, local)
         assert verdict.clean, verdict
         seen(record_property, "MaxArraySize=4", small, command)
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """Two file systems of their own; the second one is seen at `again` too."""
+    places = tmp_path / "home", tmp_path / "store"
+    mounted = []
+    try:
+        for place in places:
+            place.mkdir()
+            done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "reid", str(place)])
+            if done.returncode:
+                pytest.skip("A SECOND MOUNT IS NOT TESTED: mount needs root")
+            mounted.append(place)
+        (tmp_path / "again").mkdir()
+        subprocess.run(["mount", "--bind", str(places[1]), str(tmp_path / "again")], check=True)
+        mounted.append(tmp_path / "again")
+        yield places
+    finally:
+        for place in reversed(mounted):
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_home_and_store_on_mounts_of_their_own(
+    cluster: Slurm,
+    tiny_data: Path,
+    local: dict[str, Numbers],
+    mounts: tuple[Path, Path],
+    tmp_path: Path,
+    record_property: Recorder,
+) -> None:
+    home, store = mounts
+    words = [*six(tiny_data)[:2], "seed=0,1", *SLURM_WORDS, f"data.store={store}"]
+    command = Command(home, words, cluster)
+    assert command.run() == 0, command.printed
+    verdict = judge(home, command.store, local)
+    assert verdict.clean, verdict
+    assert list(store.rglob("*.lock")), "the store was made there"
+    with FileLock(store / "one.lock"), pytest.raises(Timeout):
+        FileLock(tmp_path / "again" / "one.lock", timeout=0).acquire()
+    seen(record_property, "home and store on mounts of their own", cluster, command)
 
 
 def seen(record_property: Recorder, scene: str, cluster: Slurm, command: Command) -> None:
