@@ -15,7 +15,7 @@ save_and_requeue() {
     "$@" &
     local command=$!
     trap 'warned=yes; stop_it "$command"' USR1
-    trap : TERM # the command has it too, and this shell waits for it
+    trap 'warned=no' TERM # the command has it too, and this shell waits for it
     while kill -0 "$command" 2>/dev/null; do
         wait "$command" # until it ends, or a signal comes
     done

@@ -8,7 +8,7 @@ machine.
 
 import platform
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,10 @@ import pytest
 from outside.slurm import Slurm, missing, slurm
 
 if TYPE_CHECKING:
+    from outside.sweeps_on_slurm import Note
+
     from experiments.faults.verdict import Numbers
+    from reid.sweeps.slurm import Submission
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -115,3 +118,17 @@ def local(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> "dict[st
     numbers = command.numbers()
     assert len(numbers) == 6
     return numbers
+
+
+@pytest.fixture
+def noted(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> "Note":
+    """Notes jobs of Slurm's for the log of `make test-outside`, and for the page for a cluster."""
+    from outside.sweeps_on_slurm import write_table
+
+    def note(scene: str, cluster: Slurm, jobs: "Sequence[Submission]", counts: tuple[int, int]) -> None:
+        record_property("jobs", " ".join(f"{one.job} {one.state}" for one in jobs))
+        record_property("finished", f"{counts[0]} of {counts[1]}")
+        if request.config.getoption("skips_fail", False):
+            write_table(scene, cluster, jobs, counts)
+
+    return note

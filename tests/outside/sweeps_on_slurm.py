@@ -1,6 +1,6 @@
 """What the tests on Slurm share: a sweep's command, typed as often as it takes, and a table of its jobs."""
 
-import os
+import csv
 import re
 import subprocess
 import time
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conftest import TINY, environment
+from conftest import ROOT, TINY, environment
 from outside.slurm import Slurm
 
 from experiments.faults.sweep import start_python
@@ -18,11 +18,12 @@ from reid.sweeps.slurm import Submission, read_jobs
 #: Seconds within which something that was waited for happens, on a busy machine too.
 PATIENCE_S = 900.0
 
-#: A file to which the jobs that were seen are written, one row each, such as
-#: experiments/cluster/results/jobs.csv.
-TABLE = "REID_CLUSTER_TABLE"
+#: The jobs that were seen, one row each; a scene that is seen again replaces its rows.
+TABLE = ROOT / "experiments" / "cluster" / "results" / "jobs.csv"
+COLUMNS = ("scene", "slurm", "cell", "job", "state", "finished", "cells")
 
-Recorder = Callable[[str, object], None]
+#: Notes the jobs of a scene, and how many cells have finished of how many.
+Note = Callable[[str, Slurm, Sequence[Submission], tuple[int, int]], None]
 SLURM_WORDS = ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1")
 
 
@@ -97,18 +98,18 @@ def six(data: Path) -> list[str]:
     return [f"data.root={data}", "epochs=3", "seed=range(0,6)"]
 
 
-def note(
-    record: Recorder, scene: str, cluster: Slurm, jobs: Sequence[Submission], counts: tuple[int, int]
-) -> None:
-    """Note jobs, and how many cells have finished of how many, for the log of the tests and for `TABLE`."""
-    record("jobs", " ".join(f"{one.job} {one.state}" for one in jobs))
-    record("finished", f"{counts[0]} of {counts[1]}")
-    if TABLE not in os.environ:
-        return
-    table = Path(os.environ[TABLE])
-    if not table.exists():
-        table.write_text("slurm,scene,cell,job,state,finished,cells\n")
+def write_table(scene: str, cluster: Slurm, jobs: Sequence[Submission], counts: tuple[int, int]) -> None:
+    """Write these jobs into `TABLE`."""
+    rows: list[dict[str, object]] = []
+    if TABLE.exists():
+        with TABLE.open(newline="") as file:
+            rows += [row for row in csv.DictReader(file) if row["scene"] != scene]
     version = cluster.run("sinfo", "--version").split()[-1]
-    with table.open("a") as file:
-        for one in jobs:
-            file.write(f"{version},{scene},{one.cell},{one.job},{one.state},{counts[0]},{counts[1]}\n")
+    for one in jobs:
+        values = (scene, version, one.cell, one.job, one.state, *counts)
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    TABLE.parent.mkdir(exist_ok=True)
+    with TABLE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

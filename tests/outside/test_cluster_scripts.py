@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, Runner, environment
 from outside.slurm import ENDED, Slurm
-from outside.sweeps_on_slurm import Recorder, note, six, until
+from outside.sweeps_on_slurm import Note, six, until
 
 from experiments.faults.verdict import Numbers, judge, weights_hash
 from reid.engine.rundir import read_status
@@ -75,7 +75,7 @@ def trained(home: Path) -> Path:
 
 
 def test_one_run_is_cancelled_submitted_again_warned_and_goes_on(
-    cluster: Slurm, tiny_data: Path, run_command: Runner, tmp_path: Path, record_property: Recorder
+    cluster: Slurm, tiny_data: Path, run_command: Runner, tmp_path: Path, noted: Note
 ) -> None:
     words = [*TINY, f"data.root={tiny_data}", "epochs=30"]
     home, plain = tmp_path / "home", tmp_path / "plain"
@@ -102,11 +102,11 @@ def test_one_run_is_cancelled_submitted_again_warned_and_goes_on(
 
     assert run_command("reid.train", *words, home=plain, timeout=900).returncode == 0
     assert weights_hash(trained(home) / "model.pt") == weights_hash(trained(plain) / "model.pt")
-    note(record_property, "run.sbatch: scancel, then USR1", cluster, [first.noted(), second.noted()], (1, 1))
+    noted("run.sbatch: scancel, then USR1", cluster, [first.noted(), second.noted()], (1, 1))
 
 
 def test_a_sweep_whose_command_is_a_job(
-    cluster: Slurm, tiny_data: Path, local: dict[str, Numbers], tmp_path: Path, record_property: Recorder
+    cluster: Slurm, tiny_data: Path, local: dict[str, Numbers], tmp_path: Path, noted: Note
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -120,22 +120,20 @@ def test_a_sweep_whose_command_is_a_job(
     verdict = judge(home, f"sqlite:///{home}/mlflow.db", local)
     assert verdict.clean, verdict
     (folder,) = home.glob("multirun/*")
-    note(record_property, "sweep.sbatch: USR1", cluster, [job.noted(), *read_jobs(folder)], (2, 2))
+    noted("sweep.sbatch: USR1", cluster, [job.noted(), *read_jobs(folder)], (2, 2))
 
 
-def test_the_table(cluster: Slurm, tmp_path: Path, record_property: Recorder) -> None:
+def test_the_table(cluster: Slurm, tmp_path: Path, noted: Note) -> None:
     """Its plan alone: the table itself is tested by tests/test_reproduce_table.py."""
     home = tmp_path / "home"
     home.mkdir()
     job = Job(cluster, home, "table.sbatch", ["--profile", "smoke", "--dry-run"]).submit()
     assert job.end() == "COMPLETED", job.log
     assert "11 runs, 0 of them finished already" in job.log
-    note(record_property, "table.sbatch: its plan", cluster, [job.noted()], (0, 0))
+    noted("table.sbatch: its plan", cluster, [job.noted()], (0, 0))
 
 
-def test_torchrun_on_two_nodes(
-    cluster: Slurm, tiny_data: Path, tmp_path: Path, record_property: Recorder
-) -> None:
+def test_torchrun_on_two_nodes(cluster: Slurm, tiny_data: Path, tmp_path: Path, noted: Note) -> None:
     """Two tasks of the one node there is, by gloo: the rendezvous, one run, the warning and the way back."""
     home = tmp_path / "home"
     home.mkdir()
@@ -150,7 +148,7 @@ def test_torchrun_on_two_nodes(
     status = read_status(trained(home))
     assert status is not None
     assert status.status == "FINISHED"
-    note(record_property, "torchrun.sbatch: two tasks, USR1", cluster, [job.noted()], (1, 1))
+    noted("torchrun.sbatch: two tasks, USR1", cluster, [job.noted()], (1, 1))
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.sbatch")))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from outside.slurm import Slurm, missing, slurm
-from outside.sweeps_on_slurm import SLURM_WORDS, Command, Recorder, note, six, until
+from outside.sweeps_on_slurm import SLURM_WORDS, Command, Note, six, until
 
 from experiments.faults.verdict import Numbers, judge
 from reid.locks import FileLock, Timeout
@@ -20,7 +20,7 @@ def test_every_cell_runs_once_whatever_happens(
     tiny_data: Path,
     local: dict[str, Numbers],
     tmp_path: Path,
-    record_property: Recorder,
+    noted: Note,
 ) -> None:
     """Two at a time; jobs cancelled, the controller restarted, the launcher killed, then interrupted."""
     words = [*six(tiny_data), *SLURM_WORDS, "hydra.launcher.array_parallelism=2"]
@@ -63,7 +63,7 @@ def test_every_cell_runs_once_whatever_happens(
     assert "sacct" not in command.log.read_text()
     finished = [one for one in command.jobs if one.state == "COMPLETED"]
     assert {one.cell for one in finished} == set(range(6))
-    seen(record_property, "faults", cluster, command)
+    seen(noted, "faults", cluster, command)
 
 
 def most_at_once(cluster: Slurm, array: str) -> int:
@@ -75,7 +75,7 @@ def test_a_cancelled_cell_is_named_and_the_same_command_finishes_it(
     tiny_data: Path,
     local: dict[str, Numbers],
     tmp_path: Path,
-    record_property: Recorder,
+    noted: Note,
 ) -> None:
     words = [*six(tiny_data)[:2], "seed=0,1", *SLURM_WORDS, "hydra.launcher.array_parallelism=1"]
     command = Command(tmp_path / "home", words, cluster)
@@ -91,11 +91,11 @@ def test_a_cancelled_cell_is_named_and_the_same_command_finishes_it(
     assert command.run() == 0, command.printed
     verdict = judge(command.home, command.store, local)
     assert verdict.clean, verdict
-    seen(record_property, "scancel", cluster, command)
+    seen(noted, "scancel", cluster, command)
 
 
 def test_a_cell_that_hits_its_time_limit_is_saved_put_back_and_goes_on(
-    cluster: Slurm, tiny_data: Path, tmp_path: Path, record_property: Recorder
+    cluster: Slurm, tiny_data: Path, tmp_path: Path, noted: Note
 ) -> None:
     """Slurm's warning comes before the end of the minute; it looks at the clock every half a minute."""
     cell = [f"data.root={tiny_data}", "epochs=150", "eval.period=0", "seed=0"]
@@ -116,8 +116,7 @@ def test_a_cell_that_hits_its_time_limit_is_saved_put_back_and_goes_on(
     assert re.search(r"resumed after epoch \d+, step \d+ of the next", said), said
     verdict = judge(command.home, command.store, alone.numbers())
     assert verdict.clean, verdict
-    record_property("restarts", restarts[1])
-    seen(record_property, "time limit", cluster, command)
+    seen(noted, "time limit", cluster, command)
 
 
 def test_a_cell_that_may_not_go_back_into_the_queue_says_so(
@@ -139,7 +138,7 @@ def test_a_cell_that_is_killed_for_memory_says_so_and_gets_more(
     tiny_data: Path,
     local: dict[str, Numbers],
     tmp_path: Path,
-    record_property: Recorder,
+    noted: Note,
 ) -> None:
     command = Command(tmp_path / "home", [*six(tiny_data)[:2], "seed=0", *SLURM_WORDS], cluster)
     assert command.run("hydra.launcher.mem_per_cpu=200M") == 1
@@ -150,7 +149,7 @@ def test_a_cell_that_is_killed_for_memory_says_so_and_gets_more(
     assert command.run("hydra.launcher.mem_gb=2") == 0, command.printed
     verdict = judge(command.home, command.store, local)
     assert verdict.clean, verdict
-    seen(record_property, "memory", cluster, command)
+    seen(noted, "memory", cluster, command)
 
 
 def test_what_slurm_refuses_is_refused_before_anything_is_made(
@@ -170,7 +169,7 @@ def test_what_slurm_refuses_is_refused_before_anything_is_made(
 
 
 def test_a_sweep_larger_than_an_array_is_cut(
-    tiny_data: Path, local: dict[str, Numbers], tmp_path: Path, record_property: Recorder
+    tiny_data: Path, local: dict[str, Numbers], tmp_path: Path, noted: Note
 ) -> None:
     if absent := missing():
         pytest.skip(f"SLURM IS NOT TESTED: {', '.join(absent)} not found")
@@ -184,7 +183,7 @@ def test_a_sweep_larger_than_an_array_is_cut(
         assert re.search(r"2 cells submitted as Slurm job \d+_\[0-1\]", command.printed)
         verdict = judge(command.home, command.store, local)
         assert verdict.clean, verdict
-        seen(record_property, "MaxArraySize=4", small, command)
+        seen(noted, "MaxArraySize=4", small, command)
 
 
 @pytest.fixture
@@ -214,7 +213,7 @@ def test_home_and_store_on_mounts_of_their_own(
     local: dict[str, Numbers],
     mounts: tuple[Path, Path],
     tmp_path: Path,
-    record_property: Recorder,
+    noted: Note,
 ) -> None:
     home, store = mounts
     words = [*six(tiny_data)[:2], "seed=0,1", *SLURM_WORDS, f"data.store={store}"]
@@ -225,10 +224,10 @@ def test_home_and_store_on_mounts_of_their_own(
     assert list(store.rglob("*.lock")), "the store was made there"
     with FileLock(store / "one.lock"), pytest.raises(Timeout):
         FileLock(tmp_path / "again" / "one.lock", timeout=0).acquire()
-    seen(record_property, "home and store on mounts of their own", cluster, command)
+    seen(noted, "home and store on mounts of their own", cluster, command)
 
 
-def seen(record_property: Recorder, scene: str, cluster: Slurm, command: Command) -> None:
+def seen(noted: Note, scene: str, cluster: Slurm, command: Command) -> None:
     """Note the jobs of a sweep, and how many of its cells have finished."""
     statuses = [job.status for job in job_statuses(command.folder)]
-    note(record_property, scene, cluster, command.jobs, (statuses.count("FINISHED"), len(statuses)))
+    noted(scene, cluster, command.jobs, (statuses.count("FINISHED"), len(statuses)))
