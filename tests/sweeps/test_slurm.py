@@ -327,7 +327,7 @@ def test_a_held_job_and_a_controller_that_is_away_are_named_once(
         program("squeue", queued(sweep, _12_0="PENDING|JobHeldUser"), **answer)
 
     monkeypatch.setattr(slurm_launcher, "ASK_EVERY_S", 0.0)
-    monkeypatch.setattr(slurm_launcher.time, "sleep", sleep)
+    monkeypatch.setattr("reid.sweeps.slurm_launcher.time.sleep", sleep)
     own.wait()
     printed = capsys.readouterr().out
     assert printed.count("To let it go: scontrol release 12_0") == 1
@@ -398,7 +398,7 @@ def test_a_job_that_was_warned_goes_back_into_the_queue(
     def run(*_: object) -> None:
         raise Stopped(signum)
 
-    monkeypatch.setattr(slurm_launcher.SlurmLauncher, "__call__", run)
+    monkeypatch.setattr("reid.sweeps.slurm_launcher.SlurmLauncher.__call__", run)
     before = signal.signal(signal.SIGUSR2, lambda number, _: calls.append(number))
     try:
         with pytest.raises(SystemExit) as ended:
