@@ -67,7 +67,8 @@ class Queued:
 
     @property
     def held(self) -> bool:
-        return self.state == "PENDING" and self.reason.lower().startswith(tuple(map(str.lower, HELD)))
+        waits = self.state == "PENDING" and self.reason.lower().startswith(tuple(map(str.lower, HELD)))
+        return waits or self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 @dataclass

@@ -70,8 +70,9 @@ class Job:
 
 
 def trained(home: Path) -> Path:
-    (status,) = home.glob("outputs/*/status.json")
-    return status.parent
+    """The folder of the one run there is; each start has one of its own, with a status alone."""
+    (checkpoint,) = home.glob("outputs/*/last.pt")
+    return checkpoint.parent
 
 
 def test_one_run_is_cancelled_submitted_again_warned_and_goes_on(

@@ -106,6 +106,8 @@ def test_the_jobs_of_a_sweep_are_known_by_its_folder(program: Program, sweep: Pa
         "12_0": (False, False),
         "12_1": (False, True),
         "12_2": (True, False),
+        "12_3": (False, True),
+        "12_4": (False, False),
     }
 
 
