@@ -100,7 +100,7 @@ def in_public(thing: object) -> str:
         text = f"{type(thing).__name__}: {text}" if text else type(thing).__name__
     for place, word in _places():
         text = text.replace(place, word)
-    text = _ADDRESS.sub(r"\1://<address>", text)
+    text = _ADDRESS.sub(r"<\1 address>", text)
     text = _PATH.sub("<path>", text)
     for name, word in _names():
         text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", word, text)

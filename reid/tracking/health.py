@@ -25,6 +25,8 @@ from reid.tracking.uris import sqlite_file
 
 #: Seconds that somebody else's lock is waited for.
 _LOCK_S = 5.0
+#: Seconds that a server may take for its version.
+_ANSWER_S = 10.0
 _REVISION = re.compile(r"^(down_)?revision\s*(?::[^=]*)?=\s*(.+)$", re.MULTILINE)
 _START_IT = (
     "start it, or point MLFLOW_TRACKING_URI elsewhere. Runs go on without it, and python -m reid.sync sends "
@@ -186,7 +188,7 @@ def _server(store: Store) -> Health:
     try:
         started = time.monotonic()
         creds = store.client._tracking_client.store.get_host_creds()
-        answer = http_request(creds, "/version", "GET", max_retries=0, timeout=10)
+        answer = http_request(creds, "/version", "GET", max_retries=0, timeout=_ANSWER_S)
         found = str(answer.text).strip() if answer.status_code == 200 else ""
         store.client.search_experiments(max_results=1)
         seconds = time.monotonic() - started
