@@ -16,7 +16,7 @@ from reid.jobs.data_commands import store_folder
 from reid.terminal import Terminal
 
 #: Columns of the table, and of what stands before its text.
-_WIDTH, _MARGIN = 80, 33
+_WIDTH, _MARGIN = 80, 35
 
 
 def run(options: argparse.Namespace, kinds: Mapping[str, str]) -> int:
@@ -34,7 +34,8 @@ def run(options: argparse.Namespace, kinds: Mapping[str, str]) -> int:
     if not options.yes:
         if not options.json:
             total = size(sum(item.bytes for item in going))
-            print(f"{total} can go, and nothing went: --yes removes it, --only KIND chooses" if going else "")
+            advice = f"{total} can go, and nothing went: --yes removes it, --only KIND chooses"
+            print(advice if going else "Nothing can go.")
         return 0
     freed, left = remove(going)
     for line in left:
@@ -79,7 +80,7 @@ def _show(items: Sequence[Item], notices: Sequence[str], kinds: Mapping[str, str
     for kind, group, text in rows(items, kinds):
         head = f"{kind:14}{len(group):>8,}{size(sum(item.bytes for item in group)):>11}  "
         for line in textwrap.wrap(
-            text, _WIDTH + 2, initial_indent=head.ljust(_MARGIN), subsequent_indent=_MARGIN * " ",
+            text, _WIDTH, initial_indent=head.ljust(_MARGIN), subsequent_indent=_MARGIN * " ",
             break_on_hyphens=False, break_long_words=False,
         ):  # fmt: skip
             console.print(line)
