@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seconds <= 0:
         parser.error(f"--seconds {options.seconds}: expected a number above 0")
-    if options.checkpoint is not None and not Path(options.checkpoint).exists():
-        options.checkpoint = options.checkpoint.removeprefix(_CHECKPOINT)
     try:
         if options.checkpoint is not None:
+            if not Path(options.checkpoint).exists():
+                options.checkpoint = options.checkpoint.removeprefix(_CHECKPOINT)
             check_checkpoint(options.checkpoint)
         if options.uri is not None:
             default_store(home(), options.uri)

@@ -5,6 +5,7 @@ Stores are those of tests/tracking/test_health.py.
 
 import getpass
 import json
+import re
 import shutil
 import socket
 import threading
@@ -73,14 +74,14 @@ def test_the_page_names_nobody_and_changes_nothing(
     assert snapshot(tmp_path) == before
     for name in ("erika", "mustermann", SECRET, str(tmp_path), str(tiny_data), str(Path.home()), "erikas"):
         assert name not in out, name
-    assert socket.gethostname() not in out
+    assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", out)
     if getpass.getuser() != "root":
-        assert getpass.getuser() not in out
+        assert not re.search(rf"\b{re.escape(getpass.getuser())}\b", out)
     assert max(map(len, out.splitlines())) <= WIDTH
     assert err == ""
     problem = out.partition("problem store")[2].partition("\n\n")[0]
     assert "-> restart" in problem, out
-    assert "69 / 18 / 54 images" in out or "synthetic (day, tiny)" in out
+    assert "synthetic (day, tiny): 69 / " in out
     assert "problem" in out.splitlines()[-1]
 
 
@@ -89,7 +90,7 @@ def test_nothing_wrong_ends_with_0_and_is_told_to_programs(
     run_command: Runner, template_db: Path, tmp_path: Path
 ) -> None:
     shutil.copy(template_db, tmp_path / "mlflow.db")
-    done = run_command("reid.doctor", "--json", home=tmp_path)
+    done = run_command("reid.doctor", "--json", "--seconds", "60", home=tmp_path)
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout
     assert found["problems"] == 0
@@ -243,7 +244,7 @@ TOO_OLD = "CUDA initialization: The NVIDIA driver on your system is too old (fou
         (NO_GPU | {"built_for": None}, Driver([CARD]), {}, "problem",
          "Tesla is there, driver 470.1, but PyTorch built for CPUs alone"),
         (NO_GPU, Driver([CARD]), {"CUDA_VISIBLE_DEVICES": ""}, "problem", "CUDA_VISIBLE_DEVICES is empty"),
-        (NO_GPU, Driver([CARD]), {"CUDA_VISIBLE_DEVICES": "-1"}, "problem", "is negative, which hides it"),
+        (NO_GPU, Driver([CARD]), {"CUDA_VISIBLE_DEVICES": "-1"}, "problem", "names no card, which hides it"),
         (NO_GPU | {"warnings": [TOO_OLD]}, Driver([CARD]), {}, "problem", "the driver 470.1 is too old"),
         (NO_GPU, Driver([CARD]), {"CUDA_VISIBLE_DEVICES": "0"}, "problem", "cannot use it"),
         (NO_GPU, Driver(plugged=1, silent="couldn't communicate"), {}, "problem", "no driver is loaded"),

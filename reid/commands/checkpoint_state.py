@@ -15,8 +15,9 @@ from reid.commands.export import read_some
 from reid.commands.findings import Finding, in_public, size
 from reid.commands.machine_state import data_root
 from reid.config.checks import ConfigError
-from reid.data import Crop, DatasetError, load_dataset
+from reid.data import Crop, DatasetError, ReidDataset, load_dataset
 from reid.data.crops import LeakError
+from reid.data.pedestrians.drawing import LABEL
 from reid.distance import normalise
 from reid.engine.checkpoint import FORMAT, Checkpoint, CheckpointError, read_checkpoint
 from reid.engine.checkpoint_meta import WITHOUT_CAMIDS, MetaError, check_meta, check_tensors
@@ -172,26 +173,33 @@ def _images(loaded: Checkpoint) -> tuple[list[np.ndarray], str, bool]:
     """One image each of different people, whose they are, and whether that is the model's own test set."""
     try:
         dataset = trained_dataset(with_data_now(loaded, str(data_root())))
-        if not _is_there(dataset):
-            raise DatasetError("its data are not on this machine")
-        try:
-            found = load_dataset(**dataset)
-        except LeakError as error:
-            found = error.dataset
-        images = read_some([crop.path for crop in _one_each([*found.query, *found.gallery])], PEOPLE)
-        if len(images) >= 2:
-            return images, f"crops of its own test set ({found.name})", True
-        why = "its test set has not two people"
-    except (CheckpointError, ConfigError, DatasetError, OSError) as error:
-        why = in_public(error).partition(": ")[2] or in_public(error)
-        why = why if isinstance(error, DatasetError) and len(why) < 60 else "its data are not at hand"
+        if _is_there(dataset):
+            found = _read(dataset)
+            images = read_some([crop.path for crop in _one_each([*found.query, *found.gallery])], PEOPLE)
+            if len(images) >= 2:
+                return images, f"crops of its own test set ({found.name})", True
+            why = "its test set has not two people"
+        else:
+            why = "its data are not on this machine"
+    except (CheckpointError, ConfigError, DatasetError, OSError):
+        why = "its data cannot be read"
     return drawn_crops(PEOPLE), f"drawn people, since {why}", False
 
 
+def _read(dataset: dict[str, Any]) -> ReidDataset:
+    try:
+        return load_dataset(**dataset)
+    except LeakError as error:
+        return error.dataset
+
+
 def _is_there(dataset: dict[str, Any]) -> bool:
-    """Whether the data lie where they should: a drawn set would be drawn otherwise."""
-    parts = dataset.get("parts") or [dataset]
-    return all(Path(part.get("file") or part["root"]).exists() for part in parts)
+    """Whether the data lie where they should; a drawn set that does not would be drawn."""
+    for part in dataset.get("parts") or [dataset]:
+        place = Path(part.get("file") or part["root"])
+        if not (place / LABEL if part["name"] == "synthetic" else place).exists():
+            return False
+    return True
 
 
 def _one_each(crops: Sequence[Crop]) -> list[Crop]:

@@ -58,8 +58,10 @@ def tracking(uri: str | None) -> Iterator[Finding]:
     found = journals([home() / "outputs", home() / "multirun"])
     text = f"{found.runs:,} on disk, {found.waiting:,} of them not wholly sent"
     text += f", {found.under_way:,} under way" if found.under_way else ""
-    verdict = "note" if found.waiting else "ok"
-    yield Finding("runs", text, verdict, "python -m reid.sync sends them" if found.waiting else "")  # type: ignore[arg-type]
+    if found.waiting:
+        yield Finding("runs", text, "note", "python -m reid.sync sends them")
+    else:
+        yield Finding("runs", text)
 
 
 def data() -> Iterator[Finding]:

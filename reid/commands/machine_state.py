@@ -70,7 +70,10 @@ def machine() -> Iterator[Finding]:
     if ours < all_cores:
         text += ". Affinity, a control group or Slurm holds the rest back"
     busy = load > 1.5 * all_cores
-    yield Finding("cores", text, "note" if busy else "ok", "others compute here too: runs take longer" * busy)
+    if busy:
+        yield Finding("cores", f"{text}. Others compute here too, so runs take longer", "note")
+    else:
+        yield Finding("cores", text)
     free, total = free_memory(), int(psutil.virtual_memory().total)
     text = f"{size(free)} free of {size(total)}"
     if free < LEAST_MEMORY:

@@ -152,8 +152,9 @@ def _stores(folder: Path) -> Iterator[Item]:
             yield Item("stores", files, store.bytes, "", partial(_remove_store, files))
         else:
             yield Item("stores", files, store.bytes, IN_USE)
-    leftovers = {file for left in storing.list_leftovers(folder) for file in left.files}
-    for left in storing.list_leftovers(folder):
+    found_left = storing.list_leftovers(folder)
+    leftovers = {file for left in found_left for file in left.files}
+    for left in found_left:
         yield Item("stores", left.files, _size(left.files), "", partial(_remove_store, left.files, left.lock))
     sizes = {(store.height, store.width) for store in found}
     for file in sorted(folder.glob(f"*{HASHES_SUFFIX}")):

@@ -183,14 +183,16 @@ def _server(store: Store) -> Health:
             else "nothing listens at its address"
         )
         return Health(kind, trouble=name, remedy=_START_IT)
-    from mlflow.utils.rest_utils import http_request
-
     try:
+        # First, since it sets what MLflow reads when it is imported.
+        client = store.client
+        from mlflow.utils.rest_utils import http_request
+
         started = time.monotonic()
-        creds = store.client._tracking_client.store.get_host_creds()
+        creds = client._tracking_client.store.get_host_creds()
         answer = http_request(creds, "/version", "GET", max_retries=0, timeout=_ANSWER_S)
         found = str(answer.text).strip() if answer.status_code == 200 else ""
-        store.client.search_experiments(max_results=1)
+        client.search_experiments(max_results=1)
         seconds = time.monotonic() - started
     except Exception as error:  # networks, proxies and MLflow all have their own
         return _refused(kind, error)
