@@ -66,7 +66,7 @@ def rows(items: Sequence[Item], kinds: Mapping[str, str]) -> list[tuple[str, lis
         groups.setdefault((item.kind, item.stays), []).append(item)
     found = []
     for (kind, stays), group in groups.items():
-        text = f"stays: {stays}" if stays else f"can go. {kinds[kind]}. Lost: {LOST[kind]}"
+        text = f"stays: {stays}" if stays else f"can go: {kinds[kind]}. Lost: {LOST[kind]}"
         found.append((kind, group, text))
     return found
 

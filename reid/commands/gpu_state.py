@@ -111,9 +111,8 @@ def _gpus(torch: Mapping[str, Any], driver: Driver, variables: Mapping[str, str]
     elif torch["built_for"] is None:
         yield Finding("GPU", f"{names} is there{of_driver}, but {built}", "problem", _CUDA_BUILD)
     elif hidden is not None and not re.match(r"\s*\d|\s*GPU-|\s*MIG-", hidden):
-        text = f"{names} is there{of_driver}, but CUDA_VISIBLE_DEVICES is " + (
-            (hidden and "negative") or "empty"
-        )
+        how = "names no card" if hidden.strip() else "is empty"
+        text = f"{names} is there{of_driver}, but CUDA_VISIBLE_DEVICES {how}"
         yield Finding("GPU", f"{text}, which hides it", "problem", "unset CUDA_VISIBLE_DEVICES")
     elif old:
         text = f"{names}: the driver{of_driver.removeprefix(', driver')} is too old; {built}"

@@ -36,10 +36,10 @@ _DEEP = 3
 IN_USE = "a process uses it"
 #: What is lost with each kind.
 LOST = {
-    "stores": "nothing but time: the next run decodes its images again",
-    "last": "training longer needs it (resume=outputs/<run> epochs=…); all else reads model.pt",
+    "stores": "time: the next run decodes its images again",
+    "last": "the run cannot be trained longer (resume=outputs/<run> epochs=…)",
     "cells": "nothing that a finished run of the same config does not have",
-    "copies": "MLflow can no longer load or serve it; checkpoint=<run id> takes the folder of the run",
+    "copies": "MLflow can no longer load or serve it; checkpoint=<run id> takes the file in the run's folder",
     "logged_model": "python -m reid.sync --again cannot give the model to another store",
     "partial": "nothing",
     "index": "nothing",
