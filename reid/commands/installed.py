@@ -80,7 +80,7 @@ def _extras(extras: Mapping[str, list[Requirement]]) -> Iterator[Finding]:
         elif own:
             there.append(name)
     if there:
-        yield Finding("extras", f"whole: {', '.join(there)}")
+        yield Finding("extras", f"complete: {', '.join(there)}")
 
 
 def _suite(code: str) -> Finding:
