@@ -80,6 +80,7 @@ def test_the_page_names_nobody_and_changes_nothing(
         assert not re.search(rf"\b{re.escape(getpass.getuser())}\b", out)
     assert max(map(len, out.splitlines())) <= WIDTH
     assert err == ""
+    assert "no command starts: TrustError: REID_TRUST=<package>" in " ".join(out.split())
     problem = out.partition("problem store")[2].partition("\n\n")[0]
     assert "-> restart" in problem, out
     assert "synthetic (day, tiny): 69 / " in out
@@ -359,7 +360,7 @@ def test_waiting_runs_are_counted(monkeypatch: pytest.MonkeyPatch, template_db: 
         run.metrics({"loss": 1.0}, step=1)
     with Tracker.start(default_store(tmp_path), "e", tmp_path / "multirun" / "a" / "0", "two") as run:
         going = found_in(data_state.tracking(None), "runs")
-        assert going.text == "2 on disk, 1 under way, 1 not wholly sent"
+        assert going.text == "2 on disk, 1 not wholly sent"
     found = list(data_state.tracking(None))
     assert found_in(iter(found), "store").verdict == "ok"
     assert found_in(iter(found), "runs").text == "2 on disk, 1 not wholly sent"

@@ -56,7 +56,7 @@ def tracking(uri: str | None) -> Iterator[Finding]:
         else:
             yield Finding("store", text)
     found = journals([home() / "outputs", home() / "multirun"])
-    going = f", {found.under_way:,} under way" if found.under_way else ""
+    going = f", {found.under_way:,} still sending" if found.under_way else ""
     if found.waiting:
         text = f"{found.runs:,} on disk{going}, {found.waiting:,} not wholly sent"
         yield Finding("runs", text, "note", "python -m reid.sync sends them")
