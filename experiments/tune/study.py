@@ -77,8 +77,7 @@ class Search:
                 f"the study {name} could not be opened in {Store(uri).public_uri} "
                 f"({type(error).__name__}: {first})"
             ) from error
-        if problem := format_problem(f"the study {name}", study.user_attrs.get(FORMAT_KEY), FORMAT):
-            raise FormatError(problem)
+        refuse_newer(study, name)
         if study.user_attrs.get(CONFIG, fingerprint) != fingerprint:
             raise ConfigError(
                 f"study.name={name}: that study has another config, search space or sampler. "
@@ -143,6 +142,12 @@ class Search:
         split = [] if more else ["eval.split=val", "eval.period=1"]
         kept = [word for word in self.overrides if not word.lstrip("+~").startswith("study")]
         return config, training(settings), [*kept, *split, *added]
+
+
+def refuse_newer(study: optuna.Study, name: str) -> None:
+    """Raises FormatError for a study that a newer version of the suite made."""
+    if problem := format_problem(f"the study {name}", study.user_attrs.get(FORMAT_KEY), FORMAT):
+        raise FormatError(problem)
 
 
 def rounded(value: float) -> float:

@@ -162,8 +162,9 @@ class Journal:
         self._sent_path.unlink(missing_ok=True)
 
     def _check_format(self) -> None:
-        first = next((operation for operation, _ in self.read()), {})
-        if problem := format_problem(self.path, first.get("format"), FORMAT):
+        first = next((operation for operation, _ in self.read()), None)
+        found = first.get("format") if isinstance(first, dict) else None
+        if problem := format_problem(self.path, found, FORMAT):
             raise NewerJournalError(problem)
 
     def _drop_torn_line(self) -> None:
