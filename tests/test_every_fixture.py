@@ -1,7 +1,7 @@
 """Every fixture of an older version, read by every command that takes what lies in it.
 
-What goes on from the fixture of d063546 stands in `test_older_runs.py`; one that `fixtures/older_runs.py` made
-says itself how its killed runs are gone on with.
+What goes on from the fixture of d063546 stands in `test_older_runs.py`; one that `fixtures/older_runs.py`
+made says itself how its killed runs are gone on with.
 """
 
 import json
