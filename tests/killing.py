@@ -1,4 +1,4 @@
-"""A command that kills itself: `KILL_BEFORE="rename last.pt 3" python -m killing reid.train …`.
+"""A command that kills itself: `KILL_BEFORE="rename last.pt 3" python -m tests.killing reid.train …`.
 
 The signal is SIGKILL, and it comes before the third time that a file gets this name, or (`remove`) loses it.
 """

@@ -214,7 +214,7 @@ def test_all_keep_the_best_epoch_and_one_writes_it(
     own += ["schedule.milestones=[1]", "schedule.gamma=1e4", "keep_last=false", f"hydra.run.dir={folder}"]
     ended = run_pair("reid.train", *words, *own)
     assert ended.codes == [0, 0], ended
-    history = pd.read_csv(folder / "history.csv")
+    history = pd.read_csv(folder / "history.csv", float_precision="round_trip")
     best = history.loc[history["val/mAP"].idxmax()]
     meta = load_checkpoint(folder / "model.pt").meta
     told = json.loads((folder / "status.json").read_text())
