@@ -1,7 +1,7 @@
 """How examples are drawn: the same few at every run, or thousands by chance (`make test-outside`).
 
-REID_EXAMPLES=2000 draws so many of each test, by another seed each time; one that fails is printed with what brings
-it back.
+REID_EXAMPLES=2000 draws so many of each test, by another seed each time; one that fails is printed with what
+brings it back.
 """
 
 import os

@@ -1,12 +1,13 @@
 """Does a damaged or hostile file ever get past the suite?  `python -m experiments.mutations --files 10000`
 
-Mutates small real files of every kind that the suite reads, and reads each by the suite's own reader in a process
-that is watched.
+Mutates small real files of every kind that the suite reads, and reads each by the suite's own reader, in a
+process that is watched.
 """
 
 import argparse
 import csv
 import json
+import math
 import random
 import select
 import shutil
@@ -22,23 +23,32 @@ from pathlib import Path
 import psutil
 
 from experiments.mutations.outcome import (
-    CRASH, FAULTS, HANG, MEMORY, MOST_MEMORY, READ, REFUSED, Outcome,
+    CRASH,
+    FAULTS,
+    HANG,
+    MEMORY,
+    MOST_MEMORY,
+    READ,
+    REFUSED,
+    Outcome,
 )  # fmt: skip
 from experiments.mutations.specimens import SPECIMENS, Specimen
 from reid.config.dialects import CommandParser
 
 RESULTS = Path(__file__).parent / "results" / "mutations.csv"
-#: Seconds; the slowest of these files takes a tenth of one to read.
+#: Seconds of processor time; the slowest of these files takes a tenth of one to read.
 PATIENCE_S = 20.0
+#: Seconds by the clock: for what waits and computes nothing, on a machine that may be busy with other things.
+WAITING_S = 600.0
 #: Bytes; a process that holds more is killed, before the machine suffers.
 TOO_MUCH = MOST_MEMORY + 2**30
 #: Seconds until the process that reads is ready: it imports torch and MLflow first.
-START_S = 600.0
+START_S = 1800.0
 
 
 @dataclass
 class Row:
-    """One kind of file: how many were read as before, read as something else, refused in words; and the faults."""
+    """One kind of file: how many were read as before, read as something else or refused; and the faults."""
 
     kind: str
     files: int = 0
@@ -72,10 +82,10 @@ class Reader:
         assert process.stdin is not None
         process.stdin.write(json.dumps(specimen.name) + "\n")
         process.stdin.flush()
-        answer = self._answer(process, PATIENCE_S)
+        answer = self._answer(process, WAITING_S, PATIENCE_S)
         if answer is not None:
             return Outcome(**json.loads(answer))
-        alive, held = process.poll() is None, _held(process)
+        alive, (_, held) = process.poll() is None, _used(process)
         self.stop()
         if alive and held > TOO_MUCH:
             return Outcome(MEMORY, f"killed at {held / 2**30:.1f} GiB", 0, held)
@@ -104,23 +114,28 @@ class Reader:
             raise RuntimeError(f"the reader does not start; see {self.folder / 'reader.log'}")
         return self._process
 
-    def _answer(self, process: subprocess.Popen[str], patience: float) -> str | None:
-        """The next line; None where the process has ended, is too slow, or holds so much that it has to end."""
+    def _answer(self, process: subprocess.Popen[str], wait: float, computing: float = math.inf) -> str | None:
+        """The next line; None where the process has ended, is too slow, or holds too much."""
         assert process.stdout is not None
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and _held(process) < TOO_MUCH:
-            ready, _, _ = select.select([process.stdout], [], [], 0.05)
+        deadline, latest = time.monotonic() + wait, _used(process)[0] + computing
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([process.stdout], [], [], 0.1)
             if ready:
                 return process.stdout.readline() or None
+            seconds, held = _used(process)
+            if seconds > latest or held > TOO_MUCH:
+                return None
         return None
 
 
-def _held(process: subprocess.Popen[str]) -> int:
-    """The bytes of memory that a process holds now."""
+def _used(process: subprocess.Popen[str]) -> tuple[float, int]:
+    """The processor time (seconds) that a process has used, and the memory (bytes) that it holds."""
     try:
-        return int(psutil.Process(process.pid).memory_info().rss)
+        one = psutil.Process(process.pid)
+        times = one.cpu_times()
+        return float(times.user + times.system), int(one.memory_info().rss)
     except psutil.NoSuchProcess:
-        return 0
+        return 0.0, 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,8 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [specimen for specimen in SPECIMENS if options.only in specimen.name]
     if not chosen or options.files < len(chosen):
         kinds = "; ".join(specimen.name for specimen in SPECIMENS)
+        least = len(chosen) or 1
         print(
-            f"experiments.mutations: expected --files {len(chosen) or 1} or more, and --only part of: {kinds}",
+            f"experiments.mutations: expected --files {least} or more, and --only part of: {kinds}",
             file=sys.stderr,
         )
         return 2
@@ -211,7 +227,9 @@ def _attack(specimen: Specimen, count: int, seed: int, reader: Reader) -> Row:
             last = (outcome.says.strip().splitlines() or [""])[-1]
             said[last] += 1
             if said[last] <= 3:
-                _keep(reader.folder / "faults", f"{specimen.name}-{number}-{outcome.kind}", place, new, outcome)
+                _keep(
+                    reader.folder / "faults", f"{specimen.name}-{number}-{outcome.kind}", place, new, outcome
+                )
                 print(f"{specimen.name}, file {number}: {outcome.kind}: {last[:300]}", flush=True)
     restore(reader.folder, specimen)
     return row
@@ -234,7 +252,9 @@ def _write(rows: Sequence[Row], path: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="python -m experiments.mutations", description=__doc__)
-    parser.add_argument("--files", type=int, default=10_000, help="how many, of all kinds together (default: 10000)")
+    parser.add_argument(
+        "--files", type=int, default=10_000, help="how many, of all kinds together (default: 10000)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: 0)")
     parser.add_argument("--only", default="", help="only kinds whose name holds this text")
     parser.add_argument("--folder", help="where to work, about 100 MB (default: a new temporary folder)")

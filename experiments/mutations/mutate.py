@@ -1,8 +1,8 @@
 """What happens to a file: bytes in, other bytes out, by a generator of random numbers alone.
 
-Blind mutations know nothing of the file.  Those that know its format reach further: what lies in a zip archive
-gets a checksum that fits again, and a value of JSON is replaced by another value, so that a reader does not stop
-at the first check.
+Blind mutations know nothing of the file.  Those that know its format reach further: what lies in a zip
+archive gets a checksum that fits again, and a value of JSON is replaced by another value, so that a reader
+does not stop at the first check.
 """
 
 import io
@@ -18,10 +18,10 @@ Mutation = Callable[[bytes, random.Random], bytes]
 
 #: What a program may write into a file, and what somebody may who wishes it ill.
 WORDS = (
-    "", "nan", "NaN", "-1", "-0", "0", "1e999", "Infinity", "9" * 30, "9" * 5000, "null", "None", "true", "[]",
-    "{}", '"', '""', ",", "\n", "\r", "\r\n", "\0", "\ufeff", "\u200b", "é", "\U0001f600", "٣", "..", "../../x",
-    "/dev/zero", "/etc/hostname", "~", "a" * 70000, "x/" * 3000, "=1+1", "%s", "$(touch x)", "models:/a@b",
-    "2" * 32, "1970-01-01", "9999-12-31T23:59:59",
+    "", "nan", "NaN", "-1", "-0", "0", "1e999", "Infinity", "9" * 30, "9" * 5000, "null", "None", "true",
+    "[]", "{}", '"', '""', ",", "\n", "\r", "\r\n", "\0", "\ufeff", "\u200b", "é", "\U0001f600", "٣", "..",
+    "../../x", "/dev/zero", "/etc/hostname", "~", "a" * 70000, "x/" * 3000, "=1+1", "%s", "$(touch x)",
+    "models:/a@b", "2" * 32, "1970-01-01", "9999-12-31T23:59:59",
 )  # fmt: skip
 #: Edges of the whole numbers of 8, 16, 32 and 64 bits.
 NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**32 - 1, 2**31, 2**63 - 1, 2**64 - 1, 2**40)
@@ -135,7 +135,8 @@ def _value(chance: random.Random) -> Any:
         deep = [deep]
     return chance.choice(
         (
-            None, True, False, 0, -1, 1, 2, 10**20, -(10**20), 2**63, 1.5, 1e308, -0.0, float("nan"), float("inf"), [], {},
+            None, True, False, 0, -1, 1, 2, 10**20, -(10**20), 2**63, 1.5, 1e308, -0.0, float("nan"),
+            float("inf"), [], {},
             [None], [[]], {"a": 1}, deep, *WORDS,
         )
     )  # fmt: skip
@@ -170,6 +171,9 @@ def change_archive(content: bytes, chance: random.Random) -> bytes:
     return written.getvalue()
 
 
+OPCODES = b"0123456789()*.BCFGIJKLMNPQRSTUVX]abcdegijlopqrstu}"
+
+
 def change_pickle(content: bytes, chance: random.Random) -> bytes:
     """A pickle with other opcodes, with another number or word, or one that calls what it should not."""
     match chance.randrange(4):
@@ -178,7 +182,9 @@ def change_pickle(content: bytes, chance: random.Random) -> bytes:
         case 1:
             found = bytearray(content)
             for _ in range(chance.randint(1, 3)) if found else ():
-                found[chance.randrange(len(found))] = chance.choice(b"0123456789()*.BCFGIJKLMNPQRSTUVX]abcdegijlopqrstu}")
+                found[chance.randrange(len(found))] = chance.choice(
+                    b"0123456789()*.BCFGIJKLMNPQRSTUVX]abcdegijlopqrstu}"
+                )
             return bytes(found)
         case 2:
             return _other_number(content, chance)
@@ -220,7 +226,15 @@ CALLS = (
 def _with_call(content: bytes, chance: random.Random) -> bytes:
     """The call stands alone, before the rest, whose value it throws away, or where a number stood."""
     module, name, arguments = chance.choice(CALLS)
-    call = b"c" + module.encode() + b"\n" + name.encode() + b"\n" + pickle.dumps(_filled(arguments), 2)[2:-1] + b"R"
+    call = (
+        b"c"
+        + module.encode()
+        + b"\n"
+        + name.encode()
+        + b"\n"
+        + pickle.dumps(_filled(arguments), 2)[2:-1]
+        + b"R"
+    )
     match chance.randrange(3):
         case 0:
             return b"\x80\x02" + call + b"."

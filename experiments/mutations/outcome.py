@@ -19,7 +19,15 @@ TRACEBACK, MEMORY, CODE, HANG, CRASH = FAULTS = ("traceback", "memory", "code ru
 MOST_MEMORY = 2 * 2**30
 
 #: What Python reports before a process, a program or a connection is started, see PEP 578.
-STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "socket.connect")
+STARTS = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+)
 
 #: What the suite says in words, see `reid.errors`; an error of the system names the file by itself.
 IN_WORDS = (UsageError, RunError, Refused)

@@ -1,6 +1,6 @@
-"""The process that reads mutated files, since a file may bring it down: a name of a specimen a line, an answer each.
+"""The process that reads mutated files, since a file may bring it down: a specimen a line, an answer each.
 
-    python -m experiments.mutations.reader FOLDER SPECIMEN…
+python -m experiments.mutations.reader FOLDER SPECIMEN…
 """
 
 import json

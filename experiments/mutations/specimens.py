@@ -49,11 +49,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Specimen:
-    """make: writes `file` (a pattern), and what lies beside it, into a folder.  read: reads it as a command does.
+    """make: writes `file` (a pattern), and what lies beside it, into a folder.  read: as a command does.
 
     read returns a text that is the same for the same content.  It refuses by an error of the suite, or by
-    `Refused` where the suite's answer is no exception.  stays: what is not put back between two readings, since
-    it is open all the time.
+    `Refused` where the suite's answer is no exception.  stays: what is not put back between two readings,
+    since it is open all the time.
     """
 
     name: str
@@ -76,7 +76,7 @@ def _tensors(state: Any) -> Content:
     return digest.hexdigest()
 
 
-# --- checkpoints and weight files -----------------------------------------------------------------------------
+# ---- checkpoints and weight files
 
 CLASSES = 4
 DESCRIPTION = {
@@ -87,8 +87,9 @@ DESCRIPTION = {
 
 def _meta(**changes: object) -> dict[str, Any]:
     return {
-        "model": DESCRIPTION, "preprocessing": {"height": 32, "width": 16}, "dataset": {"name": "market", "root": "x"},
-        "pids": list(range(1, CLASSES + 1)), "eval": asdict(EvalConfig()), "config": {"epochs": 2, "data.root": "x"},
+        "model": DESCRIPTION, "preprocessing": {"height": 32, "width": 16},
+        "dataset": {"name": "market", "root": "x"}, "pids": list(range(1, CLASSES + 1)),
+        "eval": asdict(EvalConfig()), "config": {"epochs": 2, "data.root": "x"},
         "config_hash": "c", "resume_hash": "r", "train_fingerprint": "t", "run_id": None, "run_key": "k",
         "progress": {"epoch": 1, "judged": False, "history": [{"epoch": 1, "train/loss": 2.0}]}, **changes,
     }  # fmt: skip
@@ -99,9 +100,10 @@ def make_model(folder: Path) -> None:
         torch.manual_seed(0)
         model = described_model(DESCRIPTION)
     threshold = {
-        "value": 0.5, "target": "far=0.01", "metric": "euclidean", "feature_norm": True, "neck_feature": "after",
-        "flip": False, "precision": "float32", "protocol": "cross_camera", "dataset": "market", "split": "test",
-        "data_fingerprint": "f", "identities": 4, "genuine_pairs": 10, "impostor_pairs": 100, "far": 0.01, "tar": 0.9,
+        "value": 0.5, "target": "far=0.01", "metric": "euclidean", "feature_norm": True,
+        "neck_feature": "after", "flip": False, "precision": "float32", "protocol": "cross_camera",
+        "dataset": "market", "split": "test", "data_fingerprint": "f", "identities": 4,
+        "genuine_pairs": 10, "impostor_pairs": 100, "far": 0.01, "tar": 0.9,
         "far_interval": [0.0, 0.1], "tar_interval": [0.8, 1.0],
     }  # fmt: skip
     save_checkpoint(folder / "model.pt", Checkpoint(model.state_dict(), _meta(threshold=threshold), {}))
@@ -140,7 +142,8 @@ def read_last(folder: Path) -> Content:
         session.resume(2)
         state = session.optimizers.network.state_dict()
         return _digest(
-            _tensors(session.model.state_dict()), session.epoch, session.history, torch.get_rng_state().tolist(),
+            _tensors(session.model.state_dict()), session.epoch, session.history,
+            torch.get_rng_state().tolist(),
             [(key, _tensors({k: v for k, v in one.items() if isinstance(v, torch.Tensor)}))
              for key, one in state["state"].items()], state["param_groups"],
         )  # fmt: skip
@@ -171,7 +174,7 @@ def read_safetensors(folder: Path) -> Content:
     return _tensors(read_weights(folder / "weights.safetensors")[0])
 
 
-# --- tables, lists, verdicts ----------------------------------------------------------------------------------
+# ---- tables, lists, verdicts
 
 
 def _make_crops(folder: Path) -> pd.DataFrame:
@@ -182,7 +185,9 @@ def _make_crops(folder: Path) -> pd.DataFrame:
         pixels = generator.integers(0, 255, (16, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "crops" / f"{number:03}.png")
         split = "train" if number < 12 else "query" if number % 2 else "gallery"
-        rows.append({"path": f"crops/{number:03}.png", "pid": number // 4, "camid": number % 4 // 2, "split": split})
+        rows.append(
+            {"path": f"crops/{number:03}.png", "pid": number // 4, "camid": number % 4 // 2, "split": split}
+        )
     frame = pd.DataFrame(rows)
     frame["pid"] += 1
     return frame
@@ -224,7 +229,9 @@ def _read_gallery(name: str) -> Callable[[Path], Content]:
 
 
 def make_list(folder: Path) -> None:
-    lines = [f"{n:04}/{n:04}_{k:03}_{k + 1:02}_0303morning_0015_{k}.jpg {n}" for n in range(6) for k in range(3)]
+    lines = [
+        f"{n:04}/{n:04}_{k:03}_{k + 1:02}_0303morning_0015_{k}.jpg {n}" for n in range(6) for k in range(3)
+    ]
     (folder / "list_train.txt").write_text("\n".join(lines) + "\n")
 
 
@@ -248,7 +255,7 @@ def read_verdict_file(folder: Path) -> Content:
     return _digest(found)
 
 
-# --- pictures -------------------------------------------------------------------------------------------------
+# ---- pictures
 
 
 def _pixels() -> np.ndarray:
@@ -287,7 +294,7 @@ def _read_picture(name: str) -> Callable[[Path], Content]:
     return read
 
 
-# --- runs and sweeps ------------------------------------------------------------------------------------------
+# ---- runs and sweeps
 
 
 def make_journal(folder: Path) -> None:
@@ -336,7 +343,17 @@ def make_status(folder: Path) -> None:
     run = folder / "outputs" / "run"
     run.mkdir(parents=True)
     status = RunStatus(
-        "FINISHED", "hash", ["loss.alpha=1.2"], "name", "a" * 32, str(run), "data", {"test/mAP": 0.5}, "", "f", "code"
+        "FINISHED",
+        "hash",
+        ["loss.alpha=1.2"],
+        "name",
+        "a" * 32,
+        str(run),
+        "data",
+        {"test/mAP": 0.5},
+        "",
+        "f",
+        "code",
     )
     status.write(run)
     (run / "last.pt").write_bytes(b"")
@@ -387,7 +404,7 @@ def read_config(folder: Path) -> Content:
     return _digest(str(primary_config("train", words)))
 
 
-# --- image stores and indexes ---------------------------------------------------------------------------------
+# ---- image stores and indexes
 
 
 def _crops(folder: Path) -> list[Crop]:
@@ -424,7 +441,8 @@ def _make_index(folder: Path, count: int) -> Index:
     )
     features = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
     rows = [
-        Row(f"/crops/{n}.jpg", n // 4, n % 3, float(n), f"name {n // 4}", 100, n, "d" * 64) for n in range(count)
+        Row(f"/crops/{n}.jpg", n // 4, n % 3, float(n), f"name {n // 4}", 100, n, "d" * 64)
+        for n in range(count)
     ]
     index = Index.create(folder / "gallery", facts, checkpoint="model.pt")
     cut = count * 2 // 3
@@ -445,7 +463,9 @@ def read_index(folder: Path) -> Content:
     index.check(facts)
     index.add(np.ones((1, 8), np.float32), [Row("/new.jpg", name="somebody new")], facts)
     index.remove(["/new.jpg"])
-    return _digest(hits.rows.tolist(), some.rows.tolist(), rows, table.to_csv(), facts.as_json(), index.checkpoint)
+    return _digest(
+        hits.rows.tolist(), some.rows.tolist(), rows, table.to_csv(), facts.as_json(), index.checkpoint
+    )
 
 
 STORE = ("mlflow.db", "mlartifacts")
@@ -459,7 +479,9 @@ SPECIMENS = (
     Specimen("table (CSV)", "crops.csv", make_csv, _read_table("crops.csv"), TEXT),
     Specimen("table (Parquet)", "crops.parquet", make_parquet, _read_table("crops.parquet"), BLIND),
     Specimen("gallery (CSV)", "gallery.csv", make_gallery_csv, _read_gallery("gallery.csv"), TEXT),
-    Specimen("gallery (Parquet)", "gallery.parquet", make_gallery_parquet, _read_gallery("gallery.parquet"), BLIND),
+    Specimen(
+        "gallery (Parquet)", "gallery.parquet", make_gallery_parquet, _read_gallery("gallery.parquet"), BLIND
+    ),
     Specimen("list of MSMT17", "list_train.txt", make_list, read_msmt, TEXT),
     Specimen("verdicts", "verdicts.csv", make_verdicts, read_verdict_file, TEXT),
     Specimen("JPEG", "a.jpg", _make_picture("a.jpg"), _read_picture("a.jpg"), BLIND),

@@ -269,6 +269,11 @@ def check_tensors(model: object, meta: Mapping[str, Any]) -> None:
         if not _is_weight(tensor):
             kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device}"
             raise MetaError(f"{name} is {kind}, expected dense floats, or whole numbers of 64 bits")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise MetaError(
+                f"{name} has the shape {tuple(tensor.shape)}, and its numbers share one place: expected a "
+                "number for each"
+            )
     classifiers = {name: tensor for name, tensor in model.items() if _CLASSIFIER.fullmatch(name)}
     if not classifiers or any(tensor.ndim != 2 for tensor in classifiers.values()):
         raise MetaError("model lacks classifier.weight, expected a matrix with one row a class")

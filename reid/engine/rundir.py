@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from reid.data.files import path_problem
 from reid.engine.errors import CheckpointError
 from reid.home import as_moved, in_this_home
+from reid.regular import read_regular
 from reid.tracking.journal import JOURNAL, Journal, under_way
 
 STATUS = "status.json"
@@ -47,8 +49,10 @@ def read_status(folder: Path) -> RunStatus | None:
     moved, the places are those of now.
     """
     try:
-        status = RunStatus(**json.loads((folder / STATUS).read_text()))
-    except (OSError, ValueError, TypeError):
+        status = RunStatus(**json.loads(read_regular(folder / STATUS)))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    if not _is_whole(status):
         return None
     if status.run_dir:
         old = Path(status.run_dir)
@@ -61,6 +65,22 @@ def read_status(folder: Path) -> RunStatus | None:
         sent = Journal(Path(status.run_dir)).sent()
         status.run_id = sent.run_id if sent else None
     return status
+
+
+def _is_whole(status: RunStatus) -> bool:
+    """Whether every field is of its kind, and every path one that a file may have."""
+    values = asdict(status)
+    overrides, scores, run_id = (values.pop(key) for key in ("overrides", "scores", "run_id"))
+    return (
+        status.status in ("RUNNING", "FINISHED", "FAILED", "KILLED")
+        and all(isinstance(value, str) for value in values.values())
+        and not any(path_problem(path) for path in (status.run_dir, status.data_root, status.taken_from))
+        and isinstance(overrides, list)
+        and all(isinstance(word, str) for word in overrides)
+        and isinstance(scores, dict)
+        and all(isinstance(value, int | float) for value in scores.values())
+        and (run_id is None or isinstance(run_id, str))
+    )
 
 
 def _place_now(recorded: Path, folder: Path, taken_from: str) -> Path:

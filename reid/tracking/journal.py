@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.locks import FileLock, Timeout
+from reid.regular import open_regular, read_regular
 from reid.tracking.errors import TrackingError
 
 JOURNAL = "journal.jsonl"
@@ -60,7 +61,11 @@ class Journal:
                 f"{self.folder} is in use by another process that tracks this run. Wait until it ends, or "
                 "choose another output folder"
             ) from None
-        self._drop_torn_line()
+        try:
+            self._drop_torn_line()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def release(self) -> None:
         self._lock.release()
@@ -102,12 +107,14 @@ class Journal:
     def read(self, offset: int = 0) -> Iterator[tuple[Operation, int]]:
         """Operations from byte `offset` on, each with the byte after it. Leaves out a line cut by a kill.
 
-        Raises TrackingError at a line that no writer of journals can have left: the disk, or somebody, changed
-        it.
+        Raises TrackingError at a line that no writer of journals can have left: a disk, or somebody, has
+        changed it.
         """
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
+        if not self.path.is_file():
+            raise TrackingError(f"{self.path} is no regular file, as a journal is: remove what lies there")
+        with open_regular(self.path) as file:
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -148,8 +155,8 @@ class Journal:
     def sent(self) -> Sent | None:
         """How far which store has this journal, or None before the first answer of a store."""
         try:
-            sent = Sent(**json.loads(self._sent_path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            sent = Sent(**json.loads(read_regular(self._sent_path)))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         texts = _is_text(sent.uri) and _is_text(sent.run_id)
         return sent if texts and self._begins_at(sent.offset) else None
@@ -160,7 +167,7 @@ class Journal:
             return True
         if not _is_whole(offset) or not self.path.exists() or not 0 < offset <= self.path.stat().st_size:
             return False
-        with self.path.open("rb") as file:
+        with open_regular(self.path) as file:
             file.seek(offset - 1)
             return file.read(1) == b"\n"
 
@@ -210,7 +217,7 @@ def _datasets(value: object) -> bool:
     )
 
 
-#: What each operation has to say.  One that is not here is of a newer version, and is refused when it is sent.
+#: What each operation has to say.  Others are of a newer version, and are refused when they are sent.
 _FIELDS: dict[str, dict[str, Callable[[object], bool]]] = {
     "create": {
         "time": _is_whole, "run_key": _is_text, "experiment": _is_text, "name": _is_text, "tags": _texts,

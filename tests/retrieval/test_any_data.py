@@ -41,7 +41,11 @@ def squared(one: Tensor, other: Tensor) -> list[list[float]]:
 
 
 def ranked_matches(
-    query: int, distance: list[float], data: tuple[Embeddings, Embeddings], protocol: str, distractor: int | None
+    query: int,
+    distance: list[float],
+    data: tuple[Embeddings, Embeddings],
+    protocol: str,
+    distractor: int | None,
 ) -> list[int]:
     """The ranks of a query's matches, from 1, by walking down its sorted gallery."""
     queries, gallery = data
@@ -169,8 +173,14 @@ DISTANCES = st.lists(
 
 
 @examples(150)
-@given(genuine=DISTANCES, impostor=DISTANCES | DISTANCES.map(lambda some: some * 40), target=st.sampled_from(TARGETS))
-def test_a_threshold_does_what_counting_says(genuine: list[float], impostor: list[float], target: str) -> None:
+@given(
+    genuine=DISTANCES,
+    impostor=DISTANCES | DISTANCES.map(lambda some: some * 40),
+    target=st.sampled_from(TARGETS),
+)
+def test_a_threshold_does_what_counting_says(
+    genuine: list[float], impostor: list[float], target: str
+) -> None:
     found = verify(torch.tensor(genuine, dtype=torch.float64), impostor, target)
     every = sorted({*genuine, *impostor})
     counted = [rates(genuine, impostor, value) for value in every]
@@ -193,7 +203,10 @@ def test_a_threshold_does_what_counting_says(genuine: list[float], impostor: lis
     point = found.points["eer"]
     assert abs(point.far - (1 - point.tar)) == pytest.approx(float(min(gaps)))
     scores = [
-        Fraction(2 * sum(v <= value for v in genuine), len(genuine) + sum(v <= value for v in [*genuine, *impostor]))
+        Fraction(
+            2 * sum(v <= value for v in genuine),
+            len(genuine) + sum(v <= value for v in [*genuine, *impostor]),
+        )
         for value in every
     ]
     assert found.best_f1 == pytest.approx(float(max(scores)))
@@ -215,7 +228,9 @@ def test_a_threshold_does_what_counting_says(genuine: list[float], impostor: lis
     metric=st.sampled_from(["euclidean", "cosine"]),
     chunk_bytes=st.sampled_from([1, 300, 2**20]),
 )
-def test_pairs_are_those_of_a_double_loop(data: Embeddings, protocol: str, metric: str, chunk_bytes: int) -> None:
+def test_pairs_are_those_of_a_double_loop(
+    data: Embeddings, protocol: str, metric: str, chunk_bytes: int
+) -> None:
     genuine, impostor = set(), set()
     for i in range(len(data)):
         for j in range(i + 1, len(data)):
