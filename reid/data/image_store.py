@@ -33,7 +33,7 @@ from reid.data.store_files import (
     map_and_hold,
     read_facts,
     store_key,
-)  # fmt: skip
+)
 from reid.locks import FileLock, NoLocksError
 
 
@@ -94,10 +94,7 @@ class ImageStore:
 
 
 class Damage:
-    """Whether the images of a store are those that were written, each looked at when it is first read.
-
-    One image of 256 x 128 takes a twentieth of a millisecond.
-    """
+    """Whether the images of a store are those that were written, each looked at when it is first read."""
 
     def __init__(self, file: Path, checksums: Sequence[int]) -> None:
         self._file = file
