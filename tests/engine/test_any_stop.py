@@ -21,7 +21,7 @@ from reid.engine.average import WeightAverage
 from reid.engine.compute import Compute
 from reid.engine.loop import train_epoch
 from reid.engine.objective import Objective
-from reid.engine.optimizers import Optimizers
+from reid.engine.optimizers import Optimizers, build_optimizer
 from reid.engine.session import Session
 from reid.engine.stop import Stopped, StopSignals
 from reid.losses import RankedListLoss
@@ -29,10 +29,11 @@ from reid.models import ReidModel
 from reid.models.trunk import as_backbone
 
 CPU = torch.device("cpu")
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": lambda some: torch.optim.SGD(some, 0.05, momentum=0.9, nesterov=True),
-    "adam": lambda some: torch.optim.Adam(some, 0.01),
-    "adamw": lambda some: torch.optim.AdamW(some, 0.01, amsgrad=True),
+GROUPS = {"lr": 0.05, "weight_decay": 5e-4, "bias_lr_factor": 2.0, "bias_weight_decay": 0.0}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"_target_": "torch.optim.SGD", **GROUPS, "momentum": 0.9, "nesterov": True},
+    "adam": {"_target_": "torch.optim.Adam", **GROUPS},
+    "adamw": {"_target_": "torch.optim.AdamW", **GROUPS, "amsgrad": True},
 }
 
 
@@ -62,7 +63,9 @@ def session_in(folder: Path, recipe: Recipe, seed: int) -> Session:
     net = nn.Sequential(nn.Conv2d(3, 6, (4, 2), bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.3))
     model = ReidModel(as_backbone(net, "tiny", channels=6), 3)
     optimizers = Optimizers(
-        OPTIMIZERS[recipe.optimizer](model.parameters()), clip_norm=recipe.clip, accumulate=recipe.accumulate
+        build_optimizer(model, OPTIMIZERS[recipe.optimizer]),
+        clip_norm=recipe.clip,
+        accumulate=recipe.accumulate,
     )
     if recipe.ema is not None:
         optimizers.average = WeightAverage(model, recipe.ema)
