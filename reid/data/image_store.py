@@ -30,6 +30,7 @@ from reid.data.store_files import (
     FORMAT,
     UNREADABLE,
     FileHashes,
+    holds_array,
     map_and_hold,
     read_facts,
     store_key,
@@ -174,7 +175,8 @@ def _find(hashes: FileHashes, height: int, width: int, folder: Path, progress: P
         return None  # so the files need not be read before they are decoded
     hashes.update(progress)
     key = store_key(hashes.digests, height, width)
-    return key if read_facts(folder / f"{key}.json") is not None else None
+    facts = read_facts(folder / f"{key}.json")
+    return key if facts is not None and holds_array(folder / f"{key}.npy", facts["shape"]) else None
 
 
 def _any_of_shape(shape: tuple[int, ...], folder: Path) -> bool:

@@ -58,7 +58,7 @@ def read_facts(file: Path) -> dict[str, Any] | None:
     try:
         facts: dict[str, Any] = json.loads(read_regular(file))
         whole = facts["format"] == FORMAT and _well_formed(facts)
-        whole = whole and _is_array(file.with_suffix(".npy"), facts["shape"])
+        whole = whole and file.with_suffix(".npy").stat().st_size > math.prod(facts["shape"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return facts if whole else None
@@ -93,14 +93,20 @@ def _well_formed(facts: dict[str, Any]) -> bool:
     )
 
 
-def _is_array(file: Path, shape: list[int]) -> bool:
-    """Whether a `.npy` file holds an array of bytes of that shape, by its header and its size."""
-    with open_regular(file) as handle:
-        if np.lib.format.read_magic(handle) != (1, 0):
-            return False
-        found, by_columns, kind = np.lib.format.read_array_header_1_0(handle)
-        size = handle.tell() + math.prod(shape)
-        return list(found) == shape and not by_columns and kind == np.uint8 and file.stat().st_size == size
+def holds_array(file: Path, shape: list[int]) -> bool:
+    """Whether a `.npy` file holds an array of bytes of that shape, by its header and its size.
+
+    It is read for that, which the time of its last use shows.
+    """
+    try:
+        with open_regular(file) as handle:
+            version = np.lib.format.read_magic(handle)
+            found, by_columns, kind = np.lib.format.read_array_header_1_0(handle)
+            size = handle.tell() + math.prod(shape)
+            plain = version == (1, 0) and not by_columns and kind == np.uint8
+            return plain and list(found) == shape and file.stat().st_size == size
+    except (OSError, ValueError):
+        return False
 
 
 def map_and_hold(array: Path) -> np.ndarray:
