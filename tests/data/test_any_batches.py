@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from reid.data import IdentitySampler
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = st.lists(st.integers(0, 6), min_size=1, max_size=40)
 
 

@@ -20,6 +20,8 @@ from reid.data.datasets.msmt17 import read_list
 from reid.data.labels import People, canonical, clean, is_null, numbered, numbered_people
 from reid.people import DISTRACTOR, JUNK
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 DIGITS = st.text("0123456789", min_size=1, max_size=6)
 HUGE = st.text("0123456789", min_size=18, max_size=60)

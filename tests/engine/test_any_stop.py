@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from drawn import examples
 from hypothesis import given
@@ -27,6 +28,8 @@ from reid.engine.stop import Stopped, StopSignals
 from reid.losses import RankedListLoss
 from reid.models import ReidModel
 from reid.models.trunk import as_backbone
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 GROUPS = {"lr": 0.05, "weight_decay": 5e-4, "bias_lr_factor": 2.0, "bias_weight_decay": 0.0}

@@ -14,6 +14,8 @@ from reid.retrieval import Embeddings, EvaluationError, evaluate, rerank, verify
 from reid.retrieval.pairs import count_pairs, pair_blocks, pair_totals
 from reid.retrieval.verify import FAR_TARGETS, TARGETS, verify_counts
 
+pytestmark = pytest.mark.slow
+
 #: Small whole numbers: distances are exact, many are tied, and many images are the same.
 COORDINATE = st.integers(-2, 2)
 
