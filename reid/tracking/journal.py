@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +158,16 @@ class Journal:
             sent = Sent(**json.loads(read_regular(self._sent_path)))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
-        texts = _is_text(sent.uri) and _is_text(sent.run_id)
-        return sent if texts and self._begins_at(sent.offset) else None
+        if not (_is_text(sent.uri) and _is_text(sent.run_id) and _is_whole(sent.offset)):
+            return None
+        # Where it is a place in another file, all is sent again.
+        return sent if self._begins_at(sent.offset) else replace(sent, offset=0)
 
     def _begins_at(self, offset: int) -> bool:
-        """Whether a line of this journal begins at that byte, or will: else it is a place in another file."""
+        """Whether a line of this journal begins at that byte, or will."""
         if offset == 0:
             return True
-        if not _is_whole(offset) or not self.path.exists() or not 0 < offset <= self.path.stat().st_size:
+        if not self.path.is_file() or not 0 < offset <= self.path.stat().st_size:
             return False
         with open_regular(self.path) as file:
             file.seek(offset - 1)
