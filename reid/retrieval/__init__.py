@@ -5,6 +5,17 @@ from reid.retrieval.differences import Difference, Measured, difference
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
 from reid.retrieval.expansion import expand_queries
+from reid.retrieval.open_set import (
+    FPIR_TARGETS,
+    FUSIONS,
+    OpenSetIntervals,
+    Outcomes,
+    Searches,
+    SizeRow,
+    by_gallery_size,
+    open_set_intervals,
+    outcomes,
+)
 from reid.retrieval.pairs import PairCounts, count_pairs, hardest_pairs, pair_totals
 from reid.retrieval.protocol import (
     EvaluationError,
@@ -24,6 +35,8 @@ from reid.retrieval.verify import (
 )
 
 __all__ = [
+    "FPIR_TARGETS",
+    "FUSIONS",
     "TARGETS",
     "Difference",
     "Embeddings",
@@ -33,17 +46,24 @@ __all__ = [
     "MatchCounts",
     "Measured",
     "NonFiniteFeaturesError",
+    "OpenSetIntervals",
     "OperatingPoint",
+    "Outcomes",
     "PairCounts",
     "Scores",
+    "Searches",
+    "SizeRow",
     "Verification",
     "bootstrap",
+    "by_gallery_size",
     "count_matches",
     "count_pairs",
     "difference",
     "evaluate",
     "expand_queries",
     "hardest_pairs",
+    "open_set_intervals",
+    "outcomes",
     "pair_totals",
     "require_matches",
     "require_pairs",
