@@ -20,6 +20,9 @@ from reid.jobs.console import score_table, tracked_as
 from reid.jobs.job import NAME_LENGTH, Job
 from reid.judging.domains import by_learnt_cameras, read_domain, read_domains
 from reid.judging.judge import Judgement, describe, judge, judged_rows, judged_values
+from reid.judging.open_set import OpenSetScores, judged_open_set, open_set_values
+from reid.judging.open_set_report import as_json as open_set_json
+from reid.judging.open_set_report import draw_open_set, open_set_lines
 from reid.judging.queries import QUERIES, query_csv
 from reid.judging.stored_scores import store_scores, stored_scores
 from reid.judging.stored_threshold import feature_space
@@ -69,6 +72,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     with job.track(tracked, facts) as tracker:
         results: dict[str, Judgement] = {}
         fingerprints: dict[str, str] = {}
+        strangers: dict[str, OpenSetScores] = {}
         for domain in domains:
             how = by_learnt_cameras(model, domain)
             judged = open_judged_data(domain.dataset, image, settings.data, job.progress, how.protocol)
@@ -84,11 +88,17 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
                 ]
             )
             results[label], fingerprints[label] = judgement, fingerprint(judged.fingerprint)
+            if evaluation.open_set:
+                strangers[label] = judged_open_set(judgement.query, judgement.gallery, how)
             folder = job.folder / "figures" / (label if evaluation.datasets else "")
             with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
                 drawn = run_figures.draw_judgement(
                     folder, judgement, judged, f"{home_of_model} -> {label}", how.protocol
                 )
+                if label in strangers:
+                    title_of = f"{home_of_model} -> {label}"
+                    curves = draw_open_set(folder, {"best": strangers[label]}, title_of)
+                    drawn += [(path, False) for path in curves]
             for path, shows_people in drawn:
                 if settings.tracking.images or not shows_people:
                     tracker.artifact(path, str(folder.relative_to(job.folder)))
@@ -100,6 +110,11 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             name: value
             for key, judged_one in named.items()
             for name, value in judged_values(key, judged_one).items()
+        }
+        values |= {
+            f"{label if evaluation.datasets else evaluation.split}/open_set/{name}": value
+            for label, scores in strangers.items()
+            for name, value in open_set_values(scores).items()
         }
         tracker.text(query_csv(named), QUERIES)
         tracker.metrics(values, 0)
@@ -117,6 +132,11 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
                 },
                 "eval": asdict(evaluation),
                 "scores": values,
+                **(
+                    {"open_set": {label: open_set_json(scores) for label, scores in strangers.items()}}
+                    if strangers
+                    else {}
+                ),
             },
             "scores.json",
         )
@@ -131,6 +151,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
     header = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
     job.console.print(score_table(rows, header))
+    for label, scores in strangers.items():
+        job.console.print(open_set_lines(scores, label), highlight=False, soft_wrap=True)
     uri = default_store(home(), settings.tracking.uri).public_uri
     if target is not None:
         stored = [
@@ -138,7 +160,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             for domain in domains
             for row in stored_scores(
                 results[domain.label], domain.evaluation, readers[domain.label], domain.own,
-                fingerprints[domain.label],
+                fingerprints[domain.label], strangers.get(domain.label),
             )
         ]  # fmt: skip
         replace_text(card_path(target), model_card(store_scores(source, target, stored)))

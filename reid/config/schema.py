@@ -131,6 +131,7 @@ class EvalConfig:
     rerank_k2: int = at_least(1, 6)
     rerank_lambda: float = between(0, 1, 0.3)
     datasets: list[Any] = field(default_factory=list)  # of reid.evaluate: choices, or {name: choice, …}
+    open_set: bool = False  # of reid.evaluate: half of the people enrolled, the others strangers
 
 
 @dataclass
@@ -303,6 +304,69 @@ class ThresholdConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+@dataclass
+class IdentifyConfig:
+    """What `reid.identify` needs: the rest it reads from the checkpoint."""
+
+    checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id
+    dataset: dict[str, Any] | None = None  # the one that it was trained on: its query and gallery
+    enrolled: str | None = None  # people of the user's own: a table, or a folder with one folder a person
+    probes: str | None = None  # whom to look for among these, likewise; pid 0 is a stranger
+    target: str = one_of("fpir_1e-2", "fpir_1e-3", "fpir_1e-1")
+    fusion: str = one_of("best", "mean", "quality")  # of several crops of a person
+    calibration: str = one_of("half", "val")  # the people on whom the threshold is fixed
+    share: float = within(0, 1, 0.5)  # of the people of a dataset that is enrolled
+    enrolled_crops: int | None = at_least(1, None)  # of each enrolled person; null: all
+    probe_crops: int = at_least(1, 1)  # of one person by one camera that make one probe
+    sizes: list[int] = field(default_factory=lambda: [10, 20, 50, 100, 200, 500, 1000])  # of galleries
+    draws: int = at_least(1, 20)  # random galleries of each size
+    output: str | None = None  # a file; the checkpoint itself
+    replicates: int = at_least(1, 1000)  # of the bootstrap
+    seed: int = at_least(0, 0)  # who is enrolled, who a stranger, and on whom the threshold is fixed
+    device: str = "auto"
+    precision: str = one_of("float32", "tf32", "bf16", "fp16")
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+@dataclass
+class CalibrateConfig:
+    """What `reid.calibrate` needs: the rest it reads from the checkpoint."""
+
+    checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id
+    dataset: dict[str, Any] | None = None  # the one that it was trained on: its query and gallery
+    method: str = one_of("logistic", "isotonic")
+    calibration: str = one_of("half", "val")  # the people on whom it is fitted
+    prior: float = within(0, 1, 0.5)  # share of pairs that show one person, where it will be used
+    camera_pairs: bool = True  # one for each two cameras, drawn to that of all where pairs are few
+    bins: int = at_least(2, 15)  # of the expected calibration error
+    output: str | None = None  # a file; the checkpoint itself
+    replicates: int = at_least(2, 1000)  # of the bootstrap
+    seed: int = at_least(0, 0)
+    device: str = "auto"
+    precision: str = one_of("float32", "tf32", "bf16", "fp16")
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+@dataclass
+class FuseConfig:
+    """What `reid.fuse` needs: several models, or several features of one."""
+
+    models: list[Any] = MISSING  # checkpoints, or {checkpoint: …, label: …, neck_feature: …, metric: …}
+    dataset: dict[str, Any] | None = None  # the one that the first was trained on
+    calibration: str = one_of("half", "val")  # the people on whom scores and weights are fitted
+    replicates: int = at_least(2, 1000)  # of the bootstrap
+    seed: int = at_least(0, 0)
+    device: str = "auto"
+    precision: str = one_of("float32", "tf32", "bf16", "fp16")
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
 def register() -> None:
     """Make the schemas and resolvers known to Hydra; safe to call again."""
     Plugins.instance().register(FurtherChoices)
@@ -313,6 +377,9 @@ def register() -> None:
     store.store(name="schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="threshold_schema", node=ThresholdConfig)
+    store.store(name="identify_schema", node=IdentifyConfig)
+    store.store(name="calibrate_schema", node=CalibrateConfig)
+    store.store(name="fuse_schema", node=FuseConfig)
     store.store(name="tune_schema", node=TuneConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("reid.home", lambda: str(for_hydra(home())), replace=True)

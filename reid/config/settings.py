@@ -23,6 +23,7 @@ from reid.config.checks import (
     refuse_untrusted,
     required_names,
     trusted_target,
+    unknown_key,
 )
 from reid.config.dataset import check_dataset, complete_dataset, drawn_people, refuse_missing
 from reid.config.identity import FOLLOWS, LATER, flat
@@ -30,9 +31,12 @@ from reid.config.mix import MIX, check_margins, check_mix
 from reid.config.schema import (
     RUN_ID,
     AugmentConfig,
+    CalibrateConfig,
     EmaConfig,
     EvalConfig,
     EvaluateConfig,
+    FuseConfig,
+    IdentifyConfig,
     ImageConfig,
     LossKeys,
     OptimizerKeys,
@@ -46,6 +50,11 @@ from reid.config.schema import (
 from reid.data.sizes import ImageSize, epoch_sizes
 from reid.home import from_hydra, literal
 from reid.models import SMALLEST_IBN_SIDE, SMALLEST_STN_IMAGE
+
+#: Files that hold a table of images.
+TABLES = (".csv", ".parquet")
+#: What a fused model may have of its own.
+FUSED_KEYS = ("metric", "feature_norm", "neck_feature", "flip")
 
 
 def train_settings(config: DictConfig) -> TrainConfig:
@@ -154,15 +163,90 @@ def threshold_settings(config: DictConfig) -> ThresholdConfig:
     settings: ThresholdConfig = _typed(config)
     if settings.dataset is not None:
         check_dataset(settings.dataset)
-    if settings.output is not None:
-        output = Path(settings.output).expanduser().absolute()
-        if output.suffix != ".pt" or not output.parent.is_dir():
-            raise ConfigError(
-                f"output={settings.output} is not allowed: expected a file whose name ends in .pt, in a "
-                "folder that is there"
-            )
-        settings.output = str(output)
+    settings.output = _output(settings.output)
     return settings
+
+
+def identify_settings(config: DictConfig) -> IdentifyConfig:
+    """As `train_settings`, for the identify command."""
+    settings: IdentifyConfig = _typed(config)
+    if settings.dataset is not None:
+        check_dataset(settings.dataset)
+    if (settings.enrolled is None) != (settings.probes is None):
+        missing = "probes" if settings.probes is None else "enrolled"
+        raise ConfigError(
+            f"{missing} is not given: enrolled=people.csv probes=crops.csv belong together, each a table or "
+            "a folder"
+        )
+    if settings.enrolled is not None:
+        if settings.dataset is not None or settings.calibration == "val":
+            other = "calibration=val" if settings.dataset is None else "dataset"
+            raise ConfigError(
+                f"{other} does not go with enrolled and probes, which say themselves whom to measure. Leave "
+                "one of them out"
+            )
+        for key in ("enrolled", "probes"):
+            place = Path(str(getattr(settings, key))).expanduser().absolute()
+            if not (place.is_dir() or (place.suffix.lower() in TABLES and place.is_file())):
+                raise ConfigError(
+                    f"{key}={place}: expected a table ({', '.join(TABLES)}) or a folder that is there"
+                )
+            setattr(settings, key, str(place))
+    if bad := [size for size in settings.sizes if type(size) is not int or size < 1]:
+        raise ConfigError(f"sizes={settings.sizes}: {bad[0]} is no number of people: expected 1 or more")
+    settings.output = _output(settings.output)
+    return settings
+
+
+def calibrate_settings(config: DictConfig) -> CalibrateConfig:
+    """As `train_settings`, for the calibrate command."""
+    settings: CalibrateConfig = _typed(config)
+    if settings.dataset is not None:
+        check_dataset(settings.dataset)
+    settings.output = _output(settings.output)
+    return settings
+
+
+def fuse_settings(config: DictConfig) -> FuseConfig:
+    """As `train_settings`, for the fuse command; each of `models` has its `checkpoint` and a `label`."""
+    settings: FuseConfig = _typed(config)
+    if settings.dataset is not None:
+        check_dataset(settings.dataset)
+    allowed = ("checkpoint", "label", *FUSED_KEYS)
+    models: list[dict[str, Any]] = []
+    for number, entry in enumerate(settings.models):
+        values = {"checkpoint": entry} if isinstance(entry, str) else entry
+        if not isinstance(values, dict) or not isinstance(values.get("checkpoint"), str):
+            raise ConfigError(
+                f"models[{number}]={entry!r} is not allowed: expected a checkpoint, or its keys as in "
+                "{checkpoint: model.pt, label: before, neck_feature: before}"
+            )
+        for key in values:
+            if key not in allowed:
+                raise ConfigError(unknown_key(f"models.{key}", [f"models.{name}" for name in allowed]))
+        label = str(values.get("label", f"model {number + 1}"))
+        if label in [model["label"] for model in models]:
+            raise ConfigError(f"models: two are called {label!r}. Give each a label of its own")
+        how = {key: values[key] for key in FUSED_KEYS if key in values}
+        check_fields(EvalConfig(**how), f"models[{number}]")
+        models.append({"checkpoint": values["checkpoint"], "label": label, **how})
+    if len(models) < 2:
+        raise ConfigError(f"models has {len(models)} entry: expected two or more, such as models=[a.pt,b.pt]")
+    settings.models = models
+    return settings
+
+
+def _output(typed: str | None) -> str | None:
+    """The absolute path of a checkpoint to write, refused where it cannot be one."""
+    if typed is None:
+        return None
+    output = Path(typed).expanduser().absolute()
+    if output.suffix != ".pt" or not output.parent.is_dir():
+        raise ConfigError(
+            f"output={typed} is not allowed: expected a file whose name ends in .pt, in a folder that is "
+            "there"
+        )
+    return str(output)
 
 
 def _typed(config: DictConfig) -> Any:
@@ -262,6 +346,10 @@ def _check_across(settings: TrainConfig) -> None:
         raise ConfigError(
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
+        )
+    if settings.eval.open_set:
+        raise ConfigError(
+            "eval.open_set is for a trained model: python -m reid.evaluate checkpoint=… eval.open_set=true"
         )
     if settings.checkpointing and settings.compile:
         raise ConfigError(

@@ -53,6 +53,11 @@ _MEASURED = {
     "value", "metric", "dataset", "split", "far", "far_interval", "tar", "tar_interval", "identities",
     "genuine_pairs", "impostor_pairs",
 }  # fmt: skip
+#: What it tells of an open-set threshold.
+_IDENTIFIED = {
+    "value", "metric", "fusion", "target", "dataset", "fpir", "fpir_interval", "dir", "dir_interval",
+    "enrolled", "strangers", "sizes",
+}  # fmt: skip
 #: Scores of a row, and what stands above them.
 _COLUMNS = {"mAP": "mAP (%)", "rank-1": "rank-1 (%)", "mINP": "mINP (%)"}
 
@@ -73,6 +78,7 @@ def model_card(meta: Mapping[str, Any]) -> str:
         f"# {network}, trained on {data}",
         _scores(meta),
         _threshold(meta),
+        *_open_set(meta),
         _data(meta),
         _recipe(meta),
         _USE,
@@ -95,7 +101,7 @@ def seen_data(meta: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(meta: Mapping[str, Any]) -> str:
-    rows = meta.get("scores")
+    rows, open_set = meta.get("scores"), list[str]()
     if not rows:
         return "## Scores\n\nNot stored."
     lines = [f"| judged on | {' | '.join(_COLUMNS.values())} | queries |", "|---" * (len(_COLUMNS) + 2) + "|"]
@@ -107,12 +113,24 @@ def _scores(meta: Mapping[str, Any]) -> str:
         cells = [_rate(row["values"].get(name), row["intervals"].get(name)) for name in _COLUMNS]
         queries = f"{row['queries']:,} of {row['people']:,} people"
         lines.append(f"| {' | '.join([where, *cells, queries])} |")
+    for row in rows:
+        for name in sorted(name for name in row["values"] if name.startswith("DIR@")):
+            rate = _rate(row["values"][name], row["intervals"].get(name))
+            where = f"{as_markdown(_public(row['dataset']))}, {row['split']} split"
+            open_set.append(f"- {name} on {where}: {rate} %")
     notes = ["In brackets: 95 % intervals, people resampled."]
     if meta["config"]:
         notes.append("The model is that of the last epoch: nothing was chosen by these scores.")
     if all(row["own"] for row in rows):
         notes.append("Scores on other data are not stored.")
-    return "## Scores\n\n" + "\n".join(lines) + f"\n\n{' '.join(notes)}"
+    if open_set:
+        notes.append(
+            "Half of the people were enrolled, the others strangers. DIR is the share of the searches of "
+            "enrolled people that are answered rightly at rank 1, FPIR the share of those of strangers that "
+            "find somebody:"
+        )
+    text = "## Scores\n\n" + "\n".join(lines) + f"\n\n{' '.join(notes)}"
+    return f"{text}\n\n" + "\n".join(open_set) if open_set else text
 
 
 def _threshold(meta: Mapping[str, Any]) -> str:
@@ -129,6 +147,23 @@ def _threshold(meta: Mapping[str, Any]) -> str:
         f"% of the pairs of one person were missed ({stored['impostor_pairs']:,} and "
         f"{stored['genuine_pairs']:,} pairs of {people}). Expect other rates elsewhere."
     )
+
+
+def _open_set(meta: Mapping[str, Any]) -> list[str]:
+    stored = meta.get("open_set") or {}
+    if not stored.keys() >= _IDENTIFIED:
+        return []
+    false, found = (_rate(stored[name], stored[f"{name}_interval"], digits=3) for name in ("fpir", "dir"))
+    sizes = ", ".join(f"{100 * rate:.3g} % of {people:,}" for people, rate in stored["sizes"])
+    return [
+        "## Who, or nobody\n\n"
+        f"In an open-set search nobody is found where no enrolled person lies within {stored['value']:.4f} "
+        f"({stored['metric']} distance, several crops of a person fused by {stored['fusion']}). The "
+        f"threshold was fixed on other people for {stored['target']}. Of the searches of {stored['strangers']:,} "
+        f"strangers {false} % found somebody among {stored['enrolled']:,} people of "
+        f"{_public(stored['dataset'])}, and {found} % of the searches of those were answered rightly. The "
+        f"rate of strangers who find somebody grows with the number of people enrolled: {sizes}."
+    ]
 
 
 def _data(meta: Mapping[str, Any]) -> str:

@@ -91,6 +91,18 @@ def _interval(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_rate.test, value))
 
 
+def _pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_number().test, value))
+
+
+def _sizes(value: object) -> bool:
+    """Galleries of several sizes, of people, each with a rate."""
+    return isinstance(value, list) and value != [] and all(
+        isinstance(row, list) and len(row) == 2 and _whole(1).test(row[0]) and _rate.test(row[1])
+        for row in value
+    )  # fmt: skip
+
+
 def _size(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_pixels.test, value))
 
@@ -226,6 +238,31 @@ TABLE: dict[str, Entry] = {
     "threshold.tar": _rate.optional,
     "threshold.far_interval": Entry(_interval, "two numbers from 0 to 1").optional,
     "threshold.tar_interval": Entry(_interval, "two numbers from 0 to 1").optional,
+    "open_set": _mapping.or_null,
+    "open_set.value": _number().optional,
+    "open_set.value_interval": Entry(_pair, "two finite numbers").optional,
+    "open_set.target": _text.optional,
+    "open_set.fusion": _choice("best", "mean", "quality").optional,
+    "open_set.crops": _number(0).optional,
+    "open_set.metric": _choice("euclidean", "cosine").optional,
+    "open_set.feature_norm": _flag.optional,
+    "open_set.neck_feature": _choice("after", "before").optional,
+    "open_set.flip": _flag.optional,
+    "open_set.precision": _choice("float32", "tf32", "bf16", "fp16").optional,
+    "open_set.protocol": _choice("cross_camera", "ignore_camera").optional,
+    "open_set.dataset": _text.optional,
+    "open_set.split": _text.optional,
+    "open_set.data_fingerprint": _text.optional,
+    "open_set.calibrated_enrolled": _whole(1).optional,
+    "open_set.calibrated_strangers": _whole(1).optional,
+    "open_set.enrolled": _whole(1).optional,
+    "open_set.strangers": _whole(1).optional,
+    "open_set.fpir": _rate.optional,
+    "open_set.fpir_interval": Entry(_interval, "two numbers from 0 to 1").optional,
+    "open_set.dir": _rate.optional,
+    "open_set.dir_interval": Entry(_interval, "two numbers from 0 to 1").optional,
+    "open_set.false_match_rate": _rate.optional,
+    "open_set.sizes": Entry(_sizes, "a list of galleries, [people, rate from 0 to 1] each").optional,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from reid.figures.curves import cmc_curves, training_curves
     from reid.figures.differences import Against, difference_figure
     from reid.figures.domains import domain_bars
+    from reid.figures.open_set import GallerySizes, IdentificationPoint, gallery_sizes, identification_curve
     from reid.figures.pictures import Picture
     from reid.figures.rankings import FoundImage, Hit, RankedList, SearchResult, ranked_lists, search_results
     from reid.figures.searches import search_history, search_map, search_slices
@@ -25,6 +26,7 @@ else:
             "curves": ["cmc_curves", "training_curves"],
             "differences": ["Against", "difference_figure"],
             "domains": ["domain_bars"],
+            "open_set": ["GallerySizes", "IdentificationPoint", "gallery_sizes", "identification_curve"],
             "pictures": ["Picture"],
             "rankings": ["FoundImage", "Hit", "RankedList", "SearchResult", "ranked_lists", "search_results"],
             "searches": ["search_history", "search_map", "search_slices"],
@@ -39,7 +41,9 @@ else:
 __all__ = [
     "Against",
     "FoundImage",
+    "GallerySizes",
     "Hit",
+    "IdentificationPoint",
     "Pair",
     "Picture",
     "Point",
@@ -52,7 +56,9 @@ __all__ = [
     "contact_sheet",
     "difference_figure",
     "domain_bars",
+    "gallery_sizes",
     "hardest_bands",
+    "identification_curve",
     "pair_distances",
     "ranked_lists",
     "save",

@@ -8,6 +8,7 @@ import numpy as np
 from reid.config.schema import EvalConfig
 from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reid.judging.judge import Judgement
+from reid.judging.open_set import OpenSetScores, open_set_values, value_intervals
 from reid.retrieval import Scores
 from reid.retrieval.bootstrap import mean_intervals
 
@@ -17,14 +18,28 @@ _RANKS = (1, 5, 10)
 
 
 def stored_scores(
-    judgement: Judgement, settings: EvalConfig, dataset: str, own: bool, data_fingerprint: str
-) -> list[dict[str, Any]]:
+    judgement: Judgement, settings: EvalConfig, dataset: str, own: bool, data_fingerprint: str,
+    open_set: OpenSetScores | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """The rows of one judgement, plain JSON: its scores, and those after re-ranking where it was asked for.
 
     dataset: the reader's name. own: whether the model was trained on other people of the same data.
 
     `intervals` holds 95 % intervals over people of all means over queries; with one person there is none.
+    open_set: goes into the first row.
     """
+    rows = _rows(judgement, settings, dataset, own, data_fingerprint)
+    if open_set is not None:
+        rows[0]["values"] |= {name: _share(value) for name, value in open_set_values(open_set).items()}
+        rows[0]["intervals"] |= {
+            name: [_share(end) for end in ends] for name, ends in value_intervals(open_set).items()
+        }
+    return rows
+
+
+def _rows(
+    judgement: Judgement, settings: EvalConfig, dataset: str, own: bool, data_fingerprint: str
+) -> list[dict[str, Any]]:
     rankings = {False: judgement.scores, True: judgement.reranked}
     return [
         {

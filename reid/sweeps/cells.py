@@ -24,7 +24,10 @@ from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat
 from reid.config.mix import MIX, losses_of
 from reid.config.schema import (
+    CalibrateConfig,
     EvaluateConfig,
+    FuseConfig,
+    IdentifyConfig,
     ThresholdConfig,
     TrainConfig,
     TuneConfig,
@@ -32,7 +35,14 @@ from reid.config.schema import (
     register,
 )
 from reid.config.search_space import tune_settings
-from reid.config.settings import evaluate_settings, threshold_settings, typed_train_settings
+from reid.config.settings import (
+    calibrate_settings,
+    evaluate_settings,
+    fuse_settings,
+    identify_settings,
+    threshold_settings,
+    typed_train_settings,
+)
 from reid.data import load_dataset
 from reid.data.corrections import read_verdicts
 from reid.engine.checkpoint_source import check_checkpoint
@@ -106,6 +116,28 @@ def check_threshold(config: DictConfig) -> ThresholdConfig:
     return settings
 
 
+def check_identify(config: DictConfig) -> IdentifyConfig:
+    """The same for an open-set threshold."""
+    settings = identify_settings(config)
+    check_checkpoint(settings.checkpoint)
+    return settings
+
+
+def check_calibrate(config: DictConfig) -> CalibrateConfig:
+    """The same for a calibration."""
+    settings = calibrate_settings(config)
+    check_checkpoint(settings.checkpoint)
+    return settings
+
+
+def check_fuse(config: DictConfig) -> FuseConfig:
+    """The same for a fusion, of all its models."""
+    settings = fuse_settings(config)
+    for number, model in enumerate(settings.models):
+        check_checkpoint(model["checkpoint"], f"models[{number}].checkpoint")
+    return settings
+
+
 def check_tune(config: DictConfig) -> TuneConfig:
     """The same for a study and both ends of all that it searches."""
     return tune_settings(config, typed_train_settings)
@@ -116,6 +148,9 @@ CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
     TrainConfig: check_train,
     EvaluateConfig: check_evaluate,
     ThresholdConfig: check_threshold,
+    IdentifyConfig: check_identify,
+    CalibrateConfig: check_calibrate,
+    FuseConfig: check_fuse,
     TuneConfig: check_tune,
 }
 

@@ -228,9 +228,7 @@ def test_the_model_fails_where_some_strangers_look_like_everybody() -> None:
     distances = searches.distances.copy()
     lookalikes = np.flatnonzero(searches.strangers)[::50]
     distances[np.flatnonzero(searches.strangers)] = 1
-    distances[lookalikes] = (
-        0.02 * searches.distances[lookalikes]
-    )  # a quarter of all people is near enough
+    distances[lookalikes] = 0.02 * searches.distances[lookalikes]  # a quarter of all people is near enough
     rows = by_gallery_size(
         Searches(distances, searches.mate, searches.person, searches.pids), [10, 200], 0.005, 0.1, draws=5,
         replicates=100,
