@@ -159,8 +159,8 @@ def _open_set(meta: Mapping[str, Any]) -> list[str]:
         "## Who, or nobody\n\n"
         f"In an open-set search nobody is found where no enrolled person lies within {stored['value']:.4f} "
         f"({stored['metric']} distance, several crops of a person fused by {stored['fusion']}). The "
-        f"threshold was fixed on other people for {stored['target']}. Of the searches of {stored['strangers']:,} "
-        f"strangers {false} % found somebody among {stored['enrolled']:,} people of "
+        f"threshold was fixed on other people for {stored['target']}. Of the searches of "
+        f"{stored['strangers']:,} strangers {false} % found somebody among {stored['enrolled']:,} people of "
         f"{_public(stored['dataset'])}, and {found} % of the searches of those were answered rightly. The "
         f"rate of strangers who find somebody grows with the number of people enrolled: {sizes}."
     ]
