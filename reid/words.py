@@ -11,6 +11,14 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
+def chance(probability: float) -> str:
+    """A probability above 0 and below 1, never printed as 0 % or 100 %: 0.99993 is `99.993 %`."""
+    digits = 1
+    while digits < 12 and float(f"{100 * probability:.{digits}f}") in (0.0, 100.0):
+        digits += 1
+    return f"{100 * probability:.{digits}f} %"
+
+
 def as_markdown(text: object) -> str:
     """What somebody typed, within Markdown: shown as it stands, on one line, also in the cell of a table."""
     line = " ".join(str(text).split())

@@ -4,6 +4,7 @@ A checkpoint may come from anywhere, and each command reads other keys of it.  S
 once, when the file is read; keys that are not in the table are let through.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -93,6 +94,28 @@ def _interval(value: object) -> bool:
 
 def _pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_number().test, value))
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list) and value != [] and all(map(_number().test, value))
+
+
+def _rising(value: object) -> bool:
+    return _numbers(value) and all(a < b for a, b in itertools.pairwise(value))  # type: ignore[call-overload]
+
+
+def _inside(value: object) -> bool:
+    return _number(0, 1).test(value) and value not in (0, 1)
+
+
+def _camera_pair(value: object) -> bool:
+    """A row of `reid.judging.stored_calibration`."""
+    if not isinstance(value, dict):
+        return False
+    cameras, distances, llrs = (value.get(key) for key in ("cameras", "distances", "llrs"))
+    two = isinstance(cameras, list) and len(cameras) == 2 and all(map(_is_whole, cameras))
+    curve = _rising(distances) and _numbers(llrs) and len(distances) == len(llrs)  # type: ignore[arg-type]
+    return two and curve and _count.test(value.get("people")) and _rate.test(value.get("weight"))
 
 
 def _sizes(value: object) -> bool:
@@ -262,6 +285,31 @@ TABLE: dict[str, Entry] = {
     "open_set.dir": _rate.optional,
     "open_set.dir_interval": Entry(_interval, "two numbers from 0 to 1").optional,
     "open_set.false_match_rate": _rate.optional,
+    "calibration": _mapping.or_null,
+    "calibration.method": _choice("logistic", "isotonic").optional,
+    "calibration.distances": Entry(_rising, "a list of rising finite numbers").optional,
+    "calibration.llrs": Entry(_numbers, "a list of finite numbers").optional,
+    "calibration.pairs": _list(_camera_pair, "camera pairs, each with its curve").optional,
+    "calibration.prior": Entry(_inside, "a number above 0 and below 1").optional,
+    "calibration.genuine_pairs": _whole(1, 2**63).optional,
+    "calibration.impostor_pairs": _whole(1, 2**63).optional,
+    "calibration.people": _whole(1).optional,
+    "calibration.metric": _choice("euclidean", "cosine").optional,
+    "calibration.feature_norm": _flag.optional,
+    "calibration.neck_feature": _choice("after", "before").optional,
+    "calibration.flip": _flag.optional,
+    "calibration.precision": _choice("float32", "tf32", "bf16", "fp16").optional,
+    "calibration.protocol": _choice("cross_camera", "ignore_camera").optional,
+    "calibration.dataset": _text.optional,
+    "calibration.split": _text.optional,
+    "calibration.data_fingerprint": _text.optional,
+    "calibration.tested_people": _whole(1).optional,
+    "calibration.ece": _rate.optional,
+    "calibration.ece_interval": Entry(_interval, "two numbers from 0 to 1").optional,
+    "calibration.ece_before": _rate.optional,
+    "calibration.ece_before_interval": Entry(_interval, "two numbers from 0 to 1").optional,
+    "calibration.cllr": _number(0).optional,
+    "calibration.cllr_interval": Entry(_pair, "two finite numbers").optional,
     "open_set.sizes": Entry(_sizes, "a list of galleries, [people, rate from 0 to 1] each").optional,
 }  # fmt: skip
 
@@ -284,6 +332,9 @@ def check_meta(meta: object) -> None:
                 raise MetaError(f"{key} is missing, expected {entry.expected}")
         elif not entry.test(holder[name]):
             raise MetaError(f"{key} is {_short(holder[name])}, expected {entry.expected}")
+    calibration = meta.get("calibration") or {}
+    if len(calibration.get("distances", [])) != len(calibration.get("llrs", [])):
+        raise MetaError("calibration.llrs has another length than calibration.distances, expected as many")
     model = meta["model"]
     if "head" not in model:
         lacking = {"neck", "eval_feature"} - model.keys()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from reid.figures.open_set import GallerySizes, IdentificationPoint, gallery_sizes, identification_curve
     from reid.figures.pictures import Picture
     from reid.figures.rankings import FoundImage, Hit, RankedList, SearchResult, ranked_lists, search_results
+    from reid.figures.reliability import ReliabilityPoints, reliability_diagrams
     from reid.figures.searches import search_history, search_map, search_slices
     from reid.figures.sheets import contact_sheet
     from reid.figures.style import save
@@ -29,6 +30,7 @@ else:
             "open_set": ["GallerySizes", "IdentificationPoint", "gallery_sizes", "identification_curve"],
             "pictures": ["Picture"],
             "rankings": ["FoundImage", "Hit", "RankedList", "SearchResult", "ranked_lists", "search_results"],
+            "reliability": ["ReliabilityPoints", "reliability_diagrams"],
             "searches": ["search_history", "search_map", "search_slices"],
             "sheets": ["contact_sheet"],
             "style": ["save"],
@@ -49,6 +51,7 @@ __all__ = [
     "Point",
     "RankedList",
     "Rate",
+    "ReliabilityPoints",
     "SearchResult",
     "accuracy_latency",
     "cmc_curves",
@@ -61,6 +64,7 @@ __all__ = [
     "identification_curve",
     "pair_distances",
     "ranked_lists",
+    "reliability_diagrams",
     "save",
     "search_history",
     "search_map",
