@@ -80,6 +80,16 @@ def threshold(overrides: Sequence[str]) -> Run:
     return _run("threshold", "reid.commands.threshold:run", overrides)
 
 
+def identify(overrides: Sequence[str]) -> Run:
+    """What `python -m reid.identify checkpoint=… …` does; as `threshold`."""
+    return _run("identify", "reid.commands.identify:run", overrides)
+
+
+def calibrate(overrides: Sequence[str]) -> Run:
+    """What `python -m reid.calibrate checkpoint=… …` does; as `threshold`."""
+    return _run("calibrate", "reid.commands.calibrate:run", overrides)
+
+
 def _run(command: str, story: str, overrides: Sequence[str]) -> Run:
     job = call(command, story, overrides)
     written = [job.folder / name for name in ("model.pt", "last.pt")]

@@ -1,7 +1,7 @@
 """The same person or another? `python -m reid.compare a.jpg b.jpg … [--checkpoint model.pt] [-o pairs.png]`.
 
-Prints the distances of all pairs and, where the checkpoint carries a threshold (`python -m reid.threshold`),
-what they mean.
+Prints the distances of all pairs and, where the checkpoint carries a threshold (`python -m reid.threshold`)
+or a calibration (`python -m reid.calibrate`), what they mean.
 """
 
 import argparse
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("one image has nothing to be compared with: give two or more")
     if options.output is not None and options.output.suffix.lower() != ".png":
         parser.error(f"-o {options.output}: expected a name that ends in .png")
+    if options.prior is not None and not 0 < options.prior < 1:
+        parser.error(f"--prior {options.prior:g}: expected a number above 0 and below 1")
     try:
         if bad := unreadable(images):
             raise DatasetError(name_unreadable(bad))
@@ -67,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--camera", metavar="N",
         help="of a model that has learnt cameras: the one that all images are of, or mean for any other",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prior", type=float, metavar="P",
+        help="share of the pairs that show one person, which a probability needs (default: the one that "
+        "reid.calibrate stored)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser

@@ -5,6 +5,7 @@ from reid.inference import load_model
 model = load_model("outputs/<run>/model.pt")
 features = model.embed(["a.jpg", "b.jpg"])          # (2, C) float32, as the evaluation uses them
 model.distances(features)                           # (2, 2)
+model.probability(features)                         # (2, 2), where `python -m reid.calibrate` has fitted it
 model.same("a.jpg", "b.jpg")                        # by the threshold that `python -m reid.threshold` stored
 model.search("gallery", "a.jpg", top=5)             # a frame; `python -m reid.index` makes the gallery
 """
@@ -39,6 +40,8 @@ from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import library_call
 from reid.gallery.facts import Facts, network_options
+from reid.judging.stored_calibration import StoredCalibration, stored_calibration, usable_calibration
+from reid.judging.stored_open_set import StoredOpenSet, stored_open_set
 from reid.judging.stored_threshold import (
     FeatureSpace,
     StoredThreshold,
@@ -47,7 +50,7 @@ from reid.judging.stored_threshold import (
     stored_threshold,
 )
 from reid.models import ReidModel
-from reid.words import percent
+from reid.words import chance, percent
 
 if TYPE_CHECKING:
     import pandas
@@ -72,10 +75,12 @@ class Verdict:
     Attributes:
         distance: in the model's metric; at most `threshold.value` means the same person.
         threshold: what decided, with the error rates that it was measured to have (`far`, `tar`).
+        probability: that they show one person, at the stored prior; None without a calibration.
     """
 
     distance: float
     threshold: StoredThreshold
+    probability: float | None = None
 
     def __bool__(self) -> bool:
         return self.distance <= self.threshold.value
@@ -83,8 +88,9 @@ class Verdict:
     def __repr__(self) -> str:
         kind, sign = ("same", "<=") if self else ("different", ">")
         limit = self.threshold
+        sure = "" if self.probability is None else f", probability {chance(self.probability)}"
         return (
-            f"Verdict({kind}: distance {self.distance:.3f} {sign} {limit.value:.3f}; "
+            f"Verdict({kind}: distance {self.distance:.3f} {sign} {limit.value:.3f}{sure}; "
             f"FAR {percent(limit.far)}, FRR {percent(1 - limit.tar)} on {limit.dataset})"
         )
 
@@ -120,6 +126,16 @@ class TrainedModel:
         flip = " flip" if self.space.flip else ""
         size = self.model.embedding_size
         return f"TrainedModel({network} -> {size}, {space}{flip}, threshold {threshold}, {self.device})"
+
+    @cached_property
+    def calibration(self) -> StoredCalibration | None:
+        """What `reid.calibrate` fitted, or None. Call its `check(space)` before applying it."""
+        return stored_calibration(self.meta)
+
+    @cached_property
+    def open_set(self) -> StoredOpenSet | None:
+        """What `reid.identify` measured, or None. Call its `check` before applying it."""
+        return stored_open_set(self.meta)
 
     @property
     def cameras(self) -> tuple[int, ...]:
@@ -241,16 +257,20 @@ class TrainedModel:
         images: ImageInput | Iterable[ImageInput],
         top: int = 20,
         *,
+        prior: float = 0.5,
         camids: int | Iterable[int | None] | None = None,
     ) -> "pandas.DataFrame":
         """The nearest images of a gallery: for each image its `top` hits, nearest first, a row each.
 
         The columns are `query` (the image's place, from 0), `rank` (from 1), `distance`, `same` (what the
-        model's threshold says, None without one), and `path`, `pid`, `name`, `camid`, `time` of the hit, as
-        far as they are known. An image of the gallery, known by its path, does not find itself.
+        model's threshold says, None without one), `probability` (None without a calibration), and `path`,
+        `pid`, `name`, `camid`, `time` of the hit, as far as they are known. An image of the gallery, known by
+        its path, does not find itself.
 
         Args:
             index: an index, or the folder of one, as `python -m reid.index` makes it.
+            prior: the chance that the person of a query is in the gallery at all, which is spread evenly
+                over the people of the gallery.
             images, camids: as `embed` takes them.
 
         Raises:
@@ -260,6 +280,7 @@ class TrainedModel:
         import pandas  # heavy, as is pyarrow, which the index reads; most uses of a model do without
 
         from reid.gallery import Index, Row
+        from reid.gallery.people import people_of
 
         gallery = index if isinstance(index, Index) else Index.open(index)
         gallery.check(self.facts)
@@ -280,6 +301,11 @@ class TrainedModel:
         fits = self.threshold is not None and self.threshold.space == self.space
         found = pandas.DataFrame({"query": query, "rank": rank + 1, "distance": distances})
         found["same"] = distances <= self.threshold.value if fits and self.threshold else None
+        calibration, _ = usable_calibration(self.meta, self.space)
+        people = max(1, people_of(gallery))
+        found["probability"] = (
+            None if calibration is None else calibration.probability(distances, prior / people)
+        )
         columns = ["path", "pid", "name", "camid", "time"]
         rows = [gallery.row(int(row)) for row in hits.rows[query, rank]]
         return found.join(pandas.DataFrame(rows, columns=Row._fields)[columns])
@@ -319,7 +345,41 @@ class TrainedModel:
                     "model.distances(model.embed(images)) <= model.threshold.value"
                 )
         features = self.embed([first, second])
-        return Verdict(self.distances(features[:1], features[1:]).item(), self.threshold)
+        distance = self.distances(features[:1], features[1:]).item()
+        calibration, _ = usable_calibration(self.meta, self.space)
+        sure = None if calibration is None else float(calibration.probability(distance))
+        return Verdict(distance, self.threshold, sure)
+
+    def probability(
+        self,
+        first: Features,
+        second: Features | None = None,
+        *,
+        prior: float | None = None,
+        camids: "tuple[Sequence[int], Sequence[int]] | None" = None,
+    ) -> Tensor:
+        """The probabilities (N, M) that images show one person, from features as `distances` takes them.
+
+        They lie above 0 and below 1, and are float64. A probability needs a prior: a pair of images that
+        somebody chose because they look alike shows one person more often than any two images.
+
+        Args:
+            prior: the share of pairs that show one person, where this is used; by default the stored one.
+            camids: of the N and of the M images, where they are of the cameras that the calibration knows.
+
+        Raises:
+            ThresholdError: the model has no calibration, or one that was fitted on other features.
+            ValueError: other shapes, or a prior that is not above 0 and below 1.
+        """
+        if self.calibration is None:
+            raise ThresholdError(
+                f"{self.name} carries no calibration, so no distance is a probability. Fit one: "
+                f"python -m reid.calibrate checkpoint={self.name}"
+            )
+        self.calibration.check(self.space)
+        distances = self.distances(first, second)
+        rows, columns = ((), ()) if camids is None else (np.array(camids[0])[:, None], np.array(camids[1]))
+        return torch.from_numpy(self.calibration.probability(distances.numpy(), prior, rows, columns))
 
 
 class _Undrawn(TorchFunctionMode):

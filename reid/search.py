@@ -71,6 +71,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     for name, least in (("top", 1), ("expand", 0)):
         if getattr(options, name) < least:
             parser.error(f"--{name} {getattr(options, name)}: expected {least} or more")
+    if not 0 < options.prior < 1:
+        parser.error(f"--prior {options.prior:g}: expected a number above 0 and below 1")
     endings = [output.suffix.lower() for output in options.output]
     for output, ending in zip(options.output, endings, strict=True):
         if ending not in OUTPUTS:
@@ -135,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{name}", metavar="TIME", help=f"only images {words} this time: a number, or a date (UTC)"
         )
+    parser.add_argument(
+        "--prior", type=float, default=0.5, metavar="P",
+        help="chance that the person is in the gallery at all, which a probability needs (default: 0.5); it "
+        "is spread evenly over the people of the gallery",
+    )  # fmt: skip
     parser.add_argument("--root", help="where the relative paths of a table of queries start")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser

@@ -42,6 +42,21 @@ REFUSED = {
         "checkpoint={}/empty.pt output=/nowhere/a.pt",
         "checkpoint={}/empty.pt dataset=market data.root=/nowhere",
     ],
+    "reid.identify:main": [
+        "", "checkpoint=/nowhere", "checkpoint={}/empty.pt target=fpir", "checkpoint={}/empty.pt share=1",
+        "checkpoint={}/empty.pt enrolled={}", "checkpoint={}/empty.pt enrolled={} probes=/nowhere",
+        "checkpoint={}/empty.pt sizes=[0]", "checkpoint={}/empty.pt output=/nowhere/a.pt",
+        "checkpoint={}/empty.pt dataset=market data.root=/nowhere",
+    ],
+    "reid.calibrate:main": [
+        "", "checkpoint=/nowhere", "checkpoint={}/empty.pt method=spline", "checkpoint={}/empty.pt prior=0",
+        "checkpoint={}/empty.pt bins=1", "checkpoint={}/empty.pt output=/nowhere/a.pt",
+        "checkpoint={}/empty.pt dataset=market data.root=/nowhere",
+    ],
+    "reid.fuse:main": [
+        "", "models=[]", "models=[{}/empty.pt]", "models=[{}/empty.pt,/nowhere]", "models=[3,4]",
+        "models=[{}/empty.pt,{}/empty.pt] calibration=all",
+    ],
     "experiments.tune.__main__:main": [
         "", "study=alpha", "study=alpha_margin study.trials=0", "study=alpha_margin eval.split=test",
         "study=alpha_margin study.space.alpha.low=9", "study=alpha_margin data.root=/nowhere",
@@ -49,7 +64,7 @@ REFUSED = {
     "reid.compare:main": [
         "", "{}/a.png", "{}/a.png {}/b.png", "{}/a.png {}/a.png -o a.jpg", "{}/a.png {}/a.png --metric l1",
         "{}/a.png {}/a.png --checkpoint /nowhere", "{}/a.png {}/empty.pt", "{}/a.png {}/a.png metric=l1",
-        "{}/a.png {}/a.png",
+        "{}/a.png {}/a.png", "{}/a.png {}/a.png --prior 1",
     ],
     "reid.extract:main": [
         "", "/nowhere -o {}/f.csv", "{} -o {}/f.txt", "{} -o /nowhere/f.csv", "{} -o {}/f.csv --batch 0",
@@ -80,6 +95,7 @@ REFUSED = {
         "", "{}/a.png", "{}/a.png --gallery /nowhere", "{}/a.png --gallery {}", "{}/a.png --top 0",
         "{}/a.png -o {}/a.jpg", "{}/a.png -o /nowhere/a.png", "{}/a.png --expand -1",
         "{}/a.png --combine all", "{}/a.png --since noon", "{}/a.png --camid first", "{}/a.png top=3",
+        "{}/a.png --prior 0",
     ],
     "reid.convert:main": [
         "", "/nowhere -o {}/a.pt", "{}/empty.pt -o {}/empty.pt", "{}/empty.pt -o /nowhere/a.pt",

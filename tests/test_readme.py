@@ -24,7 +24,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from reid.config.schema import config_folder
-from reid.config.settings import evaluate_settings, threshold_settings, train_settings
+from reid.config.settings import (
+    calibrate_settings,
+    evaluate_settings,
+    fuse_settings,
+    threshold_settings,
+    train_settings,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = config_folder()
@@ -45,6 +51,9 @@ SETTINGS = {
     "reid.train": ("train", train_settings),
     "reid.evaluate": ("evaluate", evaluate_settings),
     "reid.threshold": ("threshold", threshold_settings),
+    "reid.identify": ("identify", None),  # whose tables have to be there
+    "reid.calibrate": ("calibrate", calibrate_settings),
+    "reid.fuse": ("fuse", fuse_settings),
     "experiments.tune": ("tune", None),
 }
 #: Names that belong to the reader, to a run or to the system, and those of the choice that is added.
@@ -246,7 +255,7 @@ def leaves(config: object, above: str = "") -> set[str]:
 def keys() -> set[str]:
     """Every key of the commands: of their composed configs, and of each choice."""
     known = {"hydra/launcher", "hydra.searchpath", "hydra.run.dir"}
-    for command in ("train", "evaluate", "threshold", "tune"):
+    for command in ("train", "evaluate", "threshold", "identify", "calibrate", "fuse", "tune"):
         known |= leaves(OmegaConf.to_container(composed(command), resolve=False))
     known |= leaves(OmegaConf.to_container(composed("train", "loss=mix"), resolve=False))
     for file in CONF.glob("*/*.yaml"):

@@ -50,6 +50,7 @@ from reid.judging.domains import label_of, read_domain, same_cameras
 from reid.judging.embed import embed
 from reid.judging.judge import score
 from reid.judging.review import Suspect, review_queries, suspects
+from reid.judging.stored_calibration import usable_calibration
 from reid.judging.stored_threshold import FeatureSpace, StoredThreshold, ThresholdError
 from reid.people import DISTRACTOR
 from reid.retrieval import Embeddings, EvaluationError, evaluate
@@ -223,11 +224,13 @@ def look_of(
         camids = [camid if camid in model.cameras else None for camid in crops.camids[rows].tolist()]
         return model.embed([crops.paths[row] for row in rows], camids=camids if how.cameras else None).numpy()
 
+    probability, rests_on = probabilities(model)
     return Look(
         name=name,
         space=model.space.describe(),
         threshold=threshold,
-        note=note,
+        note=note + rests_on,
+        probability=probability,
         features=features,
         nearest=nearest,
         cross_camera=how.protocol == "cross_camera",
@@ -267,6 +270,15 @@ def usable_threshold(stored: StoredThreshold | None, space: FeatureSpace) -> tup
     except ThresholdError as refusal:
         return None, str(refusal)
     return stored.value, expectation(stored)
+
+
+def probabilities(model: TrainedModel) -> tuple[Callable[[np.ndarray], np.ndarray] | None, str]:
+    """What makes probabilities of distances at the stored prior, and what they rest on; None without one."""
+    calibration, refusal = usable_calibration(model.meta, model.space)
+    if calibration is None:
+        return None, f". {refusal}" if refusal else ""
+    words = calibration.expectation()
+    return calibration.probability, f". {words[:1].upper()}{words[1:]}"
 
 
 def by_camera(
@@ -328,6 +340,7 @@ def views_of_index(options: argparse.Namespace) -> Views:
         embed_picture, note = picture_search(model, options.camera)
     facts = index.facts
     threshold, expected = usable_threshold(facts.threshold, facts.space)
+    probability, rests_on = (None, "") if model is None else probabilities(model)
 
     def nearest(one: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         hits = index.search(one[None], min(count, number))
@@ -338,7 +351,8 @@ def views_of_index(options: argparse.Namespace) -> Views:
         name=index.folder.name,
         space=facts.space.describe(),
         threshold=threshold,
-        note=expected,
+        note=expected + rests_on,
+        probability=probability,
         features=index.features,
         nearest=nearest,
         cross_camera=False,

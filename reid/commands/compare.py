@@ -16,8 +16,10 @@ from rich.text import Text
 from reid.commands.camera_choice import NO_CAMERA_SAID, choose_camera
 from reid.engine.compute import Compute
 from reid.inference import TrainedModel, load_model, shape_problem
+from reid.judging.stored_calibration import StoredCalibration, usable_calibration
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError
 from reid.terminal import Table, Terminal
+from reid.words import chance
 
 #: Pairs in a picture, nearest first, and in the list of verdicts.
 MOST_PAIRS = 24
@@ -25,12 +27,23 @@ MOST_PAIRS = 24
 
 @dataclass(frozen=True)
 class Comparison:
-    """The distances of all pairs and the verdicts, None where there is no threshold to apply."""
+    """The distances of all pairs and the verdicts, None where there is no threshold to apply.
+
+    calibration: what makes a probability of a distance, at `prior` (None: the stored one), or None.
+    """
 
     images: list[str]
     distances: list[list[float]]
     threshold: StoredThreshold | None
     note: str
+    calibration: StoredCalibration | None = None
+    prior: float | None = None
+
+    def probability(self, distance: float) -> float | None:
+        """That two images at this distance show one person; None without a calibration."""
+        if self.calibration is None:
+            return None
+        return float(self.calibration.probability(distance, self.prior))
 
     def pairs(self) -> list[tuple[int, int, float, bool | None]]:
         """(first, second, distance, same), nearest first."""
@@ -43,11 +56,14 @@ class Comparison:
 
 
 def compare(
-    model: TrainedModel, images: Sequence[Path], camids: Sequence[int | None] | None = None
+    model: TrainedModel,
+    images: Sequence[Path],
+    camids: Sequence[int | None] | None = None,
+    prior: float | None = None,
 ) -> Comparison:
-    """The distances between all images, and what the model's threshold says of them.
+    """The distances between all images, and what the model's threshold and calibration say of them.
 
-    camids: as `embed` takes them.
+    camids: as `embed` takes them. prior: the share of pairs of one person; None for the stored one.
     """
     distances = model.distances(model.embed(images, camids=camids))
     # An image is at distance 0 from itself, which rounding and the floor of the square root hide.
@@ -64,7 +80,13 @@ def compare(
             note = expectation(threshold)
         except ThresholdError as refusal:
             threshold, note = None, f"distances alone: {refusal}"
-    return Comparison([str(image) for image in images], distances.tolist(), threshold, note)
+    calibration, refusal = usable_calibration(model.meta, model.space)
+    if calibration is not None:
+        note += f". {calibration.expectation(prior)[:1].upper()}{calibration.expectation(prior)[1:]}"
+    elif refusal:
+        note += f". {refusal}"
+    names = [str(image) for image in images]
+    return Comparison(names, distances.tolist(), threshold, note, calibration, prior)
 
 
 def expectation(threshold: StoredThreshold) -> str:
@@ -94,11 +116,17 @@ def as_json(model: TrainedModel, comparison: Comparison, warnings: list[str]) ->
                 "second": comparison.images[second],
                 "distance": distance,
                 "same": same,
+                **({"probability": comparison.probability(distance)} if comparison.calibration else {}),
             }
             for first, second, distance, same in comparison.pairs()
         ],
         "threshold": asdict(threshold) if threshold else None,
         "expected": {"far": threshold.far, "frr": 1 - threshold.tar} if threshold else None,
+        **(
+            {"prior": comparison.calibration.prior if comparison.prior is None else comparison.prior}
+            if comparison.calibration
+            else {}
+        ),
         "note": comparison.note,
         "warnings": warnings,
     }
@@ -116,10 +144,17 @@ def show(console: Console, model: TrainedModel, comparison: Comparison) -> None:
         table.add_row(name, *(f"{distance:.3f}" for distance in row))
     console.print(table)
     pairs = comparison.pairs()
-    for first, second, distance, same in pairs[:MOST_PAIRS] if comparison.threshold else []:
-        verdict = ("same person", "green") if same else ("another person", "red")
-        console.print(Text.assemble(f"{first + 1} and {second + 1}: ", verdict, f" ({distance:.3f})"))
-    if comparison.threshold and len(pairs) > MOST_PAIRS:
+    judged = comparison.threshold is not None or comparison.calibration is not None
+    for first, second, distance, same in pairs[:MOST_PAIRS] if judged else []:
+        sure = comparison.probability(distance)
+        words: list[str | tuple[str, str]] = [f"{first + 1} and {second + 1}: "]
+        if same is not None:
+            words.append(("same person", "green") if same else ("another person", "red"))
+            words.append(f" ({distance:.3f})")
+        if sure is not None:
+            words.append(f"{', ' if same is not None else ''}one person with {chance(sure)}")
+        console.print(Text.assemble(*words))
+    if judged and len(pairs) > MOST_PAIRS:
         console.print(f"… and {len(pairs) - MOST_PAIRS} pairs that are further apart; all of them: --json")
     console.print(comparison.note, highlight=False, soft_wrap=True)
 
@@ -157,7 +192,7 @@ def run(options: argparse.Namespace) -> int:
     choice = choose_camera(model, options.camera, NO_CAMERA_SAID)
     problems = [shape_problem(image, model.height, model.width) for image in images]
     warnings = [problem for problem in problems if problem]
-    comparison = compare(model, images, choice.camids([None] * len(images)))
+    comparison = compare(model, images, choice.camids([None] * len(images)), options.prior)
     if options.output is not None:
         draw(comparison, images, options.output)
     errors, console = Terminal(stderr=True, soft_wrap=True), Terminal()

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +25,16 @@ from reid.distance import normalise
 from reid.engine.compute import Compute
 from reid.gallery import Hits, Index
 from reid.gallery.index import absolute
+from reid.gallery.people import people_of
 from reid.inference import TrainedModel, shape_problem
 from reid.jobs.console import ConsoleProgress
+from reid.judging.stored_calibration import usable_calibration
+from reid.judging.stored_open_set import StoredOpenSet
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError
 from reid.people import is_person
 from reid.retrieval import rerank
 from reid.terminal import Table, Terminal
+from reid.words import chance
 
 #: Re-ranking looks at so many times the hits that are asked for, and at no fewer images than the second.
 NEIGHBOURHOOD, SMALLEST_NEIGHBOURHOOD = 4, 100
@@ -50,6 +54,7 @@ class Options(NamedTuple):
     cameras: Sequence[int] | None = None
     since: float | None = None
     until: float | None = None
+    prior: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Hit:
     """An image of the gallery that a query found, at its place from 1; 0 where re-ranking left it out.
 
     `distance` is that of the features; `reranked` orders the hits where there is one. `same` is what the
-    threshold says, None without one. `file` is `same`, `changed` or `gone`: what became of the image since.
+    threshold says, None without one, and `probability` what the calibration says. `file` is `same`,
+    `changed` or `gone`: what became of the image since.
     """
 
     place: int
@@ -70,6 +76,7 @@ class Hit:
     time: float | None
     file: str
     reranked: float | None = None
+    probability: float | None = None
 
     @property
     def person(self) -> str:
@@ -183,14 +190,15 @@ def answers(
     plain: Hits,
     reranked: np.ndarray | None,
     limit: float | None,
+    probability: Callable[[float], float] | None = None,
 ) -> list[Answer]:
-    """What `search` found, with what is known of each image."""
+    """What `search` found, with what is known of each image, and how probable each is."""
 
     def hit(place: int, row: int, distance: float, order: float | None) -> Hit:
         known, same = index.row(row), None if limit is None else distance <= limit
         return Hit(
             place, str(known.path), distance, same, known.pid, known.name, known.camid, known.time,
-            look(known).state, order,
+            look(known).state, order, None if probability is None else probability(distance),
         )  # fmt: skip
 
     result = []
@@ -213,11 +221,55 @@ def answers(
 
 def limit_of(
     model: TrainedModel, index: Index, options: Options, several: bool
-) -> tuple[StoredThreshold | None, str]:
+) -> tuple[StoredThreshold | StoredOpenSet | None, str]:
     """The threshold that may be applied, or None; and what there is to say of it.
 
-    several: whether queries have several images.
+    That of an open-set search comes first, since it was measured on whole galleries; a pairwise one stands in
+    where there is none, or none that holds for so many people. several: whether queries have several images.
     """
+    before = ""
+    if model.open_set is not None:
+        people = people_of(index, index.selected(options.cameras, options.since, options.until).tolist())
+        try:
+            model.open_set.check(model.space, people, "best")
+            return model.open_set, model.open_set.expectation(people) + _of_means(options, several)
+        except ThresholdError as refusal:
+            before = f"not applied: {refusal}. "
+    threshold, note = _pairwise(model, index, options, several)
+    return threshold, before + note
+
+
+def probability_of(
+    model: TrainedModel, index: Index, options: Options
+) -> tuple[Callable[[float], float] | None, str]:
+    """What makes a probability of a distance, and what it rests on; None without a calibration."""
+    calibration, refusal = usable_calibration(model.meta, model.space)
+    if calibration is None:
+        return None, refusal
+    people = people_of(index, index.selected(options.cameras, options.since, options.until).tolist())
+    prior = options.prior / max(1, people)
+    note = (
+        f"probabilities assume a chance of {chance(options.prior)} that the person is in the gallery "
+        f"(--prior), spread over {people:,} people"
+    )
+    return lambda distance: float(calibration.probability(distance, prior)), note
+
+
+def _of_means(options: Options, several: bool) -> str:
+    """What fused queries do to a threshold."""
+    means = ["means of several images"] if several and options.combine == "mean" else []
+    means += ["query expansion"] if options.expand else []
+    if not means:
+        return ""
+    return (
+        f". The threshold was measured on single images without {' or '.join(means)}, which bring "
+        "distances down"
+    )
+
+
+def _pairwise(
+    model: TrainedModel, index: Index, options: Options, several: bool
+) -> tuple[StoredThreshold | None, str]:
     threshold = model.threshold or index.facts.threshold
     if threshold is None:
         return None, (
@@ -236,14 +288,7 @@ def limit_of(
         )
         if several and options.combine == "best":
             note += ", the more so with the nearest of several images"
-    means = ["means of several images"] if several and options.combine == "mean" else []
-    means += ["query expansion"] if options.expand else []
-    if means:
-        note += (
-            f". The threshold was measured on single images without {' or '.join(means)}, which bring "
-            "distances down"
-        )
-    return threshold, note
+    return threshold, note + _of_means(options, several)
 
 
 def as_json(
@@ -276,10 +321,14 @@ def show(console: Console, answer: Answer, reranked: bool) -> None:
         table.add_column(head, justify=justify)
     if reranked:
         table.add_column("re-ranked", justify="right")
+    probable = any(hit.probability is not None for hit in answer.hits)
+    if probable:
+        table.add_column("probability", justify="right")
     for head in ("verdict", "person", "camid", "time", "image"):
         table.add_column(head, overflow="fold" if head == "image" else "ellipsis")
     for hit in answer.hits:
         order = [f"{hit.reranked:.3f}"] if hit.reranked is not None else []
+        order += [chance(hit.probability)] if hit.probability is not None else []
         path = os.path.relpath(hit.path) if Path(hit.path).is_relative_to(Path.cwd()) else hit.path
         file = Text(path) if hit.file == "same" else Text.assemble(path, (f" ({hit.file})", "yellow"))
         table.add_row(
@@ -410,6 +459,7 @@ def run(options: argparse.Namespace) -> int:
         options.camid,
         options.since,
         options.until,
+        options.prior,
     )
     if options.many:
         said: list[int | None] = options.camids
@@ -426,7 +476,10 @@ def run(options: argparse.Namespace) -> int:
     shown = [[image] for image in images] if options.many else [images]
     found, plain, reranked = search(index, queries, shown, chosen)
     threshold, note = limit_of(model, index, chosen, len(queries[0]) > 1)
-    result = answers(index, shown, found, plain, reranked, threshold.value if threshold else None)
+    probability, rests_on = probability_of(model, index, chosen)
+    note += f". {rests_on[:1].upper()}{rests_on[1:]}" if rests_on else ""
+    limit = threshold.value if threshold else None
+    result = answers(index, shown, found, plain, reranked, limit, probability)
     gone = 0
     if len(index) <= LOOKED_AT:
         gone = sum(not index.place(number).exists() for number in range(len(index)))
@@ -443,7 +496,9 @@ def run(options: argparse.Namespace) -> int:
     for warning in warnings:
         errors.print(f"warning: {warning}")
     if options.json:
-        rest = {"threshold": asdict(threshold) if threshold else None, "note": note, "warnings": warnings}
+        kind = "open_set" if isinstance(threshold, StoredOpenSet) else "threshold"
+        rest = {"threshold": None, "open_set": None, "note": note, "warnings": warnings}
+        rest[kind] = asdict(threshold) if threshold else None
         print(json.dumps(as_json(index, model, result, rest), indent=2))
         return 0
     console.print(

@@ -10,7 +10,7 @@ from typing import Any
 
 from reid.config.identity import LATER
 from reid.normalisation import IMAGENET, Normalisation
-from reid.words import as_markdown
+from reid.words import as_markdown, chance
 
 _OWN_DATA = "own data: the terms are those of their owner, and of the people in them"
 #: The terms of each set that the suite reads by name. Weights inherit them.
@@ -53,6 +53,11 @@ _MEASURED = {
     "value", "metric", "dataset", "split", "far", "far_interval", "tar", "tar_interval", "identities",
     "genuine_pairs", "impostor_pairs",
 }  # fmt: skip
+#: What it tells of a calibration.
+_CALIBRATED = {
+    "method", "dataset", "prior", "people", "tested_people", "ece", "ece_interval", "ece_before",
+    "ece_before_interval",
+}  # fmt: skip
 #: What it tells of an open-set threshold.
 _IDENTIFIED = {
     "value", "metric", "fusion", "target", "dataset", "fpir", "fpir_interval", "dir", "dir_interval",
@@ -78,6 +83,7 @@ def model_card(meta: Mapping[str, Any]) -> str:
         f"# {network}, trained on {data}",
         _scores(meta),
         _threshold(meta),
+        *_calibration(meta),
         *_open_set(meta),
         _data(meta),
         _recipe(meta),
@@ -147,6 +153,21 @@ def _threshold(meta: Mapping[str, Any]) -> str:
         f"% of the pairs of one person were missed ({stored['impostor_pairs']:,} and "
         f"{stored['genuine_pairs']:,} pairs of {people}). Expect other rates elsewhere."
     )
+
+
+def _calibration(meta: Mapping[str, Any]) -> list[str]:
+    stored = meta.get("calibration") or {}
+    if not stored.keys() >= _CALIBRATED:
+        return []
+    after, before = (_rate(stored[name], stored[f"{name}_interval"]) for name in ("ece", "ece_before"))
+    return [
+        "## How sure\n\n"
+        f"A {stored['method']} calibration, fitted on {stored['people']:,} people, makes a probability of a "
+        f"distance. On {stored['tested_people']:,} other people of {_public(stored['dataset'])} the "
+        f"probabilities were off by {after} points on average (expected calibration error at a prior of "
+        f"{chance(stored['prior'])}), where similarity taken for a probability was off by {before}. They "
+        "hold for people and cameras like these, and for the prior that is named with them."
+    ]
 
 
 def _open_set(meta: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from reid.gallery.map import MOST_IMAGES, TsneMap, choose_images, pca_map
 from reid.judging.review import Suspect, SuspectKind
 from reid.people import DISTRACTOR
 from reid.retrieval.differences import Measured, difference
+from reid.words import chance
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -70,6 +71,7 @@ class Look:
         name, space: what it is called, and what its distances are between.
         threshold: a distance of at most this is the same person; None where there is none that holds.
         note: the threshold's expected error rates, or why there is none.
+        probability: distances (n,) -> probabilities of one person (n,); None without a calibration.
         features: rows (n,) of crops -> (n, C) float32.
         nearest: features (C,) and a count -> places in the gallery, the nearest first, and their distances;
             all of the gallery where that costs little.
@@ -97,6 +99,7 @@ class Look:
     embed: Callable[[Image.Image], Features] | None = None
     activation: Callable[[Image.Image], Features] | None = None
     card: str = ""
+    probability: Callable[[Floats], Floats] | None = None
 
 
 class Background(Generic[T]):
@@ -380,23 +383,33 @@ class Views:
             "ap": None if precision is None else float(precision),
             "matches": len(right) if whole else None,
             "first": int(ranks[right[0]]) if len(right) else None,
-            "first_item": self._item(numbers, marks, ranks, distances, int(right[0])) if len(right) else None,
+            "first_item": (
+                self._item(look, numbers, marks, ranks, distances, int(right[0])) if len(right) else None
+            ),
             "items": [
-                self._item(numbers, marks, ranks, distances, place)
+                self._item(look, numbers, marks, ranks, distances, place)
                 for place in range(offset, min(offset + count, len(numbers)))
             ],
         }
 
     def _item(
-        self, numbers: Ints, marks: npt.NDArray[np.str_], ranks: Ints, distances: Floats, place: int
+        self,
+        look: Look,
+        numbers: Ints,
+        marks: npt.NDArray[np.str_],
+        ranks: Ints,
+        distances: Floats,
+        place: int,
     ) -> dict[str, Any]:
         mark = str(marks[place])
+        sure = None if look.probability is None else float(look.probability(distances[place : place + 1])[0])
         return {
             **self._facts(int(numbers[place])),
             "place": place,
             "rank": None if mark == "junk" else int(ranks[place]),
             "mark": mark,
             "distance": float(distances[place]),
+            "probability": None if sure is None else chance(sure),
         }
 
     def _marks(self, look: Look, crop: int | None, numbers: Ints) -> npt.NDArray[np.str_]:

@@ -130,13 +130,13 @@ async function more(button, items, list, model) {
 }
 
 function hit(item) {
-  const words = `${item.rank === null ? "" : `rank ${item.rank}, `}${WORDS[item.mark]}, ${describe(item)}, distance ${item.distance.toFixed(3)}, ${item.name}`;
+  const words = `${item.rank === null ? "" : `rank ${item.rank}, `}${WORDS[item.mark]}, ${describe(item)}, distance ${item.distance.toFixed(3)}${item.probability ? `, one person with ${item.probability}` : ""}, ${item.name}`;
   return el(
     "button",
     { type: "button", className: `hit ${item.mark}`, title: words, ariaLabel: words, "data-crop": item.crop, onclick: () => (location.hash = `#queries/${item.crop}`) },
     picture(item, { alt: "" }),
     el("span", { className: "sign", ariaHidden: "true" }, SIGNS[item.mark]),
-    el("span", { className: "caption" }, el("b", {}, item.rank === null ? "–" : count(item.rank)), item.camera === null ? "" : `c${item.camera}`, el("i", {}, item.distance.toFixed(3))),
+    el("span", { className: "caption" }, el("b", {}, item.rank === null ? "–" : count(item.rank)), item.camera === null ? "" : `c${item.camera}`, el("i", {}, item.probability ?? item.distance.toFixed(3))),
   );
 }
 
