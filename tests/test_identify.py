@@ -362,8 +362,8 @@ def judged_people(people: int = 40) -> tuple[Embeddings, Embeddings]:
 def test_a_judged_query_and_gallery_give_open_set_scores() -> None:
     scores = judged_open_set(*judged_people(), EvalConfig())
     values = open_set_values(scores)
-    assert set(values) == {"DIR@FPIR-1e-1"}  # 80 searches of strangers
-    assert 0 < values["DIR@FPIR-1e-1"] <= 1
+    assert set(values) == {"DIR-at-FPIR-1e-1"}  # 80 searches of strangers
+    assert 0 < values["DIR-at-FPIR-1e-1"] <= 1
     assert scores.sure.enrolled == scores.sure.strangers == 20
     assert open_set_values(judged_open_set(*judged_people(), EvalConfig())) == values
 
@@ -393,11 +393,11 @@ def test_evaluate_tracks_and_draws_it(
     without, scores = (json.loads(file.read_text())["scores"] for file in (before, after))
     new = {name: value for name, value in scores.items() if name not in without}
     assert {name: scores[name] for name in without} == without
-    assert set(new) == {"test/open_set/DIR@FPIR-1e-1"}
+    assert set(new) == {"test/open_set/DIR-at-FPIR-1e-1"}
     assert (after.parent / "figures" / "identification.png").exists()
     assert "DIR" in done.stdout
     saved = json.loads((after.parent / "scores.json").read_text())
     (one,) = saved["open_set"].values()
     low, high = one["intervals"]["dir_at"]["1e-01"]
-    assert low <= new["test/open_set/DIR@FPIR-1e-1"] <= high
-    assert "DIR@FPIR-1e-1" in model.with_name("model_card.md").read_text()
+    assert low <= new["test/open_set/DIR-at-FPIR-1e-1"] <= high
+    assert "DIR-at-FPIR-1e-1" in model.with_name("model_card.md").read_text()

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def calibrate(job: Job, settings: CalibrateConfig) -> dict[str, float]:
     chosen = fitted[settings.method]
     if settings.camera_pairs:
         chosen = fit_calibration(images, space.metric, evaluation.protocol, settings.method)
-    record = {
+    record: dict[str, Any] = {
         "method": settings.method,
         "seed": settings.seed,
         "space": asdict(space),

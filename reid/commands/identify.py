@@ -11,6 +11,7 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,8 @@ def identify(job: Job, settings: IdentifyConfig) -> dict[str, float]:
     space = trained.space(evaluation, settings.precision)
 
     first, part = _embedded(job, trained, held_out.calibration, evaluation, settings, own is None)
-    fixed, crops = {}, len(part.enrolled) / len(_people(held_out.calibration, part))
+    fixed: dict[str, dict[str, Any]] = {}
+    crops = len(part.enrolled) / len(_people(held_out.calibration, part))
     for fusion in FUSIONS:
         found = outcomes(searches(first, part, space, fusion, evaluation.protocol))
         wanted = FPIR_TARGETS[settings.target]
@@ -67,7 +69,12 @@ def identify(job: Job, settings: IdentifyConfig) -> dict[str, float]:
             "stranger_searches": len(found.stranger),
         }
     chosen = fixed[settings.fusion]
-    record = {"target": settings.target, "space": asdict(space), "seed": settings.seed, "fixed": fixed}
+    record: dict[str, Any] = {
+        "target": settings.target,
+        "space": asdict(space),
+        "seed": settings.seed,
+        "fixed": fixed,
+    }
     replace_text(job.folder / "fixed.json", json.dumps(record, indent=2) + "\n")
     log.info(
         "fixed: threshold %.4f for %s, fusion %s, on %d enrolled people and %d strangers (%s of %s); "
@@ -145,9 +152,9 @@ def _scores(done: Searches, limit: float, settings: IdentifyConfig) -> OpenSetSc
 
 def _stored(
     settings: IdentifyConfig, space: FeatureSpace, evaluation: EvalConfig, scores: OpenSetScores,
-    fixed: dict[str, object], crops: float, dataset: str, test: Part,
+    fixed: dict[str, Any], crops: float, dataset: str, test: Part,
 ) -> StoredOpenSet:  # fmt: skip
-    ends: tuple[float, float] = fixed["interval"]  # type: ignore[assignment]
+    ends = fixed["interval"]
     return StoredOpenSet(
         value=scores.threshold,
         value_interval=(float(ends[0]), float(ends[1])),
@@ -159,8 +166,8 @@ def _stored(
         dataset=dataset,
         split=test.split,
         data_fingerprint=test.fingerprint,
-        calibrated_enrolled=int(str(fixed["enrolled"])),
-        calibrated_strangers=int(str(fixed["strangers"])),
+        calibrated_enrolled=fixed["enrolled"],
+        calibrated_strangers=fixed["strangers"],
         enrolled=scores.sure.enrolled,
         strangers=scores.sure.strangers,
         fpir=scores.fpir,

@@ -120,7 +120,7 @@ def _scores(meta: Mapping[str, Any]) -> str:
         queries = f"{row['queries']:,} of {row['people']:,} people"
         lines.append(f"| {' | '.join([where, *cells, queries])} |")
     for row in rows:
-        for name in sorted(name for name in row["values"] if name.startswith("DIR@")):
+        for name in sorted(name for name in row["values"] if name.startswith("DIR-at-")):
             rate = _rate(row["values"][name], row["intervals"].get(name))
             where = f"{as_markdown(_public(row['dataset']))}, {row['split']} split"
             open_set.append(f"- {name} on {where}: {rate} %")

@@ -275,13 +275,14 @@ def judged_open_set(query: Embeddings, gallery: Embeddings, settings: EvalConfig
 
 
 def open_set_values(scores: OpenSetScores) -> dict[str, float]:
-    """The scores by name, as fractions: `DIR@FPIR-1e-2`, …"""
-    return {f"DIR@FPIR-{name.removeprefix('fpir_')}": value for name, value in sorted(scores.dir_at.items())}
+    """The scores by name, as fractions: `DIR-at-FPIR-1e-2`, …"""
+    return {_name(target): value for target, value in sorted(scores.dir_at.items())}
 
 
 def value_intervals(scores: OpenSetScores) -> dict[str, Interval]:
     """The 95 % intervals of `open_set_values`, over people."""
-    return {
-        f"DIR@FPIR-{name.removeprefix('fpir_')}": scores.sure.dir_at[FPIR_TARGETS[name]]
-        for name in sorted(scores.dir_at)
-    }
+    return {_name(target): scores.sure.dir_at[FPIR_TARGETS[target]] for target in sorted(scores.dir_at)}
+
+
+def _name(target: str) -> str:
+    return f"DIR-at-FPIR-{target.removeprefix('fpir_')}"

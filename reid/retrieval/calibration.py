@@ -224,7 +224,7 @@ def _logistic(x: Floats, genuine: Floats, impostor: Floats, limits: tuple[float,
 
     centre = float(np.average(x, weights=genuine + impostor))
     scale = float(np.sqrt(np.average((x - centre) ** 2, weights=genuine + impostor))) or 1.0
-    model = LogisticRegression(C=1e4)
+    model = LogisticRegression(C=1e4, max_iter=1000)
     both = np.concatenate([(x - centre) / scale] * 2)[:, None]
     label = np.repeat([1, 0], len(x))
     model.fit(both, label, sample_weight=np.concatenate([genuine, impostor]))
