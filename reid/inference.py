@@ -302,10 +302,10 @@ class TrainedModel:
         found = pandas.DataFrame({"query": query, "rank": rank + 1, "distance": distances})
         found["same"] = distances <= self.threshold.value if fits and self.threshold else None
         calibration, _ = usable_calibration(self.meta, self.space)
-        people = max(1, people_of(gallery))
-        found["probability"] = (
-            None if calibration is None else calibration.probability(distances, prior / people)
-        )
+        found["probability"] = None
+        if calibration is not None:
+            people = max(1, people_of(gallery))
+            found["probability"] = calibration.probability(distances, prior / people)
         columns = ["path", "pid", "name", "camid", "time"]
         rows = [gallery.row(int(row)) for row in hits.rows[query, rank]]
         return found.join(pandas.DataFrame(rows, columns=Row._fields)[columns])
@@ -378,7 +378,9 @@ class TrainedModel:
             )
         self.calibration.check(self.space)
         distances = self.distances(first, second)
-        rows, columns = ((), ()) if camids is None else (np.array(camids[0])[:, None], np.array(camids[1]))
+        if camids is None:
+            return torch.from_numpy(self.calibration.probability(distances.numpy(), prior))
+        rows, columns = np.array(camids[0])[:, None], np.array(camids[1])
         return torch.from_numpy(self.calibration.probability(distances.numpy(), prior, rows, columns))
 
 

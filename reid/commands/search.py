@@ -497,7 +497,7 @@ def run(options: argparse.Namespace) -> int:
         errors.print(f"warning: {warning}")
     if options.json:
         kind = "open_set" if isinstance(threshold, StoredOpenSet) else "threshold"
-        rest = {"threshold": None, "open_set": None, "note": note, "warnings": warnings}
+        rest: dict[str, Any] = {"threshold": None, "open_set": None, "note": note, "warnings": warnings}
         rest[kind] = asdict(threshold) if threshold else None
         print(json.dumps(as_json(index, model, result, rest), indent=2))
         return 0

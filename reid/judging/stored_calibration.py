@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class StoredCalibration:
     def space(self) -> FeatureSpace:
         return FeatureSpace(self.metric, self.feature_norm, self.neck_feature, self.flip, self.precision)
 
-    @property
+    @cached_property
     def calibration(self) -> Calibration:
         """As `reid.retrieval.calibration` computes with it."""
         pairs = {
