@@ -35,7 +35,14 @@ from reid.judging.open_set_report import as_json, draw_open_set, label, rates_ta
 from reid.judging.stored_open_set import StoredOpenSet, store_open_set
 from reid.judging.stored_threshold import FeatureSpace
 from reid.retrieval import Searches
-from reid.retrieval.open_set import FPIR_TARGETS, FUSIONS, open_set_intervals, outcomes, threshold_for
+from reid.retrieval.open_set import (
+    FPIR_TARGETS,
+    FUSIONS,
+    open_set_intervals,
+    outcomes,
+    require_strangers,
+    threshold_for,
+)
 from reid.tracking.journal import replace_text
 
 log = logging.getLogger(__name__)
@@ -53,7 +60,9 @@ def identify(job: Job, settings: IdentifyConfig) -> dict[str, float]:
     evaluation = held_out.evaluation
     space = trained.space(evaluation, settings.precision)
 
-    first, part = _embedded(job, trained, held_out.calibration, evaluation, settings, own is None)
+    part, tested = (_roles(images, settings, own is None) for images in (held_out.calibration, held_out.test))
+    require_strangers(FPIR_TARGETS[settings.target], _strangers(held_out.calibration, part))
+    first = _embedded(job, trained, held_out.calibration, evaluation)
     fixed: dict[str, dict[str, Any]] = {}
     crops = len(part.enrolled) / len(_people(held_out.calibration, part))
     for fusion in FUSIONS:
@@ -83,10 +92,10 @@ def identify(job: Job, settings: IdentifyConfig) -> dict[str, float]:
         held_out.calibration.split, held_out.measured_on,
     )  # fmt: skip
 
-    second, part = _embedded(job, trained, held_out.test, evaluation, settings, own is None)
+    second = _embedded(job, trained, held_out.test, evaluation)
     scores: dict[str, OpenSetScores] = {}
     for fusion in (settings.fusion, *(name for name in FUSIONS if name != settings.fusion)):
-        done = searches(second, part, space, fusion, evaluation.protocol)
+        done = searches(second, tested, space, fusion, evaluation.protocol)
         scores[fusion] = _scores(done, fixed[fusion]["threshold"], settings)
     ours = scores[settings.fusion]
     log.info(
@@ -126,18 +135,24 @@ def identify(job: Job, settings: IdentifyConfig) -> dict[str, float]:
     return {f"open_set/{name}": value for name, value in values.items()}
 
 
-def _embedded(
-    job: Job, trained: Trained, images: Part, evaluation: EvalConfig, settings: IdentifyConfig, drawn: bool
-) -> tuple[WeighedImages, Roles]:
-    """The embeddings of a part, and who of its people is enrolled; drawn at random, or as the user says."""
-    part = roles(
+def _roles(images: Part, settings: IdentifyConfig, drawn: bool) -> Roles:
+    """Who of a part is enrolled: drawn at random, or as the user says."""
+    return roles(
         images.store.pids.numpy(), images.store.camids.numpy(), images.gallery,
         share=settings.share if drawn else None, most=settings.enrolled_crops,
         together=settings.probe_crops, seed=settings.seed,
     )  # fmt: skip
+
+
+def _strangers(images: Part, part: Roles) -> int:
+    """How many probes are of strangers."""
+    away = ~np.isin(images.store.pids.numpy()[part.probes], _people(images, part))
+    return len(np.unique(part.probe[away]))
+
+
+def _embedded(job: Job, trained: Trained, images: Part, evaluation: EvalConfig) -> WeighedImages:
     log.info("embedding %s", images.describe())
-    found = embed_weighed(trained.model, images.store, trained.compute, evaluation, job.progress)
-    return found, part
+    return embed_weighed(trained.model, images.store, trained.compute, evaluation, job.progress)
 
 
 def _people(images: Part, part: Roles) -> np.ndarray:

@@ -61,14 +61,15 @@ class Roles:
 def divide_people(pids: Ints, gallery: Bools, seed: int) -> tuple[Bools, Bools]:
     """Two halves of the people (N,), drawn at random: one to fix a threshold on, one to test it.
 
-    Those with crops in the gallery and those without are halved apart. An image of pid 0 is a person of its
-    own.
+    Those with crops in the gallery, those without, and images of pid 0, each a person of its own, are halved
+    apart.
     """
     own = np.where(is_person(pids), pids, -1 - np.arange(len(pids)))
     known = np.unique(own[gallery])
     generator = np.random.default_rng(seed)
     first: set[int] = set()
-    for people in (known, np.setdiff1d(own, known)):
+    others = np.setdiff1d(own, known)
+    for people in (known, others[is_person(others)], others[~is_person(others)]):
         first |= set(generator.permutation(people)[: -(-len(people) // 2)].tolist())
     half = np.isin(own, list(first))
     return half, ~half

@@ -170,15 +170,24 @@ def threshold_for(found: Outcomes, wanted: float) -> float:
     Raises:
         EvaluationError: fewer than 1 / `wanted` searches of strangers, so that one is already too many.
     """
-    if not enough_strangers(wanted, len(found.stranger)):
-        raise EvaluationError(
-            f"an FPIR of {wanted:g} needs at least {round(1 / wanted):,} searches of strangers, and there "
-            f"are {len(found.stranger):,}. Give more strangers, or ask for a larger FPIR"
-        )
+    require_strangers(wanted, len(found.stranger))
     values, last = _steps(found.stranger)
     rates = (last + 1) / len(found.stranger)
     place = int(np.searchsorted(rates, wanted * (1 + 1e-12), side="right")) - 1
     return float(values[place]) if place >= 0 else float(np.nextafter(values[0], -np.inf))
+
+
+def require_strangers(wanted: float, searches: int) -> None:
+    """Refuse an FPIR that needs more searches of strangers than there are, also before any feature exists.
+
+    Raises:
+        EvaluationError: fewer than 1 / `wanted`, so that one who finds somebody is already too many.
+    """
+    if not enough_strangers(wanted, searches):
+        raise EvaluationError(
+            f"an FPIR of {wanted:g} needs at least {round(1 / wanted):,} searches of strangers, and there "
+            f"are {searches:,}. Give more strangers, or ask for a larger FPIR"
+        )
 
 
 def enough_strangers(wanted: float, searches: int) -> bool:

@@ -1,4 +1,4 @@
-"""Figures of open-set searches and of probabilities: drawn whole, and refused where there is nothing to draw."""
+"""Figures of open-set searches and of probabilities: drawn whole, refused where there is nothing to draw."""
 
 import numpy as np
 import pytest
