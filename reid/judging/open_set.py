@@ -65,7 +65,7 @@ def divide_people(pids: Ints, gallery: Bools, seed: int) -> tuple[Bools, Bools]:
     apart.
     """
     own = np.where(is_person(pids), pids, -1 - np.arange(len(pids)))
-    known = np.unique(own[gallery])
+    known = np.unique(own[gallery & is_person(pids)])
     generator = np.random.default_rng(seed)
     first: set[int] = set()
     others = np.setdiff1d(own, known)
