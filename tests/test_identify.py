@@ -208,8 +208,9 @@ def test_a_stored_value_that_cannot_be_is_refused(
     target = tmp_path / "model.pt"
     store_open_set(tiny_checkpoint, target, STORED)
     content = torch.load(target, weights_only=True)
-    content["meta"]["open_set"][key] = value
-    torch.save(content, target)
+    meta = json.loads(content["meta"])
+    meta["open_set"][key] = value
+    torch.save({**content, "meta": json.dumps(meta)}, target)
     with pytest.raises(CheckpointError, match=f"open_set.{key}"):
         load_checkpoint(target)
 
@@ -386,6 +387,8 @@ def test_evaluate_tracks_and_draws_it(
         f"checkpoint={model}", "dataset=table", f"dataset.file={tmp_path / 'crops.csv'}", tiny[-1],
         "device=cpu",
     ]  # fmt: skip
+    for home in ("plain", "open"):
+        (tmp_path / home).mkdir()
     plain = run_command("reid.evaluate", *typed, home=tmp_path / "plain")
     done = run_command("reid.evaluate", *typed, "eval.open_set=true", "card=true", home=tmp_path / "open")
     assert (plain.returncode, done.returncode) == (0, 0), plain.stderr + done.stderr

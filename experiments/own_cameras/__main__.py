@@ -44,18 +44,19 @@ def measurements(
     market: Path | None, crops: Path | None, drawn: Path | None, preset: str = "small",
     more: Sequence[str] = (), identify: Sequence[str] = (),
 ) -> Iterator[Measurement]:  # fmt: skip
-    """All of them, in their order.
+    """All of them, in their order, with absolute places.
 
     more: keys of every command. identify: keys of reid.identify alone.
     """
     places: list[tuple[str, Path, tuple[str, ...]]] = []
-    if market is not None:
-        places.append(("market split", market, ("dataset=folder", f"dataset.root={crops}")))
+    if market is not None and crops is not None:
+        root = crops.absolute()
+        places.append(("market split", market, ("dataset=folder", f"dataset.root={root}")))
     if drawn is not None:
-        for domain in ("day", "night"):
-            data = "synthetic" if domain == "day" else "synthetic_night"
-            places.append((f"drawn {domain}", drawn, (f"dataset={data}", f"dataset.preset={preset}")))
-    for name, checkpoint, data in places:
+        for domain, choice in (("day", "synthetic"), ("night", "synthetic_night")):
+            places.append((f"drawn {domain}", drawn, (f"dataset={choice}", f"dataset.preset={preset}")))
+    for name, model, data in places:
+        checkpoint = model.absolute()
         common = (f"checkpoint={checkpoint}", *data, *more)
         yield Measurement(name, "identify", (*common, *identify))
         for method in ("logistic", "isotonic"):
@@ -162,9 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results.mkdir(parents=True, exist_ok=True)
     done_steps: list[dict[str, str]] = []
     found: list[dict[str, object]] = []
-    places = (place and place.absolute() for place in (options.market, options.crops, options.drawn))
     try:
-        for one in measurements(*places, options.preset, more, identify):
+        for one in measurements(options.market, options.crops, options.drawn, options.preset, more, identify):
             stepped, record = measure(one, results.absolute())
             done_steps += stepped
             found += rows(one, record)

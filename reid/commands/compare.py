@@ -80,11 +80,10 @@ def compare(
             note = expectation(threshold)
         except ThresholdError as refusal:
             threshold, note = None, f"distances alone: {refusal}"
-    calibration, refusal = usable_calibration(model.meta, model.space)
+    calibration, why = usable_calibration(model.meta, model.space)
     if calibration is not None:
-        note += f". {calibration.expectation(prior)[:1].upper()}{calibration.expectation(prior)[1:]}"
-    elif refusal:
-        note += f". {refusal}"
+        why = calibration.expectation(prior)
+    note += f". {why[:1].upper()}{why[1:]}" if why else ""
     names = [str(image) for image in images]
     return Comparison(names, distances.tolist(), threshold, note, calibration, prior)
 

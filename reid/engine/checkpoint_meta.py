@@ -101,7 +101,7 @@ def _numbers(value: object) -> bool:
 
 
 def _rising(value: object) -> bool:
-    return _numbers(value) and all(a < b for a, b in itertools.pairwise(value))  # type: ignore[call-overload]
+    return isinstance(value, list) and _numbers(value) and all(a < b for a, b in itertools.pairwise(value))
 
 
 def _inside(value: object) -> bool:

@@ -147,11 +147,10 @@ def stored_open_set(meta: dict[str, Any]) -> StoredOpenSet | None:
         stored = StoredOpenSet(**values)
         return replace(
             stored,
+            value_interval=(*stored.value_interval,),
+            fpir_interval=(*stored.fpir_interval,),
+            dir_interval=(*stored.dir_interval,),
             sizes=tuple((int(size), float(rate)) for size, rate in stored.sizes),
-            **{
-                name: (*getattr(stored, name),)
-                for name in ("value_interval", "fpir_interval", "dir_interval")
-            },
         )
     except TypeError as error:
         raise CheckpointError(
