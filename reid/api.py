@@ -80,6 +80,11 @@ def threshold(overrides: Sequence[str]) -> Run:
     return _run("threshold", "reid.commands.threshold:run", overrides)
 
 
+def adapt(overrides: Sequence[str]) -> Run:
+    """What `python -m reid.adapt checkpoint=… dataset=… …` does, but for sweeps; raises as `train` does."""
+    return _run("adapt", "reid.commands.adapt:run", overrides)
+
+
 def _run(command: str, story: str, overrides: Sequence[str]) -> Run:
     job = call(command, story, overrides)
     written = [job.folder / name for name in ("model.pt", "last.pt")]

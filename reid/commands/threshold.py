@@ -20,8 +20,10 @@ from reid.config.schema import ImageConfig, ThresholdConfig
 from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.division import validation_split
+from reid.data.unlabelled import read_target, with_crops_of
 from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import load_checkpoint
+from reid.engine.checkpoint_meta import ADAPTATION
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.describe import rebuild_model
@@ -143,6 +145,9 @@ def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[
     Raises:
         ConfigError: the data are those of the training, and people of the training are to be measured.
     """
+    if meta.get(ADAPTATION, {}).get("pids") == "pseudo-labels":
+        refuse_adapted_to(dataset, spec, meta)
+        return
     tested = [crop for crop in dataset.query + dataset.gallery if is_person(crop.pid)]
     people = {crop.pid for crop in tested}
     trained = meta["dataset"]
@@ -167,6 +172,29 @@ def check_not_trained_on(dataset: ReidDataset, spec: dict[str, Any], meta: dict[
     log.warning(
         "%s. If these are the same people as in %s, the rates promise too much", overlap, trained.get("root")
     )
+
+
+def refuse_adapted_to(dataset: ReidDataset, spec: dict[str, Any], meta: dict[str, Any]) -> None:
+    """The same for a model that was adapted: its pids are clusters, so the images count, by their places.
+
+    Raises:
+        ConfigError: images that it was adapted to are to be measured.
+    """
+    if any(spec.get(place) != meta["dataset"].get(place) for place in ("root", "file")):
+        return
+    labels, split = "none" if meta[ADAPTATION]["labels"] == "none" else "auto", meta["eval"]
+    target = read_target(meta["dataset"], labels)
+    if split.get("split") == "val" and target.labelled is not None:
+        target = with_crops_of(
+            target, validation_split(target.labelled, split["val_identities"], split["val_seed"])
+        )
+    known = {crop.path for crop in target.crops}
+    if seen := sum(crop.path in known for crop in dataset.query + dataset.gallery):
+        raise ConfigError(
+            f"{seen:,} of the crops of {dataset.name} are among those that the model was adapted to: a "
+            "threshold from them would promise too much. Take crops that it never saw, of other people: "
+            "another dataset=…"
+        )
 
 
 def trained_images(meta: dict[str, Any]) -> set[Path]:

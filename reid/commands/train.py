@@ -65,19 +65,25 @@ from reid.tracking.system_metrics import SystemMetrics
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run trains with, once everything is there; `evaluation` is how `judged` is judged."""
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What epochs are trained with, once everything is there."""
 
     job: Job
     settings: TrainConfig
     compute: Compute
-    dataset: ReidDataset
-    evaluation: EvalConfig
     training: TrainingData
-    judged: JudgedData
     objective: Objective
     session: Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Fit):
+    """The same, and what it is judged on; `evaluation` is how `judged` is judged."""
+
+    dataset: ReidDataset
+    evaluation: EvalConfig
+    judged: JudgedData
 
 
 def run(job: Job) -> dict[str, float]:
@@ -192,7 +198,10 @@ def preparation(
         job.save_status()
     if teacher is not None:  # A resumed model has its normalisation from `last.pt`.
         teacher.place(compute, model.normalisation)
-    run = Run(job, settings, compute, dataset, evaluation, training, judged, objective, session)
+    run = Run(
+        job=job, settings=settings, compute=compute, dataset=dataset, evaluation=evaluation,
+        training=training, judged=judged, objective=objective, session=session,
+    )  # fmt: skip
     return run, origin
 
 
@@ -268,7 +277,7 @@ def epochs(run: Run, tracker: Tracker) -> Judgement | None:
     return last
 
 
-def trained_network(run: Run) -> nn.Module:
+def trained_network(run: Fit) -> nn.Module:
     """The model as the next epoch trains it; made anew where its backbone is frozen no longer.
 
     The processes and the compiler fix what has a gradient when they take a network up.
@@ -279,7 +288,7 @@ def trained_network(run: Run) -> nn.Module:
     return run.compute.network(session.model, find_unused=settings.backbone.get("library") == "timm")
 
 
-def training_batches(run: Run) -> TrainingBatches:
+def training_batches(run: Fit) -> TrainingBatches:
     settings, store, compute = run.settings, run.training.store, run.compute
     augmentation = training_augmentation(settings, run.session.model.normalisation)
     learnt_from = run.objective.distillation
@@ -310,7 +319,7 @@ def judged_after(epoch: int, settings: TrainConfig) -> bool:
     return epoch == settings.epochs or (settings.eval.period > 0 and epoch % settings.eval.period == 0)
 
 
-def epoch(run: Run, network: nn.Module, batches: TrainingBatches) -> dict[str, float]:
+def epoch(run: Fit, network: nn.Module, batches: TrainingBatches) -> dict[str, float]:
     """The next epoch, or the rest of one that was cut, trained and saved; its values by tracked name."""
     job, settings, session, processes = run.job, run.settings, run.session, run.compute.processes
     number = session.epoch + 1

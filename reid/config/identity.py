@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from reid.config.dataset import without_places
-from reid.config.schema import TrainConfig
+from reid.config.schema import AdaptConfig, TrainConfig
 
 #: The keys of the schema that enter the hashes also at their defaults.  Frozen: a key that is added to the
 #: schema stays out of this list, and nothing else has to be done for it.
@@ -97,7 +97,7 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def later_defaults() -> dict[str, Any]:
     """The keys that came after `FIRST`, dotted, each with the value that is the same as being without it."""
-    schema = flat(TrainConfig())
+    schema = flat(AdaptConfig())
     return {key: value for key, value in schema.items() if key not in FIRST and value != MISSING} | LATER
 
 

@@ -271,6 +271,35 @@ class TuneConfig(TrainConfig):
 
 
 @dataclass
+class AdaptKeys:
+    """How `reid.adapt` groups a target's crops and when it stops; `reid.commands.adapt` says where the
+    numbers come from."""
+
+    rounds: int = at_least(1, 20)  # at most: of clustering and training, `epochs` each
+    patience: int = at_least(1, 2)  # rounds in a row with stable clusters, after which it stops
+    stability: float = within(0, 1, 0.97)  # adjusted mutual information with the clusters of the round before
+    eps: float = within(0, 1, 0.6)  # of DBSCAN: the Jaccard distance within which crops are neighbours
+    min_samples: int = at_least(
+        2, 4
+    )  # of DBSCAN: crops within eps, itself included, that make a cluster's core
+    k1: int = at_least(1, 30)  # of the Jaccard distance: neighbours that may be reciprocal
+    k2: int = at_least(1, 6)  # of the same: neighbours that a description is averaged over
+    camera_aware: bool = False  # features less the mean of those of their camera, before they are clustered
+    labels: str = one_of("auto", "none")  # none: the target's labels are not even judged by
+    batch_norm_only: bool = False  # the statistics of the batch norms on the target, and no training
+
+
+@dataclass
+class AdaptConfig(TrainConfig):
+    """A trained model and the target that it is adapted to; the network is the checkpoint's."""
+
+    backbone: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str = MISSING  # a file, a run's folder, an MLflow run id, models:/<name>@<alias>
+    adapt: AdaptKeys = field(default_factory=AdaptKeys)
+
+
+@dataclass
 class EvaluateConfig:
     """What `reid.evaluate` needs: the rest it reads from the checkpoint."""
 
@@ -314,6 +343,7 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="threshold_schema", node=ThresholdConfig)
     store.store(name="tune_schema", node=TuneConfig)
+    store.store(name="adapt_schema", node=AdaptConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
     OmegaConf.register_new_resolver("reid.home", lambda: str(for_hydra(home())), replace=True)
 

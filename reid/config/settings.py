@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from reid.config.identity import FOLLOWS, LATER, flat
 from reid.config.mix import MIX, check_margins, check_mix
 from reid.config.schema import (
     RUN_ID,
+    AdaptConfig,
     AugmentConfig,
     EmaConfig,
     EvalConfig,
@@ -69,6 +71,12 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
         ConfigError: naming the key, its value and what is allowed.
     """
     settings: TrainConfig = _typed(config)
+    _check_training(settings)
+    _check_drawn(settings)
+    return settings
+
+
+def _check_training(settings: TrainConfig) -> None:
     for group, keys in (("loss", LossKeys), ("optimizer", OptimizerKeys)):
         values, own = getattr(settings, group), set(keys.__dataclass_fields__)
         for key in own:
@@ -95,8 +103,79 @@ def typed_train_settings(config: DictConfig) -> TrainConfig:
     _check_across(settings)
     _check_image(settings)
     _check_augment(settings.augment)
-    _check_drawn(settings)
+
+
+def adapt_settings(config: DictConfig) -> AdaptConfig:
+    """As `typed_train_settings`, for the adapt command: the network is not known before its checkpoint is
+    read.
+
+    Until then a network and a head stand in its place that no key sets, see `with_network_of`.
+    """
+    settings: AdaptConfig = _typed(config)
+    for key, value in (
+        ("init_from", settings.init_from),
+        ("teacher.checkpoint", settings.teacher.checkpoint),
+    ):
+        if value is not None:
+            raise ConfigError(f"{key}={value}: an adaptation begins with checkpoint=… alone. Leave {key} out")
+    if settings.image.sizes:
+        raise ConfigError(
+            "image.sizes does not fit an adaptation: crops are clustered at the size that the model was "
+            "trained at. Leave it out"
+        )
+    if settings.sync_bn:
+        raise ConfigError("sync_bn=true is for torchrun, and reid.adapt runs as one process. Leave it out")
+    settings.checkpoint = _absolute_unless_tracked(settings.checkpoint)
+    settings.backbone = {"name": "resnet50", "weights": "none"}
+    settings.head = {
+        "_target_": "reid.models.heads.BNNeck", "neck": settings.tricks.bnneck,
+        "train_feature": settings.loss.get("neck_feature", "after"),
+        "eval_feature": settings.eval.neck_feature,
+    }  # fmt: skip
+    _check_training(replace(settings, init_from=settings.checkpoint))
     return settings
+
+
+def with_network_of(
+    settings: AdaptConfig, model: Mapping[str, Any], preprocessing: Mapping[str, Any], overrides: list[str]
+) -> AdaptConfig:
+    """`settings` with the network, the head and the images of a checkpoint, checked once more.
+
+    model: what the checkpoint says of its model, the head in full, as `reid.models.described_head` gives it.
+    overrides: what was typed.
+
+    Raises:
+        ConfigError: a key was typed that says otherwise than the checkpoint, or does not fit its network.
+    """
+    head = dict(model["head"])
+    of_checkpoint = {
+        "image.height": preprocessing["height"],
+        "image.width": preprocessing["width"],
+        "tricks.last_stride": model["last_stride"],
+        "tricks.bnneck": head.get("neck", settings.tricks.bnneck),
+    }
+    typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    if strange := sorted(key for key in typed if key.partition(".")[0] in ("backbone", "head", "image@")):
+        raise ConfigError(f"{strange[0]} is the checkpoint's, as it was trained: leave it out")
+    if named := sorted({"image.mean", "image.std"} & typed):
+        raise ConfigError(f"{named[0]} is the checkpoint's, whose images were normalised so: leave it out")
+    values = flat(settings)
+    for key, theirs in of_checkpoint.items():
+        if key in typed and values[key] != theirs:
+            raise ConfigError(f"{key}={values[key]} differs from the checkpoint's {theirs}: leave it out")
+    whole = replace(
+        settings,
+        backbone={**model["backbone"], "weights": "none"},
+        init_from=settings.checkpoint,
+        image=replace(settings.image, height=preprocessing["height"], width=preprocessing["width"]),
+        tricks=replace(
+            settings.tricks, last_stride=model["last_stride"], bnneck=of_checkpoint["tricks.bnneck"]
+        ),
+    )
+    followed = {"train_feature": settings.loss.get("neck_feature", "after")}
+    whole.head = {**head, **followed, "eval_feature": settings.eval.neck_feature}
+    _check_training(whole)
+    return whole
 
 
 def check_identities(identities: int, people: int, dataset: str) -> None:

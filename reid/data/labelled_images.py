@@ -90,6 +90,28 @@ def assemble(
     return dataset
 
 
+def of_nobody(name: str, root: Path, images: Sequence[LabelledImage]) -> tuple[tuple[Crop, ...], bool]:
+    """The crops of images of which nobody is named, all of pid DISTRACTOR, and whether their cameras are
+    known.
+
+    Of images with splits those of `train` count.
+
+    Raises:
+        DatasetError: nothing is there, or a label is wrong, missing on some images alone, or given twice.
+    """
+    if not images:
+        raise DatasetError(f"{name}: there is no image in {root}.")
+    _refuse_repeated(images)
+    if _all_or_none(images, "split"):
+        images = [image for image in images if image.split == "train"]
+        if not images:
+            raise DatasetError(f"{name}: no image has the split train, which is what a model is adapted to.")
+    cameras = _all_or_none(images, "camera")
+    camids = numbered((image.camera for image in images), first=0) if cameras else {"": 0}
+    ordered = sorted(images, key=lambda image: image.order)
+    return tuple(Crop(image.path, DISTRACTOR, camids[image.camera]) for image in ordered), cameras
+
+
 def _divided(
     dataset: ReidDataset, crops: list[Crop], test_fraction: float, seed: int, rules: People
 ) -> ReidDataset:

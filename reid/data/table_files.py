@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from reid.data.crops import DatasetError
@@ -32,14 +32,50 @@ def read_labelled_images(file: Path, root: Path, rules: People) -> list[Labelled
     Raises:
         DatasetError: no such file, not such a table, or a row that is wrong, by its line.
     """
-    rows = list(_rows(file))
-    images = [_labelled_image(row, where, root, rules) for where, row in rows]
+    images = [_labelled_image(row, where, root, rules) for where, row in _rows(file)]
+    _refuse_elsewhere(images, root)
+    return images
+
+
+def read_images_of_nobody(file: Path, root: Path) -> list[LabelledImage]:
+    """The same of a table that needs no pids; where it has them, they are not read. Every person is "".
+
+    Raises:
+        DatasetError: as above.
+    """
+    rows = _rows(file, ("path",))
+    images = [
+        _labelled_image({**row, "pid": ""}, where, root, People(None, frozenset({""}))) for where, row in rows
+    ]
+    _refuse_elsewhere(images, root)
+    return images
+
+
+def has_people(file: Path) -> bool:
+    """Whether a table has a column of pids, or one that may be meant as one."""
+    names = ALIASES["pid"] | {"pid"}
+    return any(name.lower() in names for name in _header(file))
+
+
+def _header(file: Path) -> list[str]:
+    """The names of a table's columns; [] of what is none, which `_rows` refuses."""
+    try:
+        if file.suffix.lower() == ".parquet":
+            from pyarrow import parquet  # a second, which a CSV need not wait for
+
+            return [str(name) for name in parquet.read_schema(file).names]
+        with file.open(newline="", encoding="utf-8-sig") as handle:
+            return [name.strip() for name in next(csv.reader(handle), [])]
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def _refuse_elsewhere(images: list[LabelledImage], root: Path) -> None:
     if images and not any(os.path.exists(image.path) for image in images):
         raise DatasetError(
             f"{images[0].where}: there is no {images[0].path}, nor any other of the {len(images)} images. "
             f"Relative paths start at {root}: set dataset.root=… if the images lie elsewhere."
         )
-    return images
 
 
 def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
@@ -55,18 +91,18 @@ def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Itera
         partial.unlink(missing_ok=True)
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Row]]:
-    """Each row with what a message calls it."""
+def _rows(file: Path, needed: Sequence[str] = NEEDED) -> Iterator[tuple[str, Row]]:
+    """Each row with what a message calls it; a table without one of the columns `needed` is refused."""
     if not file.is_file():
         raise DatasetError(f"there is no table {file}: set dataset.file to a .csv or .parquet file.")
     if file.suffix.lower() == ".parquet":
-        yield from _parquet_rows(file)
+        yield from _parquet_rows(file, needed)
         return
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.reader(handle, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            _check_columns(file, header)
+            _check_columns(file, header, needed)
             for cells in reader:
                 where = f"{file} line {reader.line_num}"
                 if not cells:
@@ -83,21 +119,21 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
         raise DatasetError(f"{file} is no text in UTF-8 ({error.reason}): save it as CSV UTF-8.") from error
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
     from pyarrow import ArrowException, parquet  # a second, which a CSV need not wait for
 
     try:
         table = parquet.read_table(file)
     except (ArrowException, OSError) as error:
         raise DatasetError(f"{file} is no Parquet file: {error}") from error
-    _check_columns(file, table.column_names)
-    columns = [name for name in (*NEEDED, *OPTIONAL) if name in table.column_names]
+    _check_columns(file, table.column_names, needed)
+    columns = [name for name in (*needed, *OPTIONAL) if name in table.column_names]
     for number, row in enumerate(table.select(columns).to_pylist(), start=1):
         yield f"{file} row {number}", row
 
 
-def _check_columns(file: Path, header: list[str]) -> None:
-    for wanted in (*NEEDED, *OPTIONAL):
+def _check_columns(file: Path, header: list[str], needed: Sequence[str]) -> None:
+    for wanted in (*needed, *OPTIONAL):
         if header.count(wanted) > 1:
             raise DatasetError(f"{file} has two columns named {wanted}.")
         alias = [name for name in header if name.lower() in ALIASES[wanted] | {wanted}]

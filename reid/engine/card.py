@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.config.identity import LATER
+from reid.engine.checkpoint_meta import ADAPTATION
 from reid.normalisation import IMAGENET, Normalisation
 from reid.words import as_markdown
 
@@ -69,8 +70,13 @@ def model_card(meta: Mapping[str, Any]) -> str:
     """
     network = as_markdown(meta["model"]["backbone"]["name"])
     data = ", ".join(as_markdown(_public(name)) for name in trained_on(meta))
+    adapted = meta.get(ADAPTATION)
+    title = f"# {network}, trained on {data}"
+    if adapted is not None:
+        title = f"# {network}, adapted without labels to {as_markdown(_public(adapted['target']))}"
     sections = [
-        f"# {network}, trained on {data}",
+        title,
+        *([] if adapted is None else [_adaptation(adapted)]),
         _scores(meta),
         _threshold(meta),
         _data(meta),
@@ -131,6 +137,34 @@ def _threshold(meta: Mapping[str, Any]) -> str:
     )
 
 
+def _adaptation(adapted: Mapping[str, Any]) -> str:
+    """What was adapted, to what, by which clusters, and what labels were used for."""
+    crops = f"{adapted['images']:,} crops of {_public(adapted['target'])}"
+    if adapted["batch_norm_only"]:
+        how = (
+            f"The statistics of its batch norms are those of {crops}; its weights are those of the model "
+            "before."
+        )
+    else:
+        clusters = f"{adapted.get('clusters', 0):,} clusters"
+        how = (
+            f"It was trained on {crops} in {adapted['rounds']} rounds. Its identities are pseudo-labels, not "
+            f"people: {clusters} in the last round, with {_rate(adapted.get('outliers'))} % of the crops in "
+            "none."
+        )
+    judged = (
+        "The labels of the target were used for judging alone: nothing was trained, stopped or chosen by "
+        "them."
+        if adapted["labels"] != "none"
+        else "The target has no labels, so nothing was judged."
+    )
+    ended = f" It ended so: {as_markdown(adapted['stopped'])}." if "stopped" in adapted else ""
+    return (
+        f"## Adaptation\n\n{how}{ended} {judged} The model before has the sha256 "
+        f"{adapted['parent_sha256'][:16]}; its threshold and its scores do not hold here."
+    )
+
+
 def _data(meta: Mapping[str, Any]) -> str:
     lines = [f"- {_terms(name)}." for name in dict.fromkeys(trained_on(meta))]
     before = str(meta.get("begun", {}).get(TRAINED_ON, ""))
@@ -142,7 +176,11 @@ def _data(meta: Mapping[str, Any]) -> str:
         f"- It learnt from a model trained on {_public(name)}, whose terms hold too: {_terms(name)}."
         for name in meta.get("teacher", {}).get("trained_on", [])
     ]
-    people = f"{len(meta['pids']):,} people were trained on. " if meta["pids"] else ""
+    pseudo = meta.get(ADAPTATION, {}).get("pids") == "pseudo-labels"
+    people = f"{len(meta['pids']):,} people were trained on. " if meta["pids"] and not pseudo else ""
+    if ADAPTATION in meta and not pseudo:
+        target = meta[ADAPTATION]["target"]
+        lines.append(f"- It has seen crops of {_public(target)} without labels: {_terms(target)}.")
     return f"## Data and their terms\n\n{people}The weights inherit the terms of the data:\n\n" + "\n".join(
         lines
     )
@@ -158,6 +196,8 @@ def _recipe(meta: Mapping[str, Any]) -> str:
     epoch, epochs = meta.get("progress", {}).get("epoch"), config.get("epochs")
     length = f"{epochs} epochs" if epoch in (None, epochs) else f"{epoch} of {epochs} epochs"
     batch = f"{config.get('batch.identities')} people x {config.get('batch.instances')}"
+    if ADAPTATION in meta and not meta[ADAPTATION]["batch_norm_only"]:
+        length = f"{meta[ADAPTATION]['rounds']} rounds of {epochs} epochs"
     facts = {
         "input": image,
         "loss": _call(config, "loss"),

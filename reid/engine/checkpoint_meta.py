@@ -18,6 +18,8 @@ from reid.models.weights import not_finite
 
 #: Of a model that has learnt cameras: its mAP, and the one where it does not know which of them saw an image.
 WITHOUT_CAMIDS = "without_camids"
+#: Of a model that `reid.adapt` has adapted: to what, from what, and that its pids are no people.
+ADAPTATION = "adaptation"
 _MOST = 2**31 - 1
 #: Of a head with one classifier, or with one a stripe.
 _CLASSIFIER = re.compile(r"classifier\.(\d+\.)?weight")
@@ -202,6 +204,17 @@ TABLE: dict[str, Entry] = {
     "progress.judged": _flag.optional,
     "progress.history": _list(_epoch_row, "mappings from names to numbers, one with its epoch").optional,
     "converted": _mapping.optional,
+    ADAPTATION: _mapping.optional,
+    f"{ADAPTATION}.parent_sha256": _text,
+    f"{ADAPTATION}.target": _text,
+    f"{ADAPTATION}.images": _whole(1),
+    f"{ADAPTATION}.labels": _choice("judging alone", "none"),
+    f"{ADAPTATION}.pids": _choice("pseudo-labels", "of the parent"),
+    f"{ADAPTATION}.batch_norm_only": _flag,
+    f"{ADAPTATION}.rounds": _whole(0),
+    f"{ADAPTATION}.clusters": _whole(1).optional,
+    f"{ADAPTATION}.outliers": _rate.optional,
+    f"{ADAPTATION}.stopped": _text.optional,
     WITHOUT_CAMIDS: _mapping.optional,
     f"{WITHOUT_CAMIDS}.mAP": _rate,
     f"{WITHOUT_CAMIDS}.mAP_without": _rate,

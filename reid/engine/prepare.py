@@ -155,6 +155,33 @@ def open_training_data(
     return TrainingData(store, labels, pids, content)
 
 
+def open_target_crops(
+    crops: tuple[Crop, ...], image: ImageConfig, data: DataConfig, progress: Progress
+) -> ImageStore:
+    """The crops of a target without labels, decoded."""
+    return _open(crops, image, data, progress, "crops of the target")
+
+
+def pseudo_labelled(store: ImageStore, labels: torch.Tensor) -> TrainingData:
+    """The crops of a store as the people that clusters stand for: pid c + 1 for the label c (N,), from 0.
+
+    Crops with a label below 0 are left out.
+    """
+    crops = tuple(
+        crop._replace(pid=label + 1)
+        for crop, label in zip(store.crops, labels.tolist(), strict=True)
+        if label >= 0
+    )
+    chosen = store.subset(crops)
+    kept = labels[labels >= 0]
+    return TrainingData(chosen, kept, tuple(range(1, int(kept.max()) + 2)), fingerprint_of(chosen))
+
+
+def fingerprint_of(store: ImageStore) -> str:
+    """16 hex digits over the images of a store, and whom and which camera each is said to show."""
+    return fingerprint(_labelled(store), *map(str, store.rows))
+
+
 def stored_image(image: ImageConfig) -> ImageConfig:
     """The size of the training images in their store: the largest that the run trains at."""
     if not image.sizes:

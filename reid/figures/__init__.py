@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from reid.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from reid.figures.adaptation import adaptation_rounds
     from reid.figures.comparison import Pair, compared_pairs
     from reid.figures.curves import cmc_curves, training_curves
     from reid.figures.differences import Against, difference_figure
@@ -21,6 +22,7 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
+            "adaptation": ["adaptation_rounds"],
             "comparison": ["Pair", "compared_pairs"],
             "curves": ["cmc_curves", "training_curves"],
             "differences": ["Against", "difference_figure"],
@@ -47,6 +49,7 @@ __all__ = [
     "Rate",
     "SearchResult",
     "accuracy_latency",
+    "adaptation_rounds",
     "cmc_curves",
     "compared_pairs",
     "contact_sheet",

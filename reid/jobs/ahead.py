@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from reid.config.checks import ConfigError
-from reid.config.schema import TrainConfig, TuneConfig
+from reid.config.schema import AdaptConfig, TrainConfig, TuneConfig
 from reid.config.search_space import check_ends
 from reid.config.trial import check_built
 from reid.data import DatasetError, ReidDataset, load_dataset
@@ -26,7 +26,8 @@ def check_ahead(plan: Plan) -> None:
         if isinstance(settings, TuneConfig):
             check_ends(settings, check_built)
     if plan.multirun and plan.launcher in HERE:
-        refuse_without_data(trained)
+        # A target may lack the labels that training data need.
+        refuse_without_data(one for one in trained if not isinstance(one, AdaptConfig))
 
 
 def refuse_without_data(cells: Iterable[TrainConfig]) -> None:

@@ -31,6 +31,9 @@ _EXPECTED = {
     r"is not a subclass of": "no value: it is a group, set its keys",
 }
 
+#: Groups of training that are no choice of a command, since its checkpoint decides on them.
+_OF_CHECKPOINT = {"adapt": ("backbone", "head")}
+
 #: Hydra's words for a key that is not there.
 _UNKNOWN = (
     r"Could not override '([^']+)'",
@@ -67,6 +70,10 @@ def explain(error: Exception, command: str, overrides: list[str]) -> str:
         for pattern in _UNKNOWN:
             if unknown := re.search(pattern, text):
                 key, known = unknown[1], known_keys(command, overrides)
+                if key.partition(".")[0] in _OF_CHECKPOINT.get(command, ()):
+                    return (
+                        f"{key} is no key of the {command} command: it is as in the checkpoint. Leave it out"
+                    )
                 message = unknown_key(key, known, command)
                 open_group = key.partition(".")[0] in known and key.partition(".")[0] in OWN_KEYS
                 if open_group and "." in key and "Did you mean" not in message:

@@ -148,7 +148,7 @@ def _compare(request: Request) -> int:
 
 def _register(request: Request) -> int:
     options, run = request.options, request.chosen[0]
-    if run.tags.get("reid.kind") != "run":
+    if run.tags.get("reid.kind") not in ("run", "adaptation"):
         request.errors.print(
             f"reid.runs register: {run.run_id} ({run.name}) is a {run.tags.get('reid.kind')}, which has no "
             "model. Name a run of reid.train: `python -m reid.runs show` lists those of a sweep"

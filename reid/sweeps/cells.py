@@ -24,6 +24,7 @@ from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat
 from reid.config.mix import MIX, losses_of
 from reid.config.schema import (
+    AdaptConfig,
     EvaluateConfig,
     ThresholdConfig,
     TrainConfig,
@@ -32,7 +33,7 @@ from reid.config.schema import (
     register,
 )
 from reid.config.search_space import tune_settings
-from reid.config.settings import evaluate_settings, threshold_settings, typed_train_settings
+from reid.config.settings import adapt_settings, evaluate_settings, threshold_settings, typed_train_settings
 from reid.data import load_dataset
 from reid.data.corrections import read_verdicts
 from reid.engine.checkpoint_source import check_checkpoint
@@ -106,6 +107,13 @@ def check_threshold(config: DictConfig) -> ThresholdConfig:
     return settings
 
 
+def check_adapt(config: DictConfig) -> AdaptConfig:
+    """The same for an adaptation."""
+    settings = adapt_settings(config)
+    check_checkpoint(settings.checkpoint)
+    return settings
+
+
 def check_tune(config: DictConfig) -> TuneConfig:
     """The same for a study and both ends of all that it searches."""
     return tune_settings(config, typed_train_settings)
@@ -117,6 +125,7 @@ CHECKS: dict[type | None, Callable[[DictConfig], object]] = {
     EvaluateConfig: check_evaluate,
     ThresholdConfig: check_threshold,
     TuneConfig: check_tune,
+    AdaptConfig: check_adapt,
 }
 
 

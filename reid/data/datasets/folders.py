@@ -85,6 +85,29 @@ def load(
     return assemble(root.name, root, labelled, test_fraction, seed, strays, rules, notice)
 
 
+def images_of_nobody(root: Path, cameras: Cameras = "auto") -> list[LabelledImage]:
+    """All images below `root`, whose folders name no people; cameras are read as `load` reads them.
+
+    Raises:
+        DatasetError: a camera that cannot be, or that `cameras` insists on and that is not there.
+    """
+    found = images_below(root).images
+    named, _ = _cameras([_image(path, root, "", "") for path in found], cameras)
+    return [
+        LabelledImage(path, "", camera, "", path.relative_to(root).as_posix(), str(path))
+        for path, camera in zip(found, named, strict=True)
+    ]
+
+
+def has_people(root: Path) -> bool:
+    """Whether the folders of `root` may name people: some have another name than a camera's.
+
+    Folders with numbers for names, such as `2`, name people.
+    """
+    folders = [path for path in root.iterdir() if _is_person(path)]
+    return any(path.name.isdigit() or not CAMERA_FOLDER.fullmatch(path.name) for path in folders)
+
+
 def _parents(root: Path) -> Iterator[tuple[str, Path]]:
     """Each folder that holds persons' folders, and the split that it stands for."""
     folders = {path.name for path in root.iterdir() if _is_person(path)}
