@@ -19,7 +19,8 @@ from pathlib import Path
 
 #: What a training run imports, also late: MLflow and its database, the compiler that an optimizer looks for.
 IMPORTED = [
-    "reid.commands.train", "reid.commands.evaluate", "reid.commands.threshold", "reid.jobs.frame",
+    "reid.commands.train", "reid.commands.evaluate", "reid.commands.threshold", "reid.commands.adapt",
+    "reid.jobs.frame",
     "reid.sweeps.callback", "mlflow", "alembic.context", "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.artifact.local_artifact_repo", "torch._dynamo", "matplotlib.pyplot", "tests.preloaded",
 ]  # fmt: skip

@@ -42,6 +42,16 @@ REFUSED = {
         "checkpoint={}/empty.pt output=/nowhere/a.pt",
         "checkpoint={}/empty.pt dataset=market data.root=/nowhere",
     ],
+    "reid.adapt:main": [
+        "", "checkpoint={}/empty.pt", "checkpoint=/nowhere dataset=synthetic", "--checkpoint a.pt",
+        "checkpoint={}/empty.pt dataset=folders", "checkpoint={}/empty.pt dataset=markt",
+        "checkpoint={}/empty.pt dataset=folders dataset.root=/nowhere",
+        "checkpoint={}/empty.pt dataset=synthetic adapt.eps=1",
+        "checkpoint={}/empty.pt dataset=synthetic adapt.ep=1",
+        "checkpoint={}/empty.pt dataset=synthetic backbone=resnet18",
+        "checkpoint={}/empty.pt dataset=synthetic init_from={}/empty.pt",
+        "-m checkpoint={}/empty.pt dataset=synthetic adapt.eps=0.5,2",
+    ],
     "experiments.tune.__main__:main": [
         "", "study=alpha", "study=alpha_margin study.trials=0", "study=alpha_margin eval.split=test",
         "study=alpha_margin study.space.alpha.low=9", "study=alpha_margin data.root=/nowhere",

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from reid.config.schema import config_folder
-from reid.config.settings import evaluate_settings, threshold_settings, train_settings
+from reid.config.settings import adapt_settings, evaluate_settings, threshold_settings, train_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = config_folder()
@@ -45,6 +45,7 @@ SETTINGS = {
     "reid.train": ("train", train_settings),
     "reid.evaluate": ("evaluate", evaluate_settings),
     "reid.threshold": ("threshold", threshold_settings),
+    "reid.adapt": ("adapt", adapt_settings),
     "experiments.tune": ("tune", None),
 }
 #: Names that belong to the reader, to a run or to the system, and those of the choice that is added.

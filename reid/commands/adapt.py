@@ -42,7 +42,7 @@ from reid.commands.train import Fit, epoch, trackable, trained_network, trainee,
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat
 from reid.config.schema import AdaptConfig, EvalConfig
-from reid.config.settings import adapt_settings, with_network_of
+from reid.config.settings import adapt_settings, as_trained, with_network_of
 from reid.config.trial import check_built
 from reid.data import ReidDataset
 from reid.data.batches import plain_batches
@@ -104,6 +104,8 @@ _STAYS = (
     "model", "preprocessing", "dataset", "pids", "eval", "config", "config_hash", "resume_hash",
     "train_fingerprint", "begun", "teacher", "progress", "converted", ADAPTATION,
 )  # fmt: skip
+#: How features are compared stays as the model was trained, unless something else is typed.
+_SPACE = ("metric", "feature_norm", "neck_feature", "flip")
 #: Seeds of two rounds lie so far apart, so that seeds 0, 1, 2, … of a sweep have no round in common.
 _SEEDS = 100_000
 
@@ -219,8 +221,9 @@ def adapt(job: Job, typed: AdaptConfig) -> dict[str, float]:
     by."""
     source = find_checkpoint(typed.checkpoint, typed.tracking.uri)
     parent = with_data_now(load_checkpoint(source), typed.data.root)
+    space = {key: parent.meta["eval"][key] for key in _SPACE if key in parent.meta["eval"]}
     settings = with_network_of(
-        typed,
+        replace(typed, eval=as_trained(typed.eval, space, job.overrides)),
         {**parent.meta["model"], "head": described_head(parent.meta["model"])},
         parent.meta["preprocessing"],
         job.overrides,
@@ -433,7 +436,7 @@ def facts(adaptation: Adaptation, parent: Mapping[str, Any]) -> dict[str, object
     inputs, settings = adaptation.inputs, adaptation.settings
     return {
         "reid.kind": "adaptation",
-        "reid.config_hash": config_hash(adapt_settings(adaptation.job.config)),
+        "reid.config_hash": adaptation.job.status.config_hash,
         "reid.data.fingerprint": inputs.fingerprint,
         "reid.data.name": inputs.target.name,
         "reid.data.training": f"{len(inputs.store)} crops without labels",
@@ -521,7 +524,7 @@ def rounds(adaptation: Adaptation, tracker: Tracker) -> str:
         features = adaptation.features(model, "after", f"crops for round {number}")
         clusters = clusters_of(adaptation, model, features, folder)
         stable = state.stable
-        row: dict[str, float] = {"round": number}
+        row: dict[str, float] = {"round": float(number)}
         row |= {"clusters/count": clusters.count, "clusters/outliers": clusters.outliers}
         if state.round:
             row["clusters/agreement"] = agreement(state.labels, clusters.labels)
@@ -531,7 +534,7 @@ def rounds(adaptation: Adaptation, tracker: Tracker) -> str:
                 f"the clusters stayed as they were for {stable} rounds (agreement "
                 f"{row['clusters/agreement']:.3f}, adapt.stability={keys.stability})"
             )
-        refuse_unworkable(adaptation, clusters)
+        refuse_unworkable(clusters, adaptation.settings, number, adaptation.job.folder / LAST)
         truth = adaptation.inputs.true_labels()
         if truth is not None:
             row["clusters/agreement_with_labels"] = agreement(truth, clusters.labels)
@@ -584,15 +587,16 @@ def is_stable(before: Clusters, now: Clusters, stability: float) -> bool:
     )
 
 
-def refuse_unworkable(adaptation: Adaptation, clusters: Clusters) -> None:
+def refuse_unworkable(clusters: Clusters, settings: AdaptConfig, number: int, last: Path) -> None:
     """Refuse clusters that cannot be trained on.
+
+    number: of the round, from 1. last: the file that holds the model of the round before.
 
     Raises:
         AdaptationError: all crops are outliers or in one cluster, or there are fewer clusters than a batch
             takes.
     """
-    keys, needed = adaptation.settings.adapt, adaptation.settings.batch.identities
-    number, crops = adaptation.state.round + 1, len(clusters.labels)
+    keys, needed, crops = settings.adapt, settings.batch.identities, len(clusters.labels)
     how = f"adapt.eps={keys.eps:g}, adapt.min_samples={keys.min_samples}"
     if clusters.count == 0:
         problem = (
@@ -613,7 +617,7 @@ def refuse_unworkable(adaptation: Adaptation, clusters: Clusters) -> None:
         )
     else:
         return
-    kept = f" {adaptation.job.folder / LAST} holds the model after round {number - 1}." if number > 1 else ""
+    kept = f" {last} holds the model after round {number - 1}." if number > 1 else ""
     first = "" if number > 1 else " adapt.batch_norm_only=true needs no clusters."
     raise AdaptationError(f"round {number}: {problem}.{first}{kept}")
 
@@ -674,6 +678,7 @@ def train_round(
     state.model = {name: tensor.cpu().clone() for name, tensor in session.result.state_dict().items()}
     state.meta = meta | {
         "begun": dict(adaptation.origin), ADAPTATION: description, "progress": {"epoch": session.epoch},
+        "config_hash": job.status.config_hash,
         "run_id": job.tracker.run_id if job.tracker else None,
         "run_key": job.tracker.run_key if job.tracker else None,
     }  # fmt: skip

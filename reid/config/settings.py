@@ -155,7 +155,7 @@ def with_network_of(
         "tricks.bnneck": head.get("neck", settings.tricks.bnneck),
     }
     typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
-    if strange := sorted(key for key in typed if key.partition(".")[0] in ("backbone", "head", "image@")):
+    if strange := sorted(key for key in typed if key.partition(".")[0] in ("backbone", "head")):
         raise ConfigError(f"{strange[0]} is the checkpoint's, as it was trained: leave it out")
     if named := sorted({"image.mean", "image.std"} & typed):
         raise ConfigError(f"{named[0]} is the checkpoint's, whose images were normalised so: leave it out")
@@ -166,7 +166,6 @@ def with_network_of(
     whole = replace(
         settings,
         backbone={**model["backbone"], "weights": "none"},
-        init_from=settings.checkpoint,
         image=replace(settings.image, height=preprocessing["height"], width=preprocessing["width"]),
         tricks=replace(
             settings.tricks, last_stride=model["last_stride"], bnneck=of_checkpoint["tricks.bnneck"]
@@ -174,7 +173,7 @@ def with_network_of(
     )
     followed = {"train_feature": settings.loss.get("neck_feature", "after")}
     whole.head = {**head, **followed, "eval_feature": settings.eval.neck_feature}
-    _check_training(whole)
+    _check_training(replace(whole, init_from=settings.checkpoint))
     return whole
 
 

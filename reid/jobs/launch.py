@@ -52,6 +52,12 @@ HYDRAS_ERRORS = (HydraException, OmegaConfBaseException)
 #: What a command leaves in the environment for its workers, and takes from nobody.
 INHERITED = (PARENT_FOLDER, SWEPT_KEYS, LAUNCHER)
 
+#: What to type after a stop, of commands that go on where they were.
+_GOES_ON = {
+    "train": ". To go on: the same command; a single run with resume=auto",
+    "adapt": ". To go on: the same command",
+}
+
 #: How often this sweep was begun again by itself.
 RESTARTS = "REID_SWEEP_RESTARTS"
 
@@ -88,7 +94,7 @@ def launch(command: str, story: str, together: bool = False) -> NoReturn:
     except Stopped as stopped:
         several = processes is not None
         why = "; torchrun does so too where another process of this run has ended" if several else ""
-        how = ". To go on: the same command; a single run with resume=auto" if command == "train" else ""
+        how = _GOES_ON.get(command, "")
         _complain(f"{stopped}{why}{how}", processes)
         sys.exit(stopped.exit_code)
     except SweepEnded as ended:

@@ -118,11 +118,22 @@ def families(runs: Sequence[RunRecord]) -> list[tuple[RunRecord, list[RunRecord]
 
 
 def with_children(chosen: Sequence[RunRecord], runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The chosen runs and all their children, each once, children before their parent."""
-    ids = {run.run_id for run in chosen}
-    below = [run for run in runs if run.parent in ids]
-    wanted = ids | {run.run_id for run in below}
-    return sorted((run for run in runs if run.run_id in wanted), key=lambda run: run.parent is None)
+    """The chosen runs and all that lie below them, each once, children before their parent.
+
+    The rounds of an adaptation are children of a run that may itself be the child of a sweep.
+    """
+    parents = {run.run_id: run.parent for run in runs}
+    chosen_ids = {run.run_id for run in chosen}
+
+    def above(run: RunRecord) -> list[str | None]:
+        found = [run.run_id]
+        while (parent := parents.get(found[-1])) is not None and parent not in found:
+            found.append(parent)
+        return found
+
+    depths = {run.run_id: above(run) for run in runs}
+    wanted = [run for run in runs if chosen_ids & {*depths[run.run_id]}]
+    return sorted(wanted, key=lambda run: -len(depths[run.run_id]))
 
 
 def run_score(run: RunRecord) -> RunScore:
