@@ -40,8 +40,8 @@ import torch
 from reid.commands.threshold import trained_images
 from reid.commands.train import Fit, epoch, trackable, trained_network, trainee, training_batches
 from reid.config.checks import ConfigError
-from reid.config.identity import config_hash, flat
-from reid.config.schema import AdaptConfig, EvalConfig
+from reid.config.identity import changed, config_hash, flat, resume_hash
+from reid.config.schema import AdaptConfig, AdaptKeys, EvalConfig
 from reid.config.settings import adapt_settings, as_trained, with_network_of
 from reid.config.trial import check_built
 from reid.data import ReidDataset
@@ -106,6 +106,8 @@ _STAYS = (
 )  # fmt: skip
 #: How features are compared stays as the model was trained, unless something else is typed.
 _SPACE = ("metric", "feature_norm", "neck_feature", "flip")
+#: Keys that may change where an adaptation goes on: when it stops, and where its model lies.
+_MAY_CHANGE = ("adapt.rounds", "adapt.patience", "adapt.stability", "checkpoint")
 #: Seeds of two rounds lie so far apart, so that seeds 0, 1, 2, … of a sweep have no round in common.
 _SEEDS = 100_000
 
@@ -172,7 +174,7 @@ class Adaptation:
         training = {
             "adaptation": {
                 "round": state.round, "stable": state.stable, "labels": state.labels, "rows": state.rows,
-                "data": self.inputs.fingerprint,
+                "data": self.inputs.fingerprint, "config": flat(self.settings),
             }
         }  # fmt: skip
         save_checkpoint(self.job.folder / LAST, Checkpoint(state.model, state.meta, training))
@@ -245,7 +247,10 @@ def adapt(job: Job, typed: AdaptConfig) -> dict[str, float]:
     inputs = inputs_now()
     warn_of_trained(parent.meta, inputs.target)
     origin = origin_of(source, sha256, parent.meta)
-    state = resumed(job, inputs, sha256) if job.resuming else begun(settings, inputs, parent, sha256, origin)
+    if job.resuming:
+        state = resumed(job, settings, inputs, sha256)
+    else:
+        state = begun(settings, inputs, parent, sha256, origin)
     adaptation = Adaptation(job, settings, compute, inputs, origin, state)
     say_what(adaptation, source)
     if not job.resuming and not (job.folder / JOURNAL).exists():
@@ -383,11 +388,12 @@ def description_of(
     }
 
 
-def resumed(job: Job, inputs: Inputs, sha256: str) -> State:
+def resumed(job: Job, settings: AdaptConfig, inputs: Inputs, sha256: str) -> State:
     """The state that `last.pt` holds.
 
     Raises:
-        CheckpointError: it began with another model or on other data, or holds no adaptation.
+        CheckpointError: it began with another model, with other keys or on other data, or holds no
+            adaptation.
     """
     path = job.folder / LAST
     checkpoint = load_checkpoint(path)
@@ -401,6 +407,14 @@ def resumed(job: Job, inputs: Inputs, sha256: str) -> State:
     if kept["data"] != inputs.fingerprint:
         raise CheckpointError(
             f"{path} was begun on other crops than lie there now. To begin anew set resume=null"
+        )
+    now = flat(settings)
+    keys = [key for key in changed(kept["config"], now) if not key.startswith(_MAY_CHANGE)]
+    if kept["config"]["epochs"] != settings.epochs:
+        keys.append(f"epochs was {kept['config']['epochs']}, is {settings.epochs}")
+    if keys:
+        raise CheckpointError(
+            f"{path} was begun with other keys ({'; '.join(keys)}). To begin anew set resume=null"
         )
     state = State(
         checkpoint.model, checkpoint.meta, kept["round"], kept["stable"], kept["labels"], list(kept["rows"])
@@ -423,6 +437,8 @@ def say_what(adaptation: Adaptation, source: Path) -> None:
             f"labels: used for judging alone ({len(inputs.judged.query):,} queries, "
             f"{len(inputs.judged.gallery):,} in the gallery), never for training nor stopping"
         )
+    elif target.labelled is not None:
+        lines.append("labels: they cannot be judged by, as is said above")
     else:
         lines.append("labels: none, so nothing is judged")
     if inputs.store.bad:
@@ -545,7 +561,7 @@ def rounds(adaptation: Adaptation, tracker: Tracker) -> str:
         with suppress(OSError):  # three times the model's size, and not needed any more
             (folder / LAST).unlink()
         report(adaptation, tracker, row)
-    return f"adapt.rounds={keys.rounds} are done; the clusters were not yet stable by then"
+    return f"adapt.rounds={keys.rounds} are done, and the clusters went on moving until then"
 
 
 def clusters_of(adaptation: Adaptation, model: ReidModel, features: torch.Tensor, folder: Path) -> Clusters:
@@ -712,6 +728,8 @@ def fit_of(
     for module in objective.learning:
         module.to(compute.device)
     meta = checkpoint_meta(settings, training, model) | {"begun": dict(adaptation.origin)}
+    # What may change where an adaptation goes on may so within a round too; the rest is compared by `resumed`.
+    meta["resume_hash"] = resume_hash(replace(settings, checkpoint="", adapt=AdaptKeys()))
     session = Session(folder, model, optimizers, compute, meta, objective.metric_loss, objective.criterion)
     if (folder / LAST).exists():
         session.resume(settings.epochs)
