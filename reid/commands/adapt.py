@@ -728,7 +728,7 @@ def fit_of(
     for module in objective.learning:
         module.to(compute.device)
     meta = checkpoint_meta(settings, training, model) | {"begun": dict(adaptation.origin)}
-    # What may change where an adaptation goes on may so within a round too; the rest is compared by `resumed`.
+    # When an adaptation stops may change where it goes on, within a round too; `resumed` compares the rest.
     meta["resume_hash"] = resume_hash(replace(settings, checkpoint="", adapt=AdaptKeys()))
     session = Session(folder, model, optimizers, compute, meta, objective.metric_loss, objective.criterion)
     if (folder / LAST).exists():

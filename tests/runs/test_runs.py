@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from reid.runs import __main__ as runs
-from reid.runs.selection import differing, find_run, seconds
+from reid.runs.selection import differing, find_run, seconds, with_children
 from reid.tracking import RunRecord, Store, Tracker, TrackingError, all_runs, default_store, open_parent
+from reid.tracking.deliver import PARENT_RUN
 
 FACTS = {"reid.score_split": "val", "reid.data.fingerprint": "aa", "reid.git.sha": "c0ffee" + 34 * "0"}
 
@@ -262,3 +263,13 @@ def test_later_keys_at_their_defaults_tell_no_run_of_older_code_apart() -> None:
         "epochs": ["3", "3", "4"],
         "schedule.per": ["-", "epoch", "iteration"],
     }
+
+
+def test_what_lies_below_a_child_is_deleted_with_its_head() -> None:
+    """The rounds of an adaptation that is a job of a sweep: three generations."""
+    tags = ({}, {PARENT_RUN: "sweep"}, {PARENT_RUN: "adapted"}, {PARENT_RUN: "elsewhere"})
+    ids = ("sweep", "adapted", "round", "stranger")
+    found = [RunRecord(run_id, run_id, "FINISHED", tags=tag) for run_id, tag in zip(ids, tags, strict=True)]
+    assert [run.run_id for run in with_children(found[:1], found)] == ["round", "adapted", "sweep"]
+    assert [run.run_id for run in with_children(found[1:2], found)] == ["round", "adapted"]
+    assert [run.run_id for run in with_children(found[3:], found)] == ["stranger"]
