@@ -60,7 +60,8 @@ def test_the_network_and_the_images_are_the_checkpoints(tiny_checkpoint: Path) -
     settings = with_network_of(settings_of(tiny_checkpoint), meta["model"], meta["preprocessing"], [])
     assert settings.backbone["name"] == "resnet18"
     assert (settings.image.height, settings.image.width) == (32, 16)
-    assert settings.init_from == str(tiny_checkpoint)
+    assert settings.head["_target_"] == "reid.models.heads.BNNeck"
+    assert settings.tricks.bnneck
     for word, named in (
         ("image.height=64", "image.height=64 differs from the checkpoint's 32"),
         ("tricks.last_stride=2", "tricks.last_stride=2 differs from the checkpoint's 1"),

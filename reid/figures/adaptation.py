@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reid.figures.style import BLUE, GREEN, ORANGE, SMALL, headline, new_figure, styled, whole_number_axis
 
@@ -62,6 +63,7 @@ def adaptation_rounds(
             if people is not None:
                 axes.axhline(people, color="0.4", linestyle="--", label=f"people, by the labels: {people:,}")
             axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("Round")
         axes.set_ylabel(label)
         whole_number_axis(axes, 0, last)

@@ -101,7 +101,7 @@ def test_a_folder_of_images_or_of_cameras_has_no_people(
 
 
 def test_training_crops_of_folders_of_people_are_taken_without_labels(tmp_path: Path) -> None:
-    pictures(tmp_path, [f"{person}/{n}_c{n}.jpg" for person in ("ann", "bob", "eve", "7") for n in (1, 2)])
+    pictures(tmp_path, [f"{person}/{n}_c{n}.jpg" for person in ("ann", "bob", "eve", "zoe") for n in (1, 2)])
     target = read_target({"name": "folders", "root": str(tmp_path)})
     labelled = target.labelled
     assert labelled is not None

@@ -28,7 +28,7 @@ def test_scores_clusters_and_shares_are_drawn_by_round() -> None:
 
 def test_without_labels_no_score_and_no_number_of_people_is_drawn() -> None:
     figure = adaptation_rounds([{key: row[key] for key in row if "test" not in key} for row in ROWS])
-    assert [axes.get_title() for axes in figure.axes] == ["Clusters", "Agreement and outliers"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Clusters", "Agreement and outliers"]
     assert len(figure.axes[0].get_lines()) == 1
 
 
