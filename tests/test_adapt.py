@@ -398,3 +398,21 @@ def test_a_clustering_that_cannot_work_ends_with_the_next_step(
     assert "all are outliers" in done.stderr
     assert "Raise adapt.eps" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_has_a_report_and_its_jobs_have_rounds(
+    parent: Path, tiny_data: Path, template_db: Path, tmp_path: Path, run_command: Runner
+) -> None:
+    shutil.copy(template_db, tmp_path)
+    line = words(parent, tiny_data, "dataset.domain=night", "adapt.rounds=1", "loss.alpha=1.2,2.0")
+    done = run_command("reid.adapt", "-m", *line, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = list_runs(default_store(tmp_path), "adaptation")
+    (head,) = [run for run in runs if run.tags["reid.kind"] == "sweep"]
+    jobs = [run for run in runs if run.parent == head.run_id]
+    assert [run.tags["reid.kind"] for run in jobs] == ["adaptation"] * 2
+    rounds = [run for run in runs if run.tags["reid.kind"] == "round"]
+    assert {run.parent for run in rounds} == {run.run_id for run in jobs}
+    assert "2.0" in done.stdout
+    (report,) = tmp_path.glob("multirun/*/report.md")
+    assert "loss.alpha" in report.read_text()

@@ -5,6 +5,7 @@ import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -129,7 +130,11 @@ def test_data_to_judge_on_alone_are_refused(tiny_data: Path, tmp_path: Path) -> 
 
 
 def test_any_dataset_is_a_target(tiny_data: Path) -> None:
-    spec = {"name": "synthetic", "root": str(tiny_data / "synthetic" / "day_tiny_0"), "preset": "tiny"}
+    spec: dict[str, Any] = {
+        "name": "synthetic",
+        "root": str(tiny_data / "synthetic" / "day_tiny_0"),
+        "preset": "tiny",
+    }
     target, whole = read_target(spec), load_dataset(**spec)
     assert target.labelled == whole
     assert [crop.path for crop in target.crops] == [crop.path for crop in whole.train]

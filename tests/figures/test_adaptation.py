@@ -1,5 +1,6 @@
 """The picture of an adaptation: what is drawn, and what is left out where there are no labels."""
 
+import numpy as np
 import pytest
 
 from reid.figures import adaptation_rounds
@@ -20,8 +21,8 @@ def test_scores_clusters_and_shares_are_drawn_by_round() -> None:
     figure = adaptation_rounds(ROWS, people=60)
     scores, clusters, shares = figure.axes
     lines = {line.get_label(): line for line in scores.get_lines()}
-    assert list(lines["mAP"].get_xdata()) == [0, 1, 2]
-    assert list(lines["mAP"].get_ydata()) == [10, 20, 30]
+    assert np.asarray(lines["mAP"].get_xdata()).tolist() == [0, 1, 2]
+    assert np.asarray(lines["mAP"].get_ydata()).tolist() == [10, 20, 30]
     assert "people, by the labels: 60" in [line.get_label() for line in clusters.get_lines()]
     assert len(shares.get_lines()) == 2
 

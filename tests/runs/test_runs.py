@@ -267,7 +267,12 @@ def test_later_keys_at_their_defaults_tell_no_run_of_older_code_apart() -> None:
 
 def test_what_lies_below_a_child_is_deleted_with_its_head() -> None:
     """The rounds of an adaptation that is a job of a sweep: three generations."""
-    tags = ({}, {PARENT_RUN: "sweep"}, {PARENT_RUN: "adapted"}, {PARENT_RUN: "elsewhere"})
+    tags: tuple[dict[str, str], ...] = (
+        {},
+        {PARENT_RUN: "sweep"},
+        {PARENT_RUN: "adapted"},
+        {PARENT_RUN: "elsewhere"},
+    )
     ids = ("sweep", "adapted", "round", "stranger")
     found = [RunRecord(run_id, run_id, "FINISHED", tags=tag) for run_id, tag in zip(ids, tags, strict=True)]
     assert [run.run_id for run in with_children(found[:1], found)] == ["round", "adapted", "sweep"]
