@@ -87,7 +87,7 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             folder = job.folder / "figures" / (label if evaluation.datasets else "")
             with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
                 drawn = run_figures.draw_judgement(
-                    folder, judgement, judged, f"{home_of_model} -> {label}", how.protocol
+                    folder, judgement, judged.rows_of(how), f"{home_of_model} -> {label}", how.protocol
                 )
             for path, shows_people in drawn:
                 if settings.tracking.images or not shows_people:

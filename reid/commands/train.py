@@ -392,7 +392,13 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
         )  # fmt: skip
     with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
         drawn = run_figures.draw(
-            job.folder, session.history, last, run.dataset, run.judged, job.name, run.evaluation.protocol
+            job.folder,
+            session.history,
+            last,
+            run.dataset,
+            run.judged.rows_of(run.evaluation),
+            job.name,
+            run.evaluation.protocol,
         )
     for path, shows_people in drawn:
         if settings.tracking.images or not shows_people:

@@ -131,6 +131,10 @@ class EvalConfig:
     rerank_k2: int = at_least(1, 6)
     rerank_lambda: float = between(0, 1, 0.3)
     datasets: list[Any] = field(default_factory=list)  # of reid.evaluate: choices, or {name: choice, …}
+    tracklets: bool | None = None  # judged per tracklet; null: where the data name tracklets
+    tracklet_pooling: str = one_of("mean", "max", "quality")  # how the features of its frames become one
+    quality: bool = False  # of reid.evaluate: the error that is left when the worst crops are set aside
+    groups: list[Any] = field(default_factory=list)  # of reid.evaluate: camera_pair, size, a column, …
 
 
 @dataclass

@@ -263,6 +263,11 @@ def _check_across(settings: TrainConfig) -> None:
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
         )
+    if settings.eval.quality or settings.eval.groups:
+        raise ConfigError(
+            "eval.quality and eval.groups are for a trained model: python -m reid.evaluate checkpoint=… "
+            "eval.quality=true eval.groups=[camera_pair,size]"
+        )
     if settings.checkpointing and settings.compile:
         raise ConfigError(
             "checkpointing and compile are both true: the compiler itself decides what is computed twice. "

@@ -14,17 +14,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Stands in a tensor of tracklets for an image that is a frame of none.
+NO_TRACKLET = -1
+
 
 class Crop(NamedTuple):
     """One image of one person by one camera.
 
     `pid` counts people (0 is a distractor: a person nobody looks for; junk, -1, never gets here) and
-    `camid` counts cameras from 0.
+    `camid` counts cameras from 0.  `tracklet` numbers the tracklets of a dataset from 0: the frames of one
+    person whom one camera followed for a while share a number.  None: the image belongs to no tracklet.
     """
 
     path: Path
     pid: int
     camid: int
+    tracklet: int | None = None
 
 
 @dataclass(frozen=True)

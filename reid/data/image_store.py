@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reid.data.crops import Crop, DatasetError, Progress, silent
+from reid.data.crops import NO_TRACKLET, Crop, DatasetError, Progress, silent
 from reid.data.files import in_threads
 from reid.data.pictures import PictureFile, bad_lines, count_treatments, read_picture
 from reid.data.store_files import FORMAT, UNREADABLE, FileHashes, map_and_hold, read_facts, store_key
@@ -65,6 +65,14 @@ class ImageStore:
     def pids(self) -> torch.Tensor:
         """int64 (N,)"""
         return torch.tensor([crop.pid for crop in self.crops], dtype=torch.int64)
+
+    @property
+    def tracklets(self) -> torch.Tensor | None:
+        """int64 (N,), -1 for an image of none; None where no image is a frame of a tracklet."""
+        if all(crop.tracklet is None for crop in self.crops):
+            return None
+        numbers = [NO_TRACKLET if crop.tracklet is None else crop.tracklet for crop in self.crops]
+        return torch.tensor(numbers, dtype=torch.int64)
 
     @property
     def camids(self) -> torch.Tensor:

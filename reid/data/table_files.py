@@ -1,4 +1,4 @@
-"""Tables that name images: path, pid, and perhaps camid and split; read by line, and written."""
+"""Tables that name images: path, pid, and perhaps camid, split and tracklet; read by line, and written."""
 
 import csv
 import os
@@ -10,7 +10,7 @@ from reid.data.files import path_problem
 from reid.data.labelled_images import SPLITS, LabelledImage
 from reid.data.labels import LabelError, People, clean, is_null
 
-NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split")
+NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split", "tracklet")
 
 #: What others call these columns.  Reading past such a column would lose what it says.
 ALIASES = {
@@ -18,6 +18,7 @@ ALIASES = {
     "pid": {"id", "person", "person_id", "personid", "identity", "label", "name"},
     "camid": {"cam", "camera", "cam_id", "camera_id", "cameraid"},
     "split": {"set", "subset", "partition", "fold"},
+    "tracklet": {"tracklets", "tracklet_id", "trackletid"},
 }
 
 #: The cells of a CSV are text, those of a Parquet file may be anything.
@@ -105,8 +106,8 @@ def _check_columns(file: Path, header: list[str]) -> None:
             continue
         hint = f" Rename {alias[0]!r} to {wanted!r}." if alias else ""
         raise DatasetError(
-            f"{file} has no column {wanted!r}: expected a header with path, pid and, where known, camid and "
-            f"split, separated by commas; found {', '.join(header) or 'nothing'}.{hint}"
+            f"{file} has no column {wanted!r}: expected a header with path, pid and, where known, camid, "
+            f"split and tracklet, separated by commas; found {', '.join(header) or 'nothing'}.{hint}"
         )
 
 
@@ -119,10 +120,11 @@ def _labelled_image(row: Row, where: str, root: Path, rules: People) -> Labelled
         raise DatasetError(f"{where}: {problem}.")
     try:
         person = rules.read(row["pid"])
-        camera, split = clean(row.get("camid")), clean(row.get("split"))
+        camera, split, tracklet = (clean(row.get(name)) for name in OPTIONAL)
     except LabelError as error:
         raise DatasetError(f"{where}: {error}.") from error
     split = "" if is_null(split) else split
     if split and split not in SPLITS:
         raise DatasetError(f"{where}: split {split!r} is not allowed: expected one of {', '.join(SPLITS)}.")
-    return LabelledImage(root / path, person, "" if is_null(camera) else camera, split, path, where)
+    camera, tracklet = ("" if is_null(label) else label for label in (camera, tracklet))
+    return LabelledImage(root / path, person, camera, split, path, where, tracklet)

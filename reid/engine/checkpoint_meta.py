@@ -129,6 +129,7 @@ def _evaluation() -> dict[str, Entry]:
     """The keys of `eval`, as the schema of the configs has them; older files lack some that came later."""
     plain = {
         bool: _flag, str: _text, int: _whole(0), float: _number(),
+        bool | None: Entry(lambda value: value is None or isinstance(value, bool), "true, false or null"),
         list[Any]: Entry(lambda value: value == [], "an empty list"),  # of reid.evaluate alone
     }  # fmt: skip
     entries = {}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.data import load_dataset
-from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, silent
+from reid.data.crops import DatasetError, Progress, ReidDataset, silent
 from reid.people import is_person
 
 
@@ -14,7 +14,7 @@ def load(
 ) -> ReidDataset:
     """Read every part and join their training images; test on the query and the gallery of one part.
 
-    The pids and camids of each part start above those of the parts before it; distractors stay 0.
+    The pids, camids and tracklets of each part start above those of the parts before it; distractors stay 0.
 
     Args:
         root: where the parts lie by default; each says it itself.
@@ -69,11 +69,15 @@ def _read(number: int, part: dict[str, Any], progress: Progress) -> ReidDataset:
 def _kept_apart(parts: list[ReidDataset]) -> list[ReidDataset]:
     """The parts with pids and camids that no other part has."""
     apart: list[ReidDataset] = []
-    people = cameras = 0
+    people = cameras = tracklets = 0
     for part in parts:
         train, val, query, gallery, uncorrected = (
             tuple(
-                Crop(crop.path, crop.pid + people if is_person(crop.pid) else crop.pid, crop.camid + cameras)
+                crop._replace(
+                    pid=crop.pid + people if is_person(crop.pid) else crop.pid,
+                    camid=crop.camid + cameras,
+                    tracklet=None if crop.tracklet is None else crop.tracklet + tracklets,
+                )
                 for crop in crops
             )
             for crops in (part.train, part.val, part.query, part.gallery, part.uncorrected or part.train)
@@ -88,6 +92,7 @@ def _kept_apart(parts: list[ReidDataset]) -> list[ReidDataset]:
         of_all = [crop for crops in (labelled, part.val, part.query, part.gallery) for crop in crops]
         people += max(crop.pid for crop in of_all) + 1
         cameras += max(crop.camid for crop in of_all) + 1
+        tracklets += max((crop.tracklet for crop in of_all if crop.tracklet is not None), default=-1) + 1
     return apart
 
 
