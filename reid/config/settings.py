@@ -108,6 +108,15 @@ def check_identities(identities: int, people: int, dataset: str) -> None:
         )
 
 
+def _refuse_closer_look(settings: EvalConfig) -> None:
+    """Raises ConfigError for what `reid.evaluate` alone does."""
+    if settings.quality or settings.groups:
+        raise ConfigError(
+            "eval.quality and eval.groups are for a trained model: python -m reid.evaluate checkpoint=… "
+            "eval.quality=true eval.groups=[camera_pair,size]"
+        )
+
+
 def evaluate_settings(config: DictConfig) -> EvaluateConfig:
     """As `train_settings`, for the evaluate command."""
     settings: EvaluateConfig = _typed(config)
@@ -116,6 +125,13 @@ def evaluate_settings(config: DictConfig) -> EvaluateConfig:
         if settings.eval.datasets:
             raise ConfigError("dataset and eval.datasets both say what to judge on: give one of them")
     settings.eval.datasets = _domains(settings.eval.datasets, settings.data.root)
+    for name in settings.eval.groups:
+        if not isinstance(name, str) or settings.eval.groups.count(name) > 1:
+            raise ConfigError(
+                f"eval.groups={settings.eval.groups} is not allowed: expected names, each once, of "
+                "camera_pair, size, "
+                "brightness and columns of the dataset's table"
+            )
     return settings
 
 
@@ -152,6 +168,7 @@ def _domains(entries: list[Any], data_root: str) -> list[dict[str, Any]]:
 def threshold_settings(config: DictConfig) -> ThresholdConfig:
     """As `train_settings`, for the threshold command."""
     settings: ThresholdConfig = _typed(config)
+    _refuse_closer_look(settings.eval)
     if settings.dataset is not None:
         check_dataset(settings.dataset)
     if settings.output is not None:
@@ -263,11 +280,7 @@ def _check_across(settings: TrainConfig) -> None:
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
         )
-    if settings.eval.quality or settings.eval.groups:
-        raise ConfigError(
-            "eval.quality and eval.groups are for a trained model: python -m reid.evaluate checkpoint=… "
-            "eval.quality=true eval.groups=[camera_pair,size]"
-        )
+    _refuse_closer_look(settings.eval)
     if settings.checkpointing and settings.compile:
         raise ConfigError(
             "checkpointing and compile are both true: the compiler itself decides what is computed twice. "

@@ -43,6 +43,28 @@ def read_labelled_images(file: Path, root: Path, rules: People) -> list[Labelled
     return images
 
 
+def read_columns(file: Path, root: Path, names: Iterable[str]) -> dict[Path, dict[str, str]]:
+    """The values of further columns of a table, as clean text by the path of the image; "" for a null one.
+
+    Raises:
+        DatasetError: no such table or column.
+    """
+    wanted = list(names)
+    found: dict[Path, dict[str, str]] = {}
+    for where, row in _rows(file, wanted):
+        for name in wanted:
+            if name not in row:
+                known = ", ".join(row)
+                raise DatasetError(f"{file} has no column {name!r}: it has {known}.")
+        try:
+            values = {name: clean(row[name]) for name in wanted}
+        except LabelError as error:
+            raise DatasetError(f"{where}: {error}.") from error
+        path = root / str(row["path"])
+        found[path] = {name: "" if is_null(value) else value for name, value in values.items()}
+    return found
+
+
 def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
     """Write a CSV that `read_labelled_images` reads, in UTF-8, whole or not at all."""
     partial = file.with_name(f".{file.name}.partial")
@@ -56,12 +78,12 @@ def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Itera
         partial.unlink(missing_ok=True)
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Row]]:
-    """Each row with what a message calls it."""
+def _rows(file: Path, more: Iterable[str] = ()) -> Iterator[tuple[str, Row]]:
+    """Each row with what a message calls it; of a Parquet file the known columns, and `more`."""
     if not file.is_file():
         raise DatasetError(f"there is no table {file}: set dataset.file to a .csv or .parquet file.")
     if file.suffix.lower() == ".parquet":
-        yield from _parquet_rows(file)
+        yield from _parquet_rows(file, more)
         return
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
@@ -84,7 +106,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
         raise DatasetError(f"{file} is no text in UTF-8 ({error.reason}): save it as CSV UTF-8.") from error
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(file: Path, more: Iterable[str]) -> Iterator[tuple[str, Row]]:
     from pyarrow import ArrowException, parquet  # a second, which a CSV need not wait for
 
     try:
@@ -92,7 +114,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
     except (ArrowException, OSError) as error:
         raise DatasetError(f"{file} is no Parquet file: {error}") from error
     _check_columns(file, table.column_names)
-    columns = [name for name in (*NEEDED, *OPTIONAL) if name in table.column_names]
+    columns = [name for name in dict.fromkeys((*NEEDED, *OPTIONAL, *more)) if name in table.column_names]
     for number, row in enumerate(table.select(columns).to_pylist(), start=1):
         yield f"{file} row {number}", row
 

@@ -1,5 +1,6 @@
 """The scores that a checkpoint carries, with what they were measured on and how sure they are."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,12 @@ def stored_scores(
     ]
 
 
-def store_scores(source: Path, target: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def store_scores(
+    source: Path, target: Path, rows: list[dict[str, Any]], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Write the checkpoint `source`, with these rows in it, to `target`, which may be the same file.
+
+    more: further keys of its `meta`, such as its model of quality.
 
     A row takes the place of one of the same data, split, protocol and ranking. Returns the new `meta`.
     Data of which only the reader is known (two folders) are the same where their pixels and labels are.
@@ -54,7 +59,7 @@ def store_scores(source: Path, target: Path, rows: list[dict[str, Any]]) -> dict
     """
     checkpoint = load_checkpoint(source)
     known = {_kind(row): row for row in [*checkpoint.meta.get(KEY, []), *rows]}
-    meta = {**checkpoint.meta, KEY: list(known.values())}
+    meta = {**checkpoint.meta, KEY: list(known.values()), **(more or {})}
     save_checkpoint(target, Checkpoint(checkpoint.model, meta, checkpoint.training))
     return meta
 
