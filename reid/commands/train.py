@@ -381,7 +381,8 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
         session.meta[WITHOUT_CAMIDS] = {
             "mAP": last.scores.mAP, "mAP_without": last.without_camids.mAP, "split": settings.eval.split,
         }  # fmt: skip
-    session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], True, data)
+    own = settings.dataset.get("left_out") is None
+    session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], own, data)
     trained = session.finish()
     card = model_card(session.meta)
     written = tracker.text(card, card_path(trained).name)

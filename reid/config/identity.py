@@ -36,6 +36,7 @@ FIRST = frozenset(_FIRST.split())
 #: as being without the key.  Their defaults lie in the code of the choices, which is not imported for a hash.
 LATER: dict[str, Any] = {
     "dataset.distractor": 0, "dataset.null": None, "dataset.corrections": None, "dataset.tracklets": "none",
+    "dataset.left_out": None,
     "backbone.ema": False,
     "head._target_": "reid.models.heads.BNNeck", "head.classifier": "linear", "head.scale": None,
     "head.margin": None, "head.embedding": None, "head.norm": "batch",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reid.config.dataset import sources
 from reid.config.identity import LATER
 from reid.normalisation import IMAGENET, Normalisation
 from reid.words import as_markdown
@@ -84,7 +85,7 @@ def model_card(meta: Mapping[str, Any]) -> str:
 def trained_on(meta: Mapping[str, Any]) -> list[str]:
     """The readers of the data that the model was trained on; of joint data those of the parts."""
     dataset = meta["dataset"]
-    return [str(part["name"]) for part in dataset.get("parts") or [dataset]]
+    return [str(part["name"]) for part in sources(dataset) or [dataset]]
 
 
 def seen_data(meta: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Judging embeddings: rankings and same-or-different, with their scores, as pure functions on tensors."""
 
 from reid.retrieval.bootstrap import Interval, Intervals, bootstrap
-from reid.retrieval.differences import Difference, Measured, difference
+from reid.retrieval.differences import Difference, Measured, difference, level
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
 from reid.retrieval.expansion import expand_queries
@@ -47,6 +47,7 @@ __all__ = [
     "expand_queries",
     "hardest_pairs",
     "junk",
+    "level",
     "middle_frames",
     "pair_totals",
     "pool_tracklets",
