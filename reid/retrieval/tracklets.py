@@ -55,7 +55,7 @@ def pool_tracklets(
     features = images.features
     if pooling == "max":
         pooled = features.new_full((len(first), features.shape[1]), -torch.inf)
-        pooled = pooled.index_reduce_(0, group, features, "amax")
+        pooled = pooled.scatter_reduce_(0, group[:, None].expand_as(features), features, "amax")
     else:
         if weights is None:
             weights = torch.ones(len(images), dtype=torch.float64, device=features.device)

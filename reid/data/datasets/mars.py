@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from reid.data.crops import Crop, DatasetError, Progress, ReidDataset, silent
-from reid.data.division import choose_queries
 from reid.data.image_folders import images_in, is_system_folder
 from reid.data.layout import missing_message
 from reid.people import DISTRACTOR, JUNK, is_person
@@ -36,7 +35,8 @@ def load(root: Path, official: bool = True, progress: Progress = silent) -> Reid
 
     With `info` (`{train,test}_name.txt`, `tracks_{train,test}_info.mat`, `query_IDX.mat`) tracklets and
     queries are the published ones. Without it tracklets are told by the names of their frames, and the first
-    tracklet of each person by each camera is a query, which is no published split.
+    tracklet of each person by each camera is a query where two cameras saw the person, which is no published
+    split.
 
     As published, the gallery holds all tracklets of the test people, those of the query too (a query's own is
     junk to it, as is all that its camera saw of the person), and those of distractors, pid 0. Junk, pid -1,
@@ -175,12 +175,11 @@ def _of_names(folder: Path) -> tuple[list[_Tracklet], int]:
 
 def _first_tracklets(test: Sequence[_Tracklet]) -> list[int]:
     """The places of the tracklets that stand for queries where nobody says which do."""
-    by_pid: dict[int, list[Crop]] = {}
+    first: dict[int, dict[int, int]] = {}
     for place, tracklet in enumerate(test):
         if is_person(tracklet.pid):
-            by_pid.setdefault(tracklet.pid, []).extend(_crops(tracklet, place))
-    chosen = [crop.tracklet for some in by_pid.values() for crop in choose_queries(some, True)[0]]
-    return sorted({place for place in chosen if place is not None})
+            first.setdefault(tracklet.pid, {}).setdefault(tracklet.camera, place)
+    return sorted(place for places in first.values() if len(places) > 1 for place in places.values())
 
 
 def _crops(tracklet: _Tracklet, number: int) -> tuple[Crop, ...]:
