@@ -420,7 +420,8 @@ def load_model(
     compute = Compute(choose_device(device))
     arguments = {"metric": metric, "feature_norm": feature_norm, "neck_feature": neck_feature}
     chosen = {key: value for key, value in arguments.items() if value is not None}
-    space = feature_space({**loaded.meta["eval"], **chosen})
+    # Images come one by one here, whatever it was judged on.
+    space = feature_space({**loaded.meta["eval"], **chosen, "tracklets": None})
     distance_function(space.metric)
     with torch.random.fork_rng(devices=[]), _Undrawn():
         model = compute.place(rebuild_model(loaded))

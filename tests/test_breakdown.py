@@ -162,7 +162,7 @@ def test_what_the_data_do_not_know_is_refused_before_any_work(
                 "eval.quality=true",
             ],
             ConfigError,
-            "50 of 5 people are needed",
+            "of 6 people are too few",
         ),
     ):
         with pytest.raises(kind, match=message):

@@ -1,6 +1,6 @@
 """Tracklets from a table to a judgement, a threshold and a search."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from reid.commands.evaluate import check_same_space
 from reid.commands.search import Options, queries_of, search
 from reid.commands.threshold import joined, pairs_of, together
 from reid.config.identity import without_defaults
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig
+from reid.config.settings import as_trained
 from reid.data import Crop, DatasetError, ReidDataset, load_dataset, silent
 from reid.data.division import divide
 from reid.data.split import write_split
@@ -242,6 +244,14 @@ def test_pairs_are_those_of_tracklets(dataset: ReidDataset, tmp_path: Path) -> N
     expected = pair_totals(images.pids, images.camids, "cross_camera", images.tracklets)
     assert pairs_of(crops, TRACKLETS) == expected == (3, 6)
     assert pairs_of(crops, EvalConfig()) == (3 * 2 + 2, 5 * 3)
+
+
+def test_a_model_that_was_judged_by_tracklets_takes_single_images_elsewhere() -> None:
+    trained = {"tracklets": True, "tracklet_pooling": "max", "flip": True}
+    again = as_trained(EvalConfig(), trained, [])
+    assert (again.tracklets, again.tracklet_pooling, again.flip) == (None, "max", True)
+    assert as_trained(EvalConfig(tracklets=False), trained, ["eval.tracklets=false"]).tracklets is False
+    check_same_space(replace(EvalConfig(), tracklets=True), asdict(EvalConfig()))
 
 
 # ---- search

@@ -14,7 +14,6 @@ import pandas as pd
 
 from reid.config.checks import ConfigError
 from reid.config.schema import EvalConfig
-from reid.data.crops import NO_TRACKLET
 from reid.data.files import in_threads
 from reid.data.image_store import ImageStore
 from reid.data.pictures import upright_size
@@ -39,10 +38,11 @@ from reid.judging.groups import (
     thirds,
 )
 from reid.judging.judge import Judgement
-from reid.judging.quality import FEWEST, Measures, QualityModel, columns, fit, measure, out_of_fold
 from reid.judging.quality import KEY as QUALITY
+from reid.judging.quality import Measures, QualityModel, columns, fit, folds_of, measure, out_of_fold
 from reid.judging.stored_threshold import StoredThreshold, ThresholdError, feature_space
 from reid.models import ReidModel
+from reid.retrieval import EvaluationError
 from reid.retrieval.rejection import Rejection, rejection
 from reid.terminal import Table
 
@@ -59,12 +59,14 @@ ON_CARD = ("camera_pair", "size")
 
 @dataclass(frozen=True)
 class Breakdown:
-    """What was found on one dataset; `model` is fitted on all of its queries."""
+    """What was found on one dataset; `model` is fitted on all of its queries, misses are counted at
+    `limit`."""
 
     curves: Mapping[str, Rejection] = field(default_factory=dict)
     model: QualityModel | None = None
     groups: Sequence[GroupRow] = ()
     threshold: str = ""
+    limit: float | None = None
 
 
 def check(domains: Sequence[Domain], keys: Sequence[Mapping[str, Any]], settings: EvalConfig) -> None:
@@ -91,16 +93,14 @@ def check(domains: Sequence[Domain], keys: Sequence[Mapping[str, Any]], settings
             query, how = domain.dataset.query, domain.evaluation
             usable = (matches_of(query, domain.dataset.gallery, how.protocol).usable > 0).tolist()
             judged = [crop for crop, one in zip(query, usable, strict=True) if one]
-            numbers = {
-                crop.path if crop.tracklet in (None, NO_TRACKLET) else crop.tracklet for crop in judged
+            rows = {
+                crop.path if crop.tracklet is None or not how.tracklets else crop.tracklet: crop.pid
+                for crop in judged
             }
-            rows, people = len(numbers if how.tracklets else judged), len({crop.pid for crop in judged})
-            if people < FOLDS or rows * (FOLDS - 1) / FOLDS < 2 * FEWEST:
-                raise ConfigError(
-                    "eval.quality=true fits a model on queries and judges it on other people: "
-                    f"{domain.label} has "
-                    f"{rows} queries of {people} people, and {5 * FEWEST // 2} of {FOLDS} people are needed"
-                )
+            try:
+                folds_of(np.array(list(rows.values()), np.int64), FOLDS)
+            except EvaluationError as error:
+                raise ConfigError(f"eval.quality=true does not fit {domain.label}: {error}") from error
 
 
 def column_of(domain: Domain, spec: Mapping[str, Any], name: str) -> dict[str, str]:
@@ -164,13 +164,13 @@ def break_down(
     if settings.quality:
         fitted, curves = _quality(judgement, measures, domain.label)
     found: list[GroupRow] = []
-    words = ""
+    value, words = None, ""
     if groups:
         value, words = _usable(threshold, settings, compute.precision)
         found = compare(
             [_observed(name, domain, spec, rows, judgement, measures, settings, value) for name in groups]
         )
-    return Breakdown(curves, fitted, found, words)
+    return Breakdown(curves, fitted, found, words, value)
 
 
 def _quality(
@@ -375,7 +375,10 @@ def for_card(found: Breakdown, dataset: str, split: str, fingerprint: str) -> di
         for row in found.groups
         if row.grouping in ON_CARD and row.score in ("rank-1", "miss rate") and math.isfinite(row.value)
     ]  # fmt: skip
-    return {"dataset": dataset, "split": split, "data_fingerprint": fingerprint, "rows": rows}
+    return {
+        "dataset": dataset, "split": split, "data_fingerprint": fingerprint,
+        "threshold": found.limit, "rows": rows,
+    }  # fmt: skip
 
 
 def kept(

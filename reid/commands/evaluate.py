@@ -172,7 +172,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
 
 def check_same_space(settings: EvalConfig, trained: dict[str, Any]) -> None:
     """Raises ConfigError where the card would hold scores of other features beside those of the training."""
-    ours, theirs = feature_space(settings), feature_space(trained)
+    # Whether tracklets are judged follows from the data; a row says so.
+    ours, theirs = (replace(feature_space(one), pooling="none") for one in (settings, trained))
     if ours != theirs or settings.query_expansion != trained.get("query_expansion", 0):
         raise ConfigError(
             f"card=true: the card holds scores of the {theirs.describe()}, and these would be of the "

@@ -479,4 +479,6 @@ def as_trained(typed: EvalConfig, trained: dict[str, Any], overrides: list[str])
     """The evaluation settings of the run that made the checkpoint, where the command names no others."""
     named = {word.lstrip("+").partition("=")[0].removeprefix("eval.") for word in overrides}
     kept = {key: value for key, value in trained.items() if key not in named and hasattr(typed, key)}
+    if kept.get("tracklets"):  # of its own data; others may have none
+        kept["tracklets"] = None
     return replace(typed, **kept)

@@ -105,6 +105,7 @@ def _scores(meta: Mapping[str, Any]) -> str:
         where = f"{as_markdown(_public(row['dataset']))}, {row['split']} split"
         where += "" if row["own"] else ", **never trained on**"
         where += ", re-ranked" if row["reranked"] else ""
+        where += f", tracklets ({row['pooled']} of their frames)" if row.get("pooled") else ""
         where += ", cameras ignored" if row["protocol"] == "ignore_camera" else ""
         cells = [_rate(row["values"].get(name), row["intervals"].get(name)) for name in _COLUMNS]
         queries = f"{row['queries']:,} of {row['people']:,} people"
@@ -154,7 +155,7 @@ def _groups(meta: Mapping[str, Any]) -> str:
         where = f"{names.get(grouping, 'group')} {as_markdown(group)}{stars}"
         lines.append(f"| {' | '.join([where, *cells, str(next(iter(scores.values()))['people'])])} |")
     where = f"{_public(stored['dataset'])}, {stored['split']} split"
-    at = ", and misses at the stored threshold" if missed else ""
+    at = f", and misses at a threshold of {stored['threshold']:.4f}" if missed else ""
     return (
         f"## Errors by camera pair and size\n\nOn {where}{at}. Crops by their height in the file. In "
         "brackets: 95 % "

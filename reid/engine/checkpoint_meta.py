@@ -223,6 +223,7 @@ TABLE: dict[str, Entry] = {
     "groups": _mapping.optional,
     "groups.dataset": _text,
     "groups.split": _text,
+    "groups.threshold": _number().or_null,
     "groups.rows": _list(_group_row, "rows of shares from 0 to 1, each with its group"),
     "quality": _mapping.optional,
     "threshold": _mapping.or_null,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from reid.retrieval.protocol import EvaluationError
 from reid.retrieval.verify import Floats
 
 #: The key of a checkpoint's `meta`.
@@ -192,10 +193,11 @@ def fit(
     """Fit the model to queries (Q,) with their average precisions.
 
     Raises:
-        ValueError: lengths differ, there are fewer than FEWEST queries, or a number is not finite.
+        EvaluationError: lengths differ, or there are fewer than FEWEST queries.
+        ValueError: a number is not finite.
     """
     if not len(measures) == len(precision) == len(pids) or len(measures) < FEWEST:
-        raise ValueError(
+        raise EvaluationError(
             f"{len(measures)} crops, {len(precision)} average precisions and {len(pids)} people; "
             "expected one each "
             f"for {FEWEST} queries or more"
@@ -218,6 +220,26 @@ def fit(
     )  # fmt: skip
 
 
+def folds_of(pids: npt.NDArray[np.int64], folds: int = 5, seed: int = 0) -> npt.NDArray[np.int64]:
+    """The fold of each query (Q,), all of a person in one.
+
+    Raises:
+        EvaluationError: there are fewer people than folds, or outside one of them fewer than FEWEST queries.
+    """
+    people, person = np.unique(pids, return_inverse=True)
+    fold = (np.random.default_rng(seed).permutation(len(people)) % folds)[person]
+    outside = len(pids) - int(np.bincount(fold, minlength=folds).max(initial=0))
+    if len(people) < folds or outside < FEWEST:
+        raise EvaluationError(
+            f"a model of quality is fitted on some of the people and judged on others, {folds} times: "
+            f"{len(pids)} "
+            f"queries of {len(people)} people are too few. {folds} people are needed, and {FEWEST} "
+            "queries beside "
+            "those of each fifth of them"
+        )
+    return fold
+
+
 def out_of_fold(
     measures: Sequence[Measures],
     precision: Floats,
@@ -230,15 +252,9 @@ def out_of_fold(
     So what the score promises is judged on people whom it has not seen.
 
     Raises:
-        ValueError: as `fit`, or fewer people than folds.
+        EvaluationError, ValueError: as `fit` and `folds_of`.
     """
-    people = np.unique(pids)
-    if len(people) < folds:
-        raise ValueError(f"{len(people)} people cannot be divided into {folds} folds")
-    fold_of = dict(
-        zip(people.tolist(), np.random.default_rng(seed).permutation(len(people)) % folds, strict=True)
-    )
-    fold = np.array([fold_of[pid] for pid in pids.tolist()])
+    fold = folds_of(pids, folds, seed)
     scores = np.empty(len(pids))
     for number in range(folds):
         inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)

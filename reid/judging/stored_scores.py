@@ -35,6 +35,7 @@ def stored_scores(
             "protocol": settings.protocol,
             "reranked": reranked,
             "data_fingerprint": data_fingerprint,
+            **({"pooled": settings.tracklet_pooling} if settings.tracklets else {}),
             **_row(scores, judgement.query.pids.cpu().numpy()),
             "gallery": len(judgement.gallery),
         }
@@ -50,8 +51,9 @@ def store_scores(
 
     more: further keys of its `meta`, such as its model of quality.
 
-    A row takes the place of one of the same data, split, protocol and ranking. Returns the new `meta`.
-    Data of which only the reader is known (two folders) are the same where their pixels and labels are.
+    A row takes the place of one of the same data, split, protocol, ranking and pooling of tracklets. Returns
+    the new `meta`. Data of which only the reader is known (two folders) are the same where their pixels and
+    labels are.
 
     Raises:
         CheckpointError: `source` cannot be read.
@@ -66,7 +68,7 @@ def store_scores(
 
 def _kind(row: dict[str, Any]) -> tuple[object, ...]:
     data = "own" if row["own"] else row["data_fingerprint"]
-    return data, *(row[key] for key in ("dataset", "split", "protocol", "reranked"))
+    return data, row.get("pooled"), *(row[key] for key in ("dataset", "split", "protocol", "reranked"))
 
 
 def _row(scores: Scores, pids: np.ndarray) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from reid.judging.quality import (
     QualityModel,
     columns,
     fit,
+    folds_of,
     measure,
     out_of_fold,
     sharpness,
     stored_quality,
 )
+from reid.retrieval import EvaluationError
 
 
 def drawn(count: int, seed: int = 0) -> tuple[list[Measures], np.ndarray, np.ndarray]:
@@ -98,7 +100,7 @@ def test_scores_out_of_fold_come_from_other_people() -> None:
     again = out_of_fold(measures, changed, pids)
     np.testing.assert_array_equal(scores[pids == 7], again[pids == 7])
     assert not np.array_equal(scores, again)
-    with pytest.raises(ValueError, match="2 people cannot be divided into 5"):
+    with pytest.raises(EvaluationError, match="100 queries of 2 people are too few"):
         out_of_fold(measures[:100], precision[:100], pids[:100] % 2)
 
 
@@ -114,5 +116,8 @@ def test_a_checkpoint_keeps_the_model() -> None:
 
 def test_too_few_queries_fit_nothing() -> None:
     measures, precision, pids = drawn(19)
-    with pytest.raises(ValueError, match="20 queries or more"):
+    with pytest.raises(EvaluationError, match="20 queries or more"):
         fit(measures, precision, pids)
+    # Nearly all of them are one person's: outside that fold too few are left.
+    with pytest.raises(EvaluationError, match="40 queries of 6 people are too few"):
+        folds_of(np.array([1] * 35 + [2, 3, 4, 5, 6]))
