@@ -20,7 +20,7 @@ from reid.data.division import divide
 from reid.data.split import write_split
 from reid.distance import normalise
 from reid.engine.compute import Compute
-from reid.engine.prepare import check_judgeable, open_judged_data, with_protocol_of
+from reid.engine.prepare import JudgedData, check_judgeable, open_judged_data, with_protocol_of
 from reid.gallery import Facts, Index, Row
 from reid.judging.embed import embed, embed_as
 from reid.judging.judge import describe, judge
@@ -139,7 +139,7 @@ def test_parts_of_a_joint_set_keep_their_tracklets_apart(tmp_path: Path) -> None
     assert [crop.tracklet for crop in joint.train] == [4, 5, 10, 11]
 
 
-def judged(dataset: ReidDataset, folder: Path):
+def judged(dataset: ReidDataset, folder: Path) -> JudgedData:
     return open_judged_data(dataset, ImageConfig(32, 16), DataConfig(store=str(folder / "store")), silent)
 
 

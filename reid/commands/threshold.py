@@ -21,7 +21,6 @@ from reid.config.dataset import judged_on
 from reid.config.schema import EvalConfig, ImageConfig, ThresholdConfig
 from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
-from reid.data.crops import NO_TRACKLET
 from reid.data.division import validation_split
 from reid.data.image_store import ImageStore
 from reid.engine.card import card_path, model_card
@@ -42,7 +41,7 @@ from reid.judging import verification_report as threshold_report
 from reid.judging.embed import embed_as
 from reid.judging.judge import describe
 from reid.judging.stored_threshold import chosen_threshold, feature_space, store_threshold
-from reid.people import is_person
+from reid.people import NO_TRACKLET, is_person
 from reid.retrieval import (
     Embeddings,
     bootstrap,

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Stands in a tensor of tracklets for an image that is a frame of none.
-NO_TRACKLET = -1
-
 
 class Crop(NamedTuple):
     """One image of one person by one camera.

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from reid.data.crops import NO_TRACKLET, Crop, DatasetError, Progress, silent
+from reid.data.crops import Crop, DatasetError, Progress, silent
 from reid.data.files import in_threads
 from reid.data.pictures import PictureFile, bad_lines, count_treatments, read_picture
 from reid.data.store_files import FORMAT, UNREADABLE, FileHashes, map_and_hold, read_facts, store_key
 from reid.locks import FileLock, NoLocksError
+from reid.people import NO_TRACKLET
 
 
 @dataclass(frozen=True)

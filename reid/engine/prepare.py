@@ -12,11 +12,12 @@ from reid.config.checks import ConfigError
 from reid.config.schema import DataConfig, EvalConfig, ImageConfig, TrainConfig
 from reid.config.settings import check_identities
 from reid.data import Crop, ReidDataset, load_dataset
-from reid.data.crops import NO_TRACKLET, DatasetError, Progress
+from reid.data.crops import DatasetError, Progress
 from reid.data.division import validation_split
 from reid.data.doubles import find_doubles
 from reid.data.image_store import ImageStore, open_store
 from reid.data.sizes import largest_size
+from reid.people import NO_TRACKLET
 from reid.retrieval import MatchCounts, count_matches, middle_frames, require_matches
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from reid.distance import squared_euclidean_less_own, squared_norms
+from reid.people import NO_TRACKLET
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import EvaluationError, count_matches, require_matches
-from reid.retrieval.tracklets import NO_TRACKLET
 from reid.words import percent
 
 #: The gallery is read once a chunk: with less, a gallery of half a million is waited for, not computed with.

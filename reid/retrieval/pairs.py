@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from reid.distance import distance_function
-from reid.people import is_person
+from reid.people import NO_TRACKLET, is_person
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import check_protocol
-from reid.retrieval.tracklets import NO_TRACKLET, same_tracklet
+from reid.retrieval.tracklets import same_tracklet
 
 #: Steps of the grid on which distances are counted: 1.2e-4 where the largest distance is 2.
 GRID = 2**14

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from reid.errors import UsageError
-from reid.people import DISTRACTOR
+from reid.people import DISTRACTOR, NO_TRACKLET
 
 PROTOCOLS = ("cross_camera", "ignore_camera")
 
@@ -90,7 +90,7 @@ def count_matches(
     if protocol == "cross_camera":
         junk += _alike([pid, camid], queries)
     if tracklet is not None and query_tracklets is not None:
-        framed = (query_tracklets >= 0).long()
+        framed = (query_tracklets != NO_TRACKLET).long()
         junk += _alike([pid, tracklet], queries) * framed
         if protocol == "cross_camera":  # those were counted twice
             junk -= _alike([pid, camid, tracklet], queries) * framed

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from reid.retrieval.bootstrap import Interval, interval, mean_intervals
 from reid.retrieval.verify import Floats
 
+Places = npt.NDArray[np.int64]
+
 #: Shares of the queries that are set aside.
 SHARES = tuple(step / 20 for step in range(19))
 
@@ -87,7 +89,7 @@ def rejection(
     )
 
 
-def _gain(values: Floats, weights: Floats, by_score: Floats, by_value: Floats) -> float:
+def _gain(values: Floats, weights: Floats, by_score: Places, by_value: Places) -> float:
     mean = float(weights @ values / weights.sum())
     way = area_left(values[by_value], weights[by_value]) - mean
     if way <= 1e-12:
@@ -109,8 +111,8 @@ def area_left(values: Floats, weights: Floats) -> float:
 def _gain_interval(
     values: Floats,
     pids: npt.NDArray[np.int64],
-    by_score: Floats,
-    by_value: Floats,
+    by_score: Places,
+    by_value: Places,
     replicates: int,
     seed: int,
 ) -> Interval:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reid.people import NO_TRACKLET
 from reid.retrieval.embeddings import Embeddings
 
 #: How the features of the frames of a tracklet become one.
 POOLINGS = ("mean", "max", "quality")
-#: Stands for an image that is a frame of no tracklet.
-NO_TRACKLET = -1
 
 
 def pool_tracklets(
