@@ -109,13 +109,15 @@ def test_scores_by_quality_and_group_reach_table_figure_and_card(
     assert found["height"].tolist() == [Image.open(image).height for image in images]
     dark = np.array([int(image.name[:2]) % 2 == 1 for image in images])
     assert found["quality"][dark].mean() < found["quality"][~dark].mean()
-    assert load_model(model).quality(Image.open(images[0]))["quality"][0] == pytest.approx(found["quality"][0], rel=1e-4)
+    alone = load_model(model).quality(Image.open(images[0]))
+    assert alone["quality"][0] == pytest.approx(found["quality"][0], rel=1e-4)
     assert load_model(tiny_checkpoint).quality(images[:2])["quality"].tolist() == [None, None]
     words = [str(crops), "--checkpoint", str(model), "--device", "cpu", "--quality"]
     assert extract([*words, "-o", str(home / "f.csv")]) == 0
     table = pd.read_csv(home / "f.csv").set_index("path")
     assert list(table.columns)[-1] == "quality"
-    np.testing.assert_allclose(table.loc[[image.name for image in images], "quality"], found["quality"], rtol=1e-4)
+    names = [image.name for image in images]
+    np.testing.assert_allclose(table.loc[names, "quality"], found["quality"], rtol=1e-4)
     for suffix in ("parquet", "npz"):
         assert extract([*words, "-o", str(home / f"f.{suffix}")]) == 0
     np.testing.assert_allclose(pd.read_parquet(home / "f.parquet")["quality"], table["quality"], rtol=1e-4)

@@ -28,6 +28,7 @@ _TERMS = {
     "msmt17": "MSMT17: research under the agreement that its holder has signed; it may not be passed on",
     "cuhk01": "CUHK01: academic use only, by permission of its authors",
     "cuhk03": "CUHK03: academic use only, by permission of its authors",
+    "mars": "MARS: academic use only, by permission of its authors",
     "veri776": "VeRi-776 (vehicles): research only, by permission of its authors",
     "synthetic": "pedestrians drawn by this project: no terms, since nobody is in them",
     "synthetic_night": "pedestrians drawn by this project: no terms, since nobody is in them",
