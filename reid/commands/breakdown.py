@@ -179,7 +179,7 @@ def _quality(
     precision = judgement.scores.average_precision.numpy()
     valid = np.flatnonzero(~np.isnan(precision))
     values, pids = precision[valid], judgement.query.pids.cpu().numpy()[valid]
-    some = [measures[row] for row in valid]
+    some = [measures[row] for row in valid.tolist()]
     scores = {MODEL: out_of_fold(some, values, pids, FOLDS), **columns(some)}
     curves = {name: rejection(score, values, pids) for name, score in scores.items()}
     return fit(some, values, pids, label), curves

@@ -214,7 +214,7 @@ def _ratios(one: Observations) -> dict[str, tuple[Floats, Floats]]:
 
 
 def _by_person(person: npt.NDArray[np.int64], people: int, values: Floats) -> Floats:
-    return np.bincount(person, weights=values, minlength=people)
+    return np.asarray(np.bincount(person, weights=values, minlength=people), np.float64)
 
 
 def _row(

@@ -163,9 +163,10 @@ class QualityModel:
         Raises:
             TypeError: it is not one of this version.
         """
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)
 
 
 def stored_quality(meta: dict[str, Any]) -> QualityModel | None:
@@ -258,6 +259,6 @@ def out_of_fold(
     scores = np.empty(len(pids))
     for number in range(folds):
         inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        model = fit([measures[row] for row in outside], precision[outside], pids[outside])
-        scores[inside] = model.scores([measures[row] for row in inside])
+        model = fit([measures[row] for row in outside.tolist()], precision[outside], pids[outside])
+        scores[inside] = model.scores([measures[row] for row in inside.tolist()])
     return scores

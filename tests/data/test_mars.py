@@ -26,7 +26,8 @@ def write(root: Path, info: bool, queries: tuple[int, ...] = (3, 6)) -> None:
     """Draw every frame in a grey of its own, and write what MARS tells of its tracklets."""
     grey = 0
     for folder, tracklets, part in (("bbox_train", TRAIN, "train"), ("bbox_test", TEST, "test")):
-        names, rows = [], []
+        names: list[str] = []
+        rows: list[list[int]] = []
         for pid, camera, tracklet, frames in tracklets:
             first = len(names) + 1
             for frame in range(1, frames + 1):
