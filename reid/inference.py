@@ -325,10 +325,9 @@ class TrainedModel:
             norms = self._features(names, pixels, cameras(names), unit=False).double().norm(dim=1).tolist()
             shown = pixels.permute(0, 2, 3, 1).numpy()
             known = sizes[len(found) : len(found) + len(names)]
-            found += [
-                measure(one, *(size or one.shape[:2]), norm)
-                for one, size, norm in zip(shown, known, norms, strict=True)
-            ]
+            for one, size, norm in zip(shown, known, norms, strict=True):
+                height, width = size or one.shape[:2]
+                found.append(measure(one, height, width, norm))
         cameras([])
         frame = pandas.DataFrame(found, columns=Measures._fields)
         frame["quality"] = None if fitted is None else fitted.scores(found)

@@ -134,13 +134,14 @@ def measures_of(
     finally:
         model.eval_feature = eval_feature
     norms = raw.features.double().norm(dim=1).tolist()
-    with in_threads(upright_size, [crop.path for crop in store.crops]) as found:
-        sizes = list(found)
+    with in_threads(upright_size, [crop.path for crop in store.crops]) as heads:
+        sizes = list(heads)
     pixels = (np.asarray(store.pixels[row]) for row in store.rows)
-    return [
-        measure(image, *(size or image.shape[:2]), norm)
-        for image, size, norm in zip(pixels, sizes, norms, strict=True)
-    ]
+    found = []
+    for image, size, norm in zip(pixels, sizes, norms, strict=True):
+        height, width = size or image.shape[:2]
+        found.append(measure(image, height, width, norm))
+    return found
 
 
 def break_down(
