@@ -97,7 +97,7 @@ def test_scores_by_quality_and_group_reach_table_figure_and_card(
     assert card == model_card(meta)
     assert "## Errors by camera pair and size" in card
     assert "| cameras 1-2" in card
-    assert "clothes" not in card  # columns of somebody's table stay here
+    assert "coat" not in card  # columns of somebody's table stay here
     assert "## Errors" not in model_card(load_checkpoint(tiny_checkpoint).meta)
 
     # What the checkpoint has learnt of crops is there for Python and for reid.extract.

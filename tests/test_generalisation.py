@@ -10,6 +10,7 @@ from experiments.generalisation.__main__ import PLAN, main, report, run, shown, 
 from reid.sweeps.cells import expand
 
 
+@pytest.mark.slow
 def test_every_sweep_is_one_that_the_suite_runs(own_home: None, tmp_path: Path) -> None:
     plan = yaml.safe_load(PLAN.read_text())
     weights = tmp_path / "it's here.pt"

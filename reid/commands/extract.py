@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,10 +59,13 @@ def write_npz(
     file: Path, paths: list[str], features: Features, facts: Mapping[str, str], quality: Quality | None
 ) -> None:
     """Arrays `path` (N,), `features` (N, C), `quality` (N,) where there is one, and `facts`, a JSON text."""
-    more = {} if quality is None else {"quality": quality}
-    text = np.array(json.dumps(dict(facts)))
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "path": np.array(paths), "features": features, "facts": np.array(json.dumps(dict(facts))),
+    }  # fmt: skip
+    if quality is not None:
+        arrays["quality"] = quality
     with file.open("wb") as handle:
-        np.savez(handle, path=np.array(paths), features=features, facts=text, **more)
+        np.savez(handle, allow_pickle=True, **arrays)
 
 
 def write_csv(
