@@ -196,10 +196,9 @@ def _of_sweeper(hydra: DictConfig) -> list[tuple[str, str]]:
     """
     try:
         return [(str(key), value) for key, value in (OmegaConf.select(hydra, "sweeper.params") or {}).items()]
-    except InterpolationResolutionError as error:
-        if isinstance(error.__cause__, ConfigError):
-            raise error.__cause__ from error
-        raise
+    except InterpolationResolutionError as error:  # omegaconf keeps the reason, but not the exception
+        reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2]
+        raise ConfigError(reason) from error
 
 
 class _Compositions:

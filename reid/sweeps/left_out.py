@@ -36,13 +36,21 @@ def is_left_out(keys: Sequence[str]) -> bool:
 
 
 def names_of(runs: Sequence[SweptRun], place: str) -> tuple[str, str]:
-    """What was trained on and what was left out where the part at this place was; the place itself where no
-    run says more, since none got as far as its data."""
-    for run in runs:
-        if run.values.get(KEY) == place and _ARROW in run.data_name:
-            sources, _, target = run.data_name.rpartition(_ARROW)
-            return sources, target
-    return "the other parts", f"part {place}"
+    """What was trained on and what was left out where the part at this place was.
+
+    Of parts with one name the place stands behind it. The place alone where no run says more, since none got as
+    far as its data.
+    """
+    found = {
+        run.values[KEY]: run.data_name.rpartition(_ARROW)[::2]
+        for run in reversed(runs)
+        if KEY in run.values and _ARROW in run.data_name
+    }
+    if place not in found:
+        return "the other parts", f"part {place}"
+    sources, target = found[place]
+    twin = sum(other == target for _, other in found.values()) > 1
+    return sources, f"{target} ({place})" if twin else target
 
 
 def cells_of(settings: Sequence[Setting], runs: Sequence[SweptRun]) -> list[Cell]:

@@ -137,6 +137,16 @@ def test_what_is_swept_beside_it_is_compared_part_by_part(tmp_path: Path) -> Non
     )
 
 
+def test_parts_of_one_name_are_told_apart_by_their_places(tmp_path: Path) -> None:
+    runs = [
+        dataclasses.replace(run(tmp_path, place, score, 0), data_name="a+b -> crops")
+        for place, score in (("0", 0.3), ("1", 0.5))
+    ]
+    text = build(runs, [KEY], "test", "study: leave_one_out").markdown()
+    assert "| a+b | crops (0) | 30." in text
+    assert "| a+b | crops (1) | 50." in text
+
+
 def test_cells_that_failed_are_named(tmp_path: Path) -> None:
     runs = [run(tmp_path, "0", 0.3, 0)]
     failed = dataclasses.replace(
