@@ -84,12 +84,19 @@ def rejection_curves(
             axes.fill_between(
                 100 * shares, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.15, linewidth=0
             )
-    lowest = min(random, *(float(np.nanmin([*curve.left, *curve.low])) for curve in curves))
-    axes.set_ylim(max(0.0, 10 * np.floor(10 * lowest - 0.3)), 101)
+    ends = [random, float(oracle.max())]
+    ends += [float(end) for curve in curves for end in (*curve.left, *curve.low, *curve.high)]
+    low, high = (100 * end for end in (np.nanmin(ends), np.nanmax(ends)))
+    axes.set_ylim(max(0.0, low - 0.05 * (high - low) - 0.5), min(100.0, high) + 0.05 * (high - low) + 0.5)
     axes.set_xlim(0, 100 * float(shares[-1]))
     axes.set_xlabel("Queries set aside, the worst first (%)")
     axes.set_ylabel(f"{score} of the queries that stay (%)")
-    axes.legend(loc="lower right", title="band: 95 % interval of the first, people resampled")
+    note = "Band: 95 % interval of the first score, people resampled. Gain: 0 is chance, 1 the oracle"
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower left", ncols=2, title=note, alignment="left",
+        title_fontsize=SMALL,
+    )  # fmt: skip
     headline(figure, title or f"{score} against rejection")
     return figure
 

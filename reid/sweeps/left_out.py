@@ -38,8 +38,8 @@ def is_left_out(keys: Sequence[str]) -> bool:
 def names_of(runs: Sequence[SweptRun], place: str) -> tuple[str, str]:
     """What was trained on and what was left out where the part at this place was.
 
-    Of parts with one name the place stands behind it. The place alone where no run says more, since none got as
-    far as its data.
+    Of parts with one name the place stands behind it. The place alone where no run says more, since none got
+    as far as its data.
     """
     found = {
         run.values[KEY]: run.data_name.rpartition(_ARROW)[::2]
