@@ -7,7 +7,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install quickstart reproduce-table lint check test test-cpu test-outside gpu-check ui browse clean
+.PHONY: help install quickstart reproduce-table lint check test test-cpu test-outside gpu-check ui server browse clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ gpu-check: $(READY)  ## on a GPU: all that only a GPU can show, in at most eight
 
 ui: $(READY)  ## the MLflow UI on http://127.0.0.1:5000 (PORT=… for another)
 	@$(BIN)/python -m reid.ui --port $(PORT)
+
+server: $(READY)  ## PostgreSQL and an MLflow server with users, on http://127.0.0.1:5000 (PORT=… for another)
+	@$(BIN)/python -m experiments.server --port $(PORT) $(ARGS)
 
 browse: $(READY)  ## look at what the newest model does: ranked lists, a map, doubted labels (ARGS="outputs/<run> …")
 	@$(BIN)/python -m reid.browse $(ARGS)

@@ -14,7 +14,16 @@ from pathlib import Path
 
 from reid.config.dialects import CommandParser
 from reid.home import home
-from reid.tracking import JOURNAL, LateDelivery, Store, TrackingError, default_store, send_late, store_of
+from reid.tracking import (
+    JOURNAL,
+    LateDelivery,
+    Store,
+    TrackingError,
+    default_store,
+    reason,
+    send_late,
+    store_of,
+)
 
 # Nobody waits in a training loop here, so a slow server gets more time than MLflow is given there.
 _TIMEOUT_S = "30"
@@ -77,8 +86,7 @@ def _outcome(late: LateDelivery) -> str:
     parts.append(f"{delivery.sent} operations sent to {late.store.public_uri}")
     parts += [f"refused there: {refusal}" for refusal in delivery.refused]
     if delivery.error is not None:
-        reason = str(delivery.error).splitlines() or [type(delivery.error).__name__]
-        parts.append(f"{delivery.left} left: {reason[0]}")
+        parts.append(f"{delivery.left} left: {reason(delivery.error)}")
     return "; ".join(parts)
 
 

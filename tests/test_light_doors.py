@@ -45,6 +45,7 @@ REFUSED = {
     "experiments.tune.__main__:main": [
         "", "study=alpha", "study=alpha_margin study.trials=0", "study=alpha_margin eval.split=test",
         "study=alpha_margin study.space.alpha.low=9", "study=alpha_margin data.root=/nowhere",
+        "study=alpha_margin study.storage=postgresql://ann:s3cret@there/optuna",
     ],
     "reid.compare:main": [
         "", "{}/a.png", "{}/a.png {}/b.png", "{}/a.png {}/a.png -o a.jpg", "{}/a.png {}/a.png --metric l1",
@@ -93,7 +94,7 @@ REFUSED = {
     ],
     "reid.report:main": ["", "runs=", "runs=/nowhere", "runs={}", "runs={} --uri ftp://there"],
     "reid.sync:main": ["/nowhere", "--uri ftp://there", "--agian"],
-    "reid.ui:main": ["--uri ftp://there", "--port many", "--uri http://there"],
+    "reid.ui:main": ["--uri ftp://there", "--port many", "--uri http://there", "--upgrade --uri http://there"],
     "reid.runs.__main__:main": [
         "", "lst", "list --uri ftp://there", "show", "list --status well", "delete --older-than x",
     ],

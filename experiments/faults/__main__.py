@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from experiments.faults.faults import FAULTS, Fault, Scene, corrupt_image, fill_disk, kill_server, orphans_of
-from experiments.faults.server import Server
 from experiments.faults.sweep import CampaignError, Sweep
 from experiments.faults.verdict import Numbers, Verdict, judge, numbers_of
+from experiments.server.mlflow_server import MlflowServer
 from reid.config.dialects import CommandParser
 from reid.data import load_dataset
 from reid.tracking import default_store
@@ -161,11 +161,11 @@ def _home(home: Path, full: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _server(folder: Path, title: str, fault: Fault) -> Iterator[Server | None]:
+def _server(folder: Path, title: str, fault: Fault) -> Iterator[MlflowServer | None]:
     if fault.strike is not kill_server:
         yield None
         return
-    server = Server(folder / f"{title}-server")
+    server = MlflowServer(folder / f"{title}-server")
     server.start()
     try:
         yield server

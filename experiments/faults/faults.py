@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from experiments.faults.server import Server
 from experiments.faults.sweep import Sweep, wait_for_orphans
+from experiments.server.mlflow_server import MlflowServer
 
 Repair = Callable[[], None]
 
@@ -32,7 +32,7 @@ class Fault:
 class Scene:
     """What a round may break: its server, if it has one, and the images of the cell with data of its own."""
 
-    server: Server | None
+    server: MlflowServer | None
     images: list[Path]
 
 

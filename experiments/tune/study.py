@@ -19,7 +19,7 @@ from reid.config.search_space import is_whole, training, tune_settings
 from reid.config.settings import train_settings
 from reid.home import home
 from reid.jobs.job import Job
-from reid.tracking import Store, TrackingError, default_store, sqlite_uri
+from reid.tracking import Store, TrackingError, default_store, reason, sqlite_uri
 
 #: The only score that a study looks at.
 SCORE = "val/mAP"
@@ -58,7 +58,7 @@ class Search:
         choice = HydraConfig.get().runtime.choices.get("study") or "study"
         name = settings.study.name or f"{choice}-{fingerprint}"
         store = default_store(home(), settings.tracking.uri)
-        uri = database_of(store)
+        uri = settings.study.storage or database_of(store)
         try:
             study = optuna.create_study(
                 storage=open_storage(store, uri, create),
@@ -68,10 +68,9 @@ class Search:
                 pruner=pruner_of(settings),
             )
         except Exception as error:
-            first = str(error).splitlines()[0]
             raise TrackingError(
                 f"the study {name} could not be opened in {Store(uri).public_uri} "
-                f"({type(error).__name__}: {first})"
+                f"({type(error).__name__}: {reason(error)})"
             ) from error
         if study.user_attrs.get(CONFIG, fingerprint) != fingerprint:
             raise ConfigError(

@@ -252,6 +252,8 @@ class Dimension:
 class StudyConfig:
     space: dict[str, Any] = MISSING  # a Dimension by a short name: study.space.alpha.low=1
     name: str | None = None  # of the study to begin or go on with; by default it follows from the config
+    # a database for the trials, in place of the tracking store's; its password: PGPASSWORD
+    storage: str | None = None
     trials: int = at_least(1, 20)  # in all, those of earlier starts included
     jobs: int = at_least(1, 1)  # processes
     timeout: float | None = above(0, None)  # seconds of this start after which no further trial begins

@@ -62,7 +62,8 @@ def run_job(config: DictConfig, story: Story, processes: Processes, earlier: lis
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     sweep = os.environ.get(PARENT_FOLDER) if in_sweep else None
     overrides = [*earlier, *hydra_config.overrides.task]
-    refuse_password(OmegaConf.select(config, "tracking.uri"))
+    for key in ("tracking.uri", "study.storage"):
+        refuse_password(OmegaConf.select(config, key), key)
     if _stopped:
         raise _stopped[0]
     if in_sweep and time.time() >= float(os.environ.get(UNTIL, "inf")):

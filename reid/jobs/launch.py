@@ -178,7 +178,8 @@ def run_jobs(
 
     for word in sys.argv[1:]:  # before Hydra writes it down
         key, _, value = word.lstrip("+").partition("=")
-        refuse_password(value.strip("'\"") if key == "tracking.uri" else None)
+        if key in ("tracking.uri", "study.storage"):
+            refuse_password(value.strip("'\""), key)
     primary = primary_config(command, sys.argv[1:])
     refuse_dashes(primary.words, lambda: known_keys(command))
     refuse_options_of_no_dataset(primary.words, lambda: known_keys(command))

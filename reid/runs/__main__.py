@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,10 +25,10 @@ from reid.runs.selection import (
     STATUSES,
     RunFilter,
     died,
-    families,
     find_run,
     incomparable,
     known_experiment,
+    newest_families,
     seconds,
     short_ids,
 )
@@ -40,8 +41,13 @@ from reid.tracking import (
     TrackingError,
     all_runs,
     check_names_to_register,
+    children,
     default_store,
+    experiment_names,
+    newest_runs,
     register,
+    runs_of_ids,
+    runs_that_begin,
 )
 
 # Nobody waits in a training loop here, so a slow server gets more time than MLflow is given there.
@@ -74,13 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors.print(f"reid.runs: {error}")
         return 2
     try:
-        runs = all_runs(store)
+        runs = _needed_runs(store, options)
+        experiment = getattr(options, "experiment", None)
+        experiments = [] if experiment is None else experiment_names(store)
     except TrackingError as error:
         errors.print(f"reid.runs: {error}")
         return 1
     try:
-        if getattr(options, "experiment", None) is not None:
-            known_experiment(runs, options.experiment)
+        if experiment is not None:
+            known_experiment(experiments, experiment)
         chosen = [find_run(runs, name) for name in getattr(options, "runs", [])]
     except TrackingError as error:
         errors.print(f"reid.runs: {error}")
@@ -92,16 +100,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _needed_runs(store: Store, options: argparse.Namespace) -> list[RunRecord]:
+    """The runs that are named, with their parents and the children of either; or all, for a filter.
+
+    All, too, where a name is not that of one run, for the words that say what may be meant.
+    """
+    if options.act is _list:
+        return []
+    names = [name.lower() for name in getattr(options, "runs", [])]
+    if not names or not all(re.fullmatch("[0-9a-f]{1,32}", name) for name in names):
+        return all_runs(store)
+    found = [runs_that_begin(store, name) for name in names]
+    if any(len(runs) != 1 for runs in found):
+        return all_runs(store)
+    chosen = [run for runs in found for run in runs]
+    heads = {run.parent or str(run.run_id) for run in chosen}
+    parents = runs_of_ids(store, {run.parent for run in chosen if run.parent})
+    known = {str(run.run_id) for run in [*parents, *chosen]}
+    kin = [run for head in heads & known for run in children(store, head)]
+    near = {run.run_id: run for run in [*chosen, *parents, *kin]}
+    return sorted(near.values(), key=lambda run: run.started or 0.0, reverse=True)
+
+
 def _list(request: Request) -> int:
     options, console, now = request.options, request.console, time.time()
     run_filter = _run_filter(options)
     # A family is shown whole where any of it fits: what failed is seen beside what did not.
-    found = [
-        (head, kin)
-        for head, kin in families(request.runs)
-        if any(run_filter.fits(run, now) for run in [head, *kin])
-    ]
-    shown = found[: options.limit] if options.limit else found
+    shown, taken, more = newest_families(
+        newest_runs(request.store, options.experiment),
+        options.limit,
+        lambda run: run_filter.fits(run, now),
+        lambda ids: {str(run.run_id) for run in runs_of_ids(request.store, ids)},
+    )
     rows = [run_row(run) for head, kin in shown for run in [head, *kin]]
     if options.json:
         print(json.dumps(rows, indent=2))
@@ -110,7 +140,7 @@ def _list(request: Request) -> int:
     elif not shown:
         console.print(f"no such runs in {request.store.public_uri}", soft_wrap=True)
     else:
-        ids, gone = short_ids(request.runs), died(run for head, kin in shown for run in [head, *kin])
+        ids, gone = short_ids(taken), died(run for head, kin in shown for run in [head, *kin])
         for name in dict.fromkeys(head.experiment for head, _ in shown):
             of_it = [family for family in shown if family[0].experiment == name]
             console.print(run_table(of_it, f"experiment {name}", ids, gone))
@@ -118,8 +148,8 @@ def _list(request: Request) -> int:
             console.print(
                 "died: says RUNNING, but its process is gone; `python -m reid.sync` marks it FAILED"
             )
-        if len(found) > len(shown):
-            console.print(f"{len(found) - len(shown)} older ones are not shown: --limit 0 shows all")
+        if more:
+            console.print("older ones are not shown: --limit 0 shows all")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from reid.tracking import RunRecord, TrackingError, run_folders, under_way
 SHORTEST = 8
 STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING")
 _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+#: So many runs are taken of the store before it is looked whether they are enough.
+_AT_ONCE = 200
+#: A run that is no child, with its children.
+Family = tuple[RunRecord, list[RunRecord]]
 _FINGERPRINT = "reid.data.fingerprint"
 
 
@@ -85,9 +89,9 @@ def find_run(runs: Sequence[RunRecord], name: str) -> RunRecord:
     )
 
 
-def known_experiment(runs: Iterable[RunRecord], name: str) -> None:
-    """Raise TrackingError for an experiment that no run belongs to."""
-    names = sorted({run.experiment for run in runs})
+def known_experiment(experiments: Iterable[str], name: str) -> None:
+    """Raise TrackingError for an experiment that is not among these."""
+    names = sorted(set(experiments))
     if name not in names:
         raise TrackingError(
             f"no runs of an experiment {name!r}.{nearest(name, names)} There are: "
@@ -105,7 +109,7 @@ def short_ids(runs: Sequence[RunRecord]) -> dict[str, str]:
     return {each: each[:length] for each in ids}
 
 
-def families(runs: Sequence[RunRecord]) -> list[tuple[RunRecord, list[RunRecord]]]:
+def families(runs: Sequence[RunRecord]) -> list[Family]:
     """Each run that is no child, with its children, oldest of these first; a child without its parent stands
     for itself. The order of `runs`, newest first, stays."""
     ids = {run.run_id for run in runs}
@@ -115,6 +119,51 @@ def families(runs: Sequence[RunRecord]) -> list[tuple[RunRecord, list[RunRecord]
         if run.parent in ids:
             kin.setdefault(run.parent, []).append(run)
     return [(head, kin.get(head.run_id, [])) for head in heads]
+
+
+def newest_families(
+    runs: Iterable[RunRecord],
+    limit: int,
+    fits: Callable[[RunRecord], bool],
+    those_there: Callable[[set[str]], set[str]],
+) -> tuple[list[Family], list[RunRecord], bool]:
+    """The newest families of which any run `fits`, `limit` of them at most, or all where it is 0.
+
+    runs: newest first; no more of them are taken than it needs. those_there: which of these ids the store
+    has. Returns the families, the runs that were taken, and whether older ones were left.
+    """
+    taken: list[RunRecord] = []
+    there: dict[str, bool] = {}  # of the parents that were not taken, whether the store has them
+    source, more = iter(runs), True
+    while True:
+        some = list(itertools.islice(source, _AT_ONCE))
+        taken, more = taken + some, len(some) == _AT_ONCE
+        if more and not limit:
+            continue
+        known = sorted(taken, key=_age) if not more else _of_known_families(taken, there, those_there)
+        found = [family for family in families(known) if any(map(fits, [family[0], *family[1]]))]
+        if not more:
+            return found[: limit or None], taken, 0 < limit < len(found)
+        # No run of a family is older than its head; one of the same age may come after it.
+        if len(found) > limit and _age(taken[-1]) > _age(found[limit][0]):
+            return found[:limit], taken, True
+
+
+def _of_known_families(
+    taken: Sequence[RunRecord], there: dict[str, bool], those_there: Callable[[set[str]], set[str]]
+) -> list[RunRecord]:
+    """Those of the newest runs whose head was taken too, or is gone; the families of the others are older."""
+    ids = {str(run.run_id) for run in taken}
+    outside = {run.parent for run in taken if run.parent and run.parent not in ids}
+    if unknown := outside - there.keys():
+        found = those_there(unknown)
+        there |= {each: each in found for each in unknown}
+    return [run for run in taken if run.parent not in outside or not there[run.parent]]
+
+
+def _age(run: RunRecord) -> float:
+    """Larger for an older run."""
+    return -(run.started or 0.0)
 
 
 def with_children(chosen: Sequence[RunRecord], runs: Sequence[RunRecord]) -> list[RunRecord]:

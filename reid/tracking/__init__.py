@@ -14,7 +14,7 @@ from reid.tracking.ended_run import (
     replace_model,
     run_address,
 )
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, reason
 from reid.tracking.journal import JOURNAL, under_way
 from reid.tracking.late import LateDelivery, send_late, store_of
 from reid.tracking.machine import Provenance, environment, hide_home
@@ -23,12 +23,16 @@ from reid.tracking.records import (
     all_runs,
     artifact_paths,
     children,
+    experiment_names,
     fetch_checkpoint,
     list_runs,
     local_children,
     model_paths,
+    newest_runs,
     read_record,
     run_folders,
+    runs_of_ids,
+    runs_that_begin,
 )
 from reid.tracking.registry import (
     SCHEME,
@@ -71,6 +75,7 @@ __all__ = [
     "delete_runs",
     "describe",
     "environment",
+    "experiment_names",
     "fetch_artifact",
     "fetch_checkpoint",
     "fetch_registered",
@@ -80,10 +85,12 @@ __all__ = [
     "list_runs",
     "local_children",
     "model_paths",
+    "newest_runs",
     "open_parent",
     "prepare_views",
     "read_record",
     "read_run",
+    "reason",
     "refuse_password",
     "register",
     "registered_runs",
@@ -91,6 +98,8 @@ __all__ = [
     "run_address",
     "run_folders",
     "run_registered_as",
+    "runs_of_ids",
+    "runs_that_begin",
     "send_late",
     "sqlite_uri",
     "store_of",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from reid.tracking.data_input import send_inputs
-from reid.tracking.errors import TrackingError, is_deleted, reason
+from reid.tracking.errors import TrackingError, has_remedy, hide_passwords, is_deleted, reason
 from reid.tracking.journal import Journal, Operation, Sent
 from reid.tracking.logged_model import send_model
 from reid.tracking.store import Store
@@ -25,6 +25,10 @@ _UPLOADS = ("artifact", "model")
 # MLflow's limits for one log_batch.
 _MAX_PARAMS = _MAX_TAGS = 100
 _MAX_METRICS = 1000
+
+#: What errors of a database end with, and the kinds of them that one of the values is to blame for.
+_SQLALCHEMY = "sqlalche.me/e/"
+_OF_A_VALUE = ("/9h9h", "/gkpj")  # DataError, IntegrityError
 
 _Item = TypeVar("_Item")
 
@@ -135,7 +139,7 @@ def _send(client: MlflowClient, run_id: str, operation: Operation, folder: Path,
                 _send(client, run_id, {**operation, "values": dict(half)}, folder, delivery)
             return
         what = str(operation.get("values") or operation.get("path") or "")
-        delivery.refused.append(f"{operation['op']} {what[:120]}: {error}")
+        delivery.refused.append(f"{operation['op']} {what[:120]}: {hide_passwords(str(error))}")
 
 
 def _apply(client: MlflowClient, run_id: str, operation: Operation, folder: Path) -> None:
@@ -195,6 +199,8 @@ def _is_refusal(error: Exception) -> bool:
     """Whether repeating the operation can never help, so that the ones behind it should not wait for it."""
     if isinstance(error, TrackingError):
         return True
+    if _SQLALCHEMY in str(error) and not any(kind in str(error) for kind in _OF_A_VALUE):
+        return False  # its database broke off, which MLflow calls a bad request too
     code = getattr(error, "error_code", None)
     # Said of a run that somebody deleted in the UI; it can be restored there.
     return code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") and not is_deleted(error)
@@ -202,7 +208,7 @@ def _is_refusal(error: Exception) -> bool:
 
 def _clear(error: Exception) -> Exception:
     """The same, in our words where MLflow's say neither what happened nor what to do."""
-    return TrackingError(reason(error)) if is_deleted(error) else error
+    return TrackingError(reason(error)) if has_remedy(error) else error
 
 
 def _parent_tags(store: Store, journal: Journal, creation: Operation, experiment_id: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,59 @@ def all_runs(store: Store) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.started or 0.0, reverse=True)
 
 
+def newest_runs(store: Store, experiment: str | None = None) -> Iterator[RunRecord]:
+    """The runs of all experiments, or of one, newest first, read a page at a time as they are taken.
+
+    Raises TrackingError when the store does not answer.
+    """
+    if store.is_unwritten:
+        return
+    try:
+        names = {each.experiment_id: each.name for each in store.client.search_experiments(max_results=1000)}
+        ids = [found for found, name in names.items() if experiment in (None, name)]
+        if ids:
+            yield from _search(store, ids, "", newest_first=True, names=names)
+    except Exception as error:
+        raise _unreadable(store, "the runs", error) from error
+
+
+def experiment_names(store: Store) -> list[str]:
+    """The experiments of a store. Raises TrackingError when it does not answer."""
+    if store.is_unwritten:
+        return []
+    try:
+        return [each.name for each in store.client.search_experiments(max_results=1000)]
+    except Exception as error:
+        raise _unreadable(store, "the experiments", error) from error
+
+
+def runs_that_begin(store: Store, start: str) -> list[RunRecord]:
+    """The runs whose ids begin with these hexadecimal digits, newest first.
+
+    Raises TrackingError when the store does not answer.
+    """
+    return _of_ids(store, f"attributes.run_id LIKE '{start}%'")
+
+
+def runs_of_ids(store: Store, ids: Iterable[str]) -> list[RunRecord]:
+    """Those of these ids that the store has, newest first. Raises TrackingError when it does not answer."""
+    found: list[RunRecord] = []
+    rest = iter(sorted(ids))
+    while some := list(islice(rest, _PAGE)):
+        found += _of_ids(store, "attributes.run_id IN ({})".format(", ".join(f"'{each}'" for each in some)))
+    return found
+
+
+def _of_ids(store: Store, condition: str) -> list[RunRecord]:
+    if store.is_unwritten:
+        return []
+    try:
+        names = {each.experiment_id: each.name for each in store.client.search_experiments(max_results=1000)}
+        return list(_search(store, list(names), condition, newest_first=True, names=names))
+    except Exception as error:
+        raise _unreadable(store, "the runs", error) from error
+
+
 def list_runs(store: Store, experiment: str, tags: Mapping[str, str] | None = None) -> list[RunRecord]:
     """The runs of an experiment that carry all these tags, oldest first; [] if there is no such experiment.
 
@@ -81,7 +135,9 @@ def children(store: Store, parent_run_id: str) -> list[RunRecord]:
     """The children of a sweep's run, oldest first. Raises TrackingError when the store cannot tell."""
     try:
         experiment_id = store.client.get_run(parent_run_id).info.experiment_id
-        return list(_search(store, [experiment_id], f"tags.`{PARENT_RUN}` = '{parent_run_id}'"))
+        names = {experiment_id: store.client.get_experiment(experiment_id).name}
+        found = _search(store, [experiment_id], f"tags.`{PARENT_RUN}` = '{parent_run_id}'", names=names)
+        return list(found)
     except Exception as error:
         raise _unreadable(store, f"the children of run {parent_run_id}", error) from error
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.locks import FileLock
-from reid.tracking.errors import TrackingError, how_to_restore
+from reid.tracking.errors import TrackingError, how_to_restore, reason, without_password
 from reid.tracking.moved import bring_artifacts_along
+from reid.tracking.schema import Upgrade, refuse_other_schema, upgrade
 from reid.tracking.uris import folder_uri, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Store:
     @property
     def public_uri(self) -> str:
         """The URI without its password, for journals and messages."""
-        return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self.uri)
+        return without_password(self.uri)
 
     @property
     def is_unwritten(self) -> bool:
@@ -71,13 +72,14 @@ class Store:
     def client(self) -> MlflowClient:
         """The MLflow client. The first use of a fresh database creates its tables, one process at a time.
 
-        Raises whatever MLflow raises when the store cannot be reached; the next access tries again.
+        Raises whatever MLflow raises when the store cannot be reached; the next access tries again. Raises
+        TrackingError for a database of another version of MLflow.
         """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         # Left over from another tool, it would make MLflow reopen that tool's run (mlflow#15713).
         os.environ.pop("MLFLOW_RUN_ID", None)
-        self._probe()
+        self.refuse_other_schema()
         from mlflow import MlflowClient
         from mlflow.store.db import utils
 
@@ -94,6 +96,37 @@ class Store:
             if self.artifact_root is not None and database is not None:
                 bring_artifacts_along(database, self.artifact_root)
         return client
+
+    def refuse_other_schema(self) -> None:
+        """Raise TrackingError for a database whose tables another version of MLflow has made; change nothing.
+
+        Raises what the database raises when it cannot be reached.
+        """
+        if not self.is_server:
+            self._probe()
+            refuse_other_schema(self.uri, self.public_uri)
+
+    def upgrade(self, copied: bool = False) -> Upgrade | None:
+        """Bring the tables of an older MLflow up to date; None where they are. A sqlite file is copied first.
+
+        copied: somebody has made a copy of another database.
+        Raises TrackingError where that must not be done, and for a server.
+        """
+        if self.is_server:
+            raise TrackingError(
+                f"{self.public_uri} is a server: who runs it upgrades its database, by the same command with "
+                "--uri <database>, while the server is stopped"
+            )
+        try:
+            self._probe()
+            with self._first_use():
+                return upgrade(self.uri, self.public_uri, copied)
+        except TrackingError:
+            raise
+        except Exception as error:
+            raise TrackingError(
+                f"the tables of {self.public_uri} could not be brought up to date: {reason(error)}"
+            ) from error
 
     def _probe(self) -> None:
         """Raise ConnectionError where nothing listens at the address of a database server."""
@@ -191,18 +224,22 @@ def default_store(home: Path, uri: str | None = None) -> Store:
     )
 
 
-def refuse_password(uri: str | None) -> None:
-    """Refuse a password within a `tracking.uri` that is about to become part of a config.
+def refuse_password(uri: str | None, key: str = "tracking.uri") -> None:
+    """Refuse a password within the URI of a `key` that is about to become part of a config.
 
     Raises:
         TrackingError: configs are written into folders, runs, and checkpoints that are given away.
     """
     if uri and Store(uri).public_uri != uri:
+        way = (
+            "Put the whole address into the environment as MLFLOW_TRACKING_URI, or a server's name and "
+            "password as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            if key == "tracking.uri"
+            else "Leave it out, and put it into the environment as PGPASSWORD (MYSQL_PWD)"
+        )
         raise TrackingError(
-            f"tracking.uri={Store(uri).public_uri} holds a password, which would be written into the run, "
-            "its folder and its checkpoints. Put the whole address into the environment as "
-            "MLFLOW_TRACKING_URI, or a server's name and password as MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
+            f"{key}={Store(uri).public_uri} holds a password, which would be written into the run, its "
+            f"folder and its checkpoints. {way}"
         )
 
 

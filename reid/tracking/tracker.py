@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import math
+import threading
 import time
 import traceback
 import uuid
@@ -19,7 +20,7 @@ from typing import Literal, Self
 
 from reid.tracking.courier import Courier
 from reid.tracking.data_input import DataInput, input_operation
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import TrackingError, hide_passwords, reason
 from reid.tracking.journal import (
     Journal,
     Operation,
@@ -42,6 +43,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _RETRY_S = 30.0
 # An attempt may take long (a locked database: 20 s); then the next one waits longer.
 _RETRY_FACTOR = 10.0
+# What a run may wait at its start for the tables of its database to be looked at.
+_LOOKS_S = 30.0
 
 
 class Tracker:
@@ -83,10 +86,12 @@ class Tracker:
         parent: the folder of the sweep that this run belongs to (where `open_parent` put its journal).
         resume: go on with the run that `run_dir` already holds, if it holds one; the same MLflow run is then
         RUNNING again.
-        Raises TrackingError when the folder holds a run and `resume` is False, or another process writes it.
+        Raises TrackingError when the folder holds a run and `resume` is False, another process writes it, or
+        another version of MLflow has made the store's tables.
         """
         check_names(tags or {}, "tag")
         check_names(params or {}, "param")
+        _refuse_other_schema(store)
         creation: Operation = {
             "op": "create",
             "time": now_ms(),
@@ -269,7 +274,7 @@ class Tracker:
             self.finish("KILLED")
         elif not self._finished:
             self.tags({"reid.error": cut(_first_line(error), 500)})
-            self.text(hide_home("".join(traceback.format_exception(error))), "traceback.txt")
+            self.text(hide_home(hide_passwords("".join(traceback.format_exception(error)))), "traceback.txt")
             self.finish("FAILED")
 
     def _record(self, operation: Operation, durable: bool = False, last: bool = False) -> None:
@@ -304,7 +309,11 @@ class Tracker:
             logger.warning("the tracking store refused %s", refusal)
         if delivery.error is not None:
             self._retry_at = time.monotonic() + max(_RETRY_S, _RETRY_FACTOR * cost)
-            self._complain(_first_line(delivery.error))
+            self._complain(
+                str(delivery.error)
+                if isinstance(delivery.error, TrackingError)
+                else _first_line(delivery.error)
+            )
         elif self._failing and not delivery.left:
             logger.info("the tracking store answers again")
             self._failing = False
@@ -373,5 +382,25 @@ def open_parent(
     return parent
 
 
+def _refuse_other_schema(store: Store) -> None:
+    """A database that cannot be reached now, or not in time, is no reason to refuse a run."""
+    refusals: list[TrackingError] = []
+
+    def look() -> None:
+        try:
+            store.refuse_other_schema()
+        except TrackingError as error:
+            refusals.append(error)
+        except Exception as error:  # databases, file systems and networks all have their own
+            logger.debug("the tables of %s could not be looked at: %s", store.public_uri, reason(error))
+
+    if not store.is_server and not store.is_unwritten:
+        looking = threading.Thread(target=look, daemon=True, name="tracking")
+        looking.start()
+        looking.join(_LOOKS_S)
+    if refusals:
+        raise refusals[0]
+
+
 def _first_line(error: BaseException) -> str:
-    return hide_home(f"{type(error).__name__}: {error}".splitlines()[0])
+    return hide_home(hide_passwords(f"{type(error).__name__}: {error}".splitlines()[0]))

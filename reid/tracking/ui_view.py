@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
 from reid.tracking.errors import TrackingError, reason
-from reid.tracking.records import RunRecord, all_runs
+from reid.tracking.records import RunRecord, experiment_names, newest_runs, runs_of_ids
 from reid.tracking.store import Store
 
 VIEW_KEY = "reid"
@@ -30,6 +31,8 @@ Select rows and press **Compare** for parallel coordinates and curves. Every run
 """
 #: An experiment's tag holds 5000 characters.
 _MOST_KEYS = 12
+#: So many runs of an experiment, the newest, are looked at.
+_LOOKED_AT = 400
 _SECTION = "reid-section"
 
 
@@ -52,18 +55,20 @@ def figure_markdown(run_id: str, artifact: str, title: str = "") -> str:
 def prepare_views(store: Store) -> list[View]:
     """Give each experiment that has runs its columns and charts, and say how to open them; newest first.
 
-    Raises TrackingError when the store cannot be read or written.
+    The newest runs of an experiment say what its columns are. Raises TrackingError when the store cannot be
+    read or written.
     """
-    runs = all_runs(store)
+    found = (_looked_at(store, name) for name in experiment_names(store))
+    looked_at = {some[0].experiment: some for some in found if some}
+    names = sorted(looked_at, key=lambda name: looked_at[name][0].started or 0.0, reverse=True)
     views = []
     try:
         known = (
-            {each.name: each for each in store.client.search_experiments(max_results=1000)} if runs else {}
+            {each.name: each for each in store.client.search_experiments(max_results=1000)} if names else {}
         )
-        for name in dict.fromkeys(run.experiment for run in runs):
+        for name in names:
             experiment = known[name]
-            of_it = [run for run in runs if run.experiment == name]
-            state = json.dumps(view_state(of_it))
+            state = json.dumps(view_state(looked_at[name]))
             if experiment.tags.get(_VIEW_TAG) != state:
                 store.client.set_experiment_tag(experiment.experiment_id, _VIEW_TAG, state)
             if _KIND_TAG not in experiment.tags:
@@ -80,6 +85,14 @@ def prepare_views(store: Store) -> list[View]:
             f"the views of {store.public_uri} could not be prepared: {reason(error)}"
         ) from error
     return views
+
+
+def _looked_at(store: Store, experiment: str) -> list[RunRecord]:
+    """The newest runs of an experiment, with their parents, which say what was swept."""
+    found = list(islice(newest_runs(store, experiment), _LOOKED_AT))
+    ids = {run.run_id for run in found}
+    parents = {run.parent for run in found if run.parent and run.parent not in ids}
+    return found + (runs_of_ids(store, parents) if parents else [])
 
 
 def view_state(runs: Sequence[RunRecord]) -> dict[str, Any]:
