@@ -7,7 +7,7 @@ PROFILE ?= full
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install quickstart reproduce-table lint check test test-cpu test-outside gpu-check ui server browse clean
+.PHONY: help install install-tested lock quickstart reproduce-table lint check test test-cpu test-outside gpu-check ui server browse clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,23 @@ $(READY): pyproject.toml
 	@echo "installing into $(VENV): PyTorch is large, this takes minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+# Complete, so nothing is resolved. It fits the Python and the system that it was made on.
+install-tested:  ## the same with exactly the versions that the tests ran with (requirements-tested.txt)
+	@$(PYTHON) -c 'import platform, sys; \
+	    own = f"# Python {sys.version_info[0]}.{sys.version_info[1]}.", f" on {platform.system()} {platform.machine()}."; \
+	    line = open("requirements-tested.txt").read().splitlines()[1]; \
+	    sys.exit(0 if line.startswith(own[0]) and own[1] in line else \
+	    f"error: requirements-tested.txt is for another Python or system: {line[2:]} Type: make install")' || exit 2
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): PyTorch is large, this takes minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-tested.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+lock: $(READY)  ## write requirements-tested.txt from the environment, after every test has passed in it
+	@$(BIN)/python -m experiments.house.tested > requirements-tested.txt.partial && \
+		mv requirements-tested.txt.partial requirements-tested.txt
 
 quickstart: $(READY)  ## draw synthetic pedestrians, train on them, judge, draw figures: minutes on two cores
 	@$(BIN)/python -m reid.train experiment=quickstart
@@ -52,7 +69,7 @@ test-cpu: $(READY)  ## the numeric tests without the vector units of this CPU, b
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto \
 		$(addprefix tests/,$(NUMERIC))
 
-test-outside: $(READY)  ## exports in BoxMOT and Ultralytics, models served, all backbones: installs 300 MB into .outside
+test-outside: $(READY)  ## trackers, served models, all backbones, the oldest packages allowed: installs 6 GB into .outside
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m outside --skips-fail tests/outside $(ARGS)
 
 gpu-check: $(READY)  ## on a GPU: all that only a GPU can show, in at most eight minutes

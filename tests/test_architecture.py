@@ -21,8 +21,8 @@ ROWS = [
 ]
 #: Files of the hall that any room may import.  They know each other, but no room.
 BASE = {
-    "distance", "errors", "home", "lazy", "limits", "locks", "normalisation", "people", "terminal", "trust",
-    "words",
+    "distance", "errors", "formats", "home", "lazy", "limits", "locks", "normalisation", "people", "terminal",
+    "trust", "words",
 }  # fmt: skip
 #: The commands: above every room, and each without the others.
 DOORS = {

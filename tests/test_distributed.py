@@ -205,6 +205,30 @@ def test_a_process_stopped_between_an_epoch_and_its_checkpoint_takes_the_others_
     assert load_checkpoint(folder / "last.pt").meta["progress"]["epoch"] == 1
 
 
+def test_all_keep_the_best_epoch_and_one_writes_it(
+    run_pair: Pair, run_command: Run, words: list[str], home: Path
+) -> None:
+    folder, judged = home / "best", home / "best_judged"
+    own = ["eval.split=val", "eval.val_identities=4", "eval.period=1", "epochs=3", "tracking.checkpoint=best"]
+    # From the second epoch on it learns so fast that it forgets.
+    own += ["schedule.milestones=[1]", "schedule.gamma=1e4", "keep_last=false", f"hydra.run.dir={folder}"]
+    ended = run_pair("reid.train", *words, *own)
+    assert ended.codes == [0, 0], ended
+    history = pd.read_csv(folder / "history.csv")
+    best = history.loc[history["val/mAP"].idxmax()]
+    meta = load_checkpoint(folder / "model.pt").meta
+    told = json.loads((folder / "status.json").read_text())
+    assert meta["progress"]["epoch"] == told["epoch"] == best["epoch"] < 3
+    assert told["scores"]["val/mAP"] == best["val/mAP"]
+    assert not (folder / "last.pt").exists()
+    done = run_command(
+        "reid.evaluate", f"checkpoint={folder}", "device=cpu", f"hydra.run.dir={judged}", home=home
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((judged / "scores.json").read_text())["scores"]
+    assert scores["val/mAP"] == pytest.approx(best["val/mAP"], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

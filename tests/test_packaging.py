@@ -1,11 +1,14 @@
 """The wheel carries conf/ and its commands work from any directory (of a source tree: test_launch.py)."""
 
 import configparser
+import email
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Mapping
@@ -14,9 +17,10 @@ from pathlib import Path
 import pytest
 from choices import own_crops, write_package
 from conftest import TINY
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
-GALLERY = ROOT / "reid" / "gallery"
 pytestmark = pytest.mark.slow
 
 #: What pip writes into console scripts: three in one process, since the imports take seconds. A source tree
@@ -70,31 +74,77 @@ def python(*words: str, cwd: Path, **environment: str) -> "subprocess.CompletedP
     )
 
 
+#: What somebody may have left in the tree, and must not be given away: none of it is ignored by git.
+STRAYS = (
+    "reid/model.pt", "reid/gallery/0001_c1s1_000001_00.jpg", "reid/engine/weights.pth", "reid/notes.txt",
+    "reid/gallery/static/sub/crop.png", "reid/__pycache__/train.cpython-311.pyc", "conf/crops.csv",
+    "conf/dataset/0002_c1.jpg", "conf/outputs/last.pt", "reid.onnx", "mlflow.db", "tests/test_own.py",
+    "experiments/own/results.csv", "notebooks/own.ipynb",
+)  # fmt: skip
+
+
+def files_of(*folders: str) -> set[str]:
+    """What git knows there, or would take, by the name relative to the tree."""
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate", *folders]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name for name in listed.splitlines() if (ROOT / name).is_file()}
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    built = python(
-        "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT), cwd=folder
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    return zipfile.ZipFile(next(folder.glob("*.whl")))
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel and an sdist of the tree, in which also lies what does not belong into them."""
+    tree, folder = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
+    for name in (*files_of("reid", "conf"), "README.md", "LICENSE", "pyproject.toml", ".gitignore"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tree / name)
+    for name in STRAYS:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("not for others")
+    words = ["-m", "build", "--sdist", "--wheel", "--no-isolation", "--outdir", str(folder), str(tree)]
+    done = python(*words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
-def test_the_wheel_holds_the_package_and_every_choice(wheel: zipfile.ZipFile) -> None:
-    names = set(wheel.namelist())
-    sources = {str(file.relative_to(ROOT)) for file in (ROOT / "reid").rglob("*.py")}
-    choices = {f"reid/{file.relative_to(ROOT)}" for file in (ROOT / "conf").rglob("*.yaml")}
-    pages = {
-        str(file.relative_to(ROOT))
-        for place in ("static", "templates")
-        for file in GALLERY.glob(f"{place}/*")
-    }
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(next(built.glob("*.whl")))
+
+
+def test_every_file_of_the_package_is_of_a_kind_that_goes_along() -> None:
+    """A new kind of file in reid/ or conf/ is named in pyproject.toml, or users do not get it."""
+    kinds = (".py", ".yaml", ".md", "/py.typed", ".css", ".js", ".svg", ".html")
+    assert [name for name in files_of("reid", "conf") if not name.endswith(kinds)] == []
+
+
+def test_the_wheel_holds_the_package_and_every_choice_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    choices = {f"reid/{name}" for name in files_of("conf")}
+    expected = files_of("reid") | choices
     assert "reid/conf/train.yaml" in choices
-    assert "reid/gallery/templates/index.html" in pages
-    assert "reid/py.typed" in names  # without it, type checkers see nothing of an installed package
-    assert sources | pages <= names
-    assert choices <= names
-    assert not [name for name in names if not name.startswith(("reid/", "reid_suite-"))]
+    assert "reid/gallery/templates/index.html" in expected
+    assert "reid/py.typed" in expected  # without it, type checkers see nothing of an installed package
+    (info,) = {name.partition("/")[0] for name in wheel.namelist()} - {"reid"}
+    metadata = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
+    assert sorted(wheel.namelist()) == sorted(expected | {f"{info}/{name}" for name in metadata})
+    assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_wheel_says_what_it_needs_and_under_which_licence(wheel: zipfile.ZipFile) -> None:
+    name = next(name for name in wheel.namelist() if name.endswith("/METADATA"))
+    said = email.message_from_bytes(wheel.read(name))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {Requirement(text) for text in said.get_all("Requires-Dist", []) if "extra ==" not in text}
+    assert needed == {Requirement(text) for text in project["dependencies"]}
+    assert said["License-Expression"] == project["license"] == "MIT"
+    assert SpecifierSet(said["Requires-Python"]) == SpecifierSet(project["requires-python"])
+    assert not [text for text in said.get_all("Requires-Dist", []) if "@" in text or "://" in text]
+
+
+def test_the_sdist_holds_what_the_wheel_is_built_from_and_nothing_else(built: Path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        names = [member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()]
+    beside = {"README.md", "LICENSE", "pyproject.toml", ".gitignore", "PKG-INFO"}
+    assert sorted(names) == sorted(files_of("reid", "conf") | beside)
 
 
 def test_the_wheel_declares_the_commands(wheel: zipfile.ZipFile) -> None:

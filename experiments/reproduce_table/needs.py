@@ -112,8 +112,9 @@ def _disk(todo: list[TrainConfig], needs: Needs) -> None:
 
 
 def _checkpoint_bytes(settings: TrainConfig) -> int:
-    """last.pt (model and Adam's two moments), model.pt, and the tracker's copy of that."""
-    return _parameter_bytes(settings) * (4 + settings.tracking.checkpoint)
+    """last.pt (model, Adam's two moments, the best so far), model.pt, and the tracker's copy of that."""
+    kept = settings.tracking.checkpoint
+    return _parameter_bytes(settings) * (4 + (kept == "best") + (kept != "none"))
 
 
 def _bare_model(settings: TrainConfig) -> ReidModel:

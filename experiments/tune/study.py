@@ -17,6 +17,7 @@ from reid.config.identity import config_hash, flat
 from reid.config.schema import TrainConfig, TuneConfig
 from reid.config.search_space import is_whole, training, tune_settings
 from reid.config.settings import train_settings
+from reid.formats import FormatError, format_problem
 from reid.home import home
 from reid.jobs.job import Job
 from reid.tracking import Store, TrackingError, default_store, reason, sqlite_uri
@@ -26,6 +27,8 @@ SCORE = "val/mAP"
 #: The databases that both MLflow and Optuna speak to.
 SHARED = ("sqlite", "postgresql", "mysql")
 CONFIG = "reid.config"
+#: The attribute with the format of what a study keeps in the database and in its folder (`reid.formats`).
+FORMAT_KEY, FORMAT = "reid.format", 1
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Search:
 
         Raises:
             ConfigError: the name that was typed belongs to a study of another config.
+            FormatError: a newer version made the study.
             TrackingError: the database does not answer.
         """
         settings = tune_settings(job.config)
@@ -72,12 +76,14 @@ class Search:
                 f"the study {name} could not be opened in {Store(uri).public_uri} "
                 f"({type(error).__name__}: {reason(error)})"
             ) from error
+        refuse_newer(study, name)
         if study.user_attrs.get(CONFIG, fingerprint) != fingerprint:
             raise ConfigError(
                 f"study.name={name}: that study has another config, search space or sampler. "
                 "Type the overrides of then, or another name"
             )
         if create and CONFIG not in study.user_attrs:
+            study.set_user_attr(FORMAT_KEY, FORMAT)
             study.set_user_attr(CONFIG, fingerprint)
         folder = home() / "multirun" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,6 +141,12 @@ class Search:
         split = [] if more else ["eval.split=val", "eval.period=1"]
         kept = [word for word in self.overrides if not word.lstrip("+~").startswith("study")]
         return config, training(settings), [*kept, *split, *added]
+
+
+def refuse_newer(study: optuna.Study, name: str) -> None:
+    """Raises FormatError for a study that a newer version of the suite made."""
+    if problem := format_problem(f"the study {name}", study.user_attrs.get(FORMAT_KEY), FORMAT):
+        raise FormatError(problem)
 
 
 def rounded(value: float) -> float:

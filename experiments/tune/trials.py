@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from experiments.tune.study import SCORE, Search
 from reid.commands.train import train
 from reid.config.checks import ConfigError
-from reid.engine.rundir import LAST
+from reid.engine.rundir import LAST, read_status
 from reid.errors import UsageError
 from reid.jobs.frame import run_framed
 from reid.jobs.job import Job
@@ -88,6 +88,10 @@ def _run_trial(search: Search, trial: optuna.Trial, job: Job) -> None:
     try:
         config, settings, overrides = search.trial_config(values)
         child = child_job(search, job, str(trial.number), name, config, overrides)
+        done = read_status(child.folder)
+        if done is not None and done.status == "FINISHED":  # killed before the study was told
+            search.study.tell(trial, done.scores[SCORE])
+            return
         child.tags = {"reid.study": search.name, "reid.trial": trial.number}
         settings.resume = str(child.folder) if (child.folder / LAST).exists() else None
 

@@ -32,7 +32,9 @@ def judge_winner(search: Search, job: Job) -> dict[str, float]:
             f"no trial of the study {search.name} is complete; what failed stands in {search.folder}"
         )
     values = values_of(search, best)
-    config, settings, overrides = search.trial_config(values, *JUDGED_ONCE)
+    # A winner has nobody held out to choose an epoch by: it keeps the last one.
+    last = ("tracking.checkpoint=last",) if search.settings.tracking.checkpoint == "best" else ()
+    config, settings, overrides = search.trial_config(values, *JUDGED_ONCE, *last)
     winner = child_job(
         search, job, f"winner-{best.number}", f"winner: {trial_name(values)}", config, overrides
     )

@@ -144,7 +144,7 @@ def _network(
 
 
 def _of_runs(experiment: str, uri: str | None, errors: Terminal) -> Iterator[Network]:
-    """The networks of an experiment; runs that hold no model (`tracking.checkpoint=false`) are named."""
+    """The networks of an experiment; runs that hold no model (`tracking.checkpoint=none`) are named."""
     store = default_store(home(), uri)
     runs = [run for run in list_runs(store, experiment) if _is_scored(run)]
     if not runs:

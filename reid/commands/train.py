@@ -18,6 +18,7 @@ from reid.data import ReidDataset
 from reid.data.batches import BatchRecipe, TrainingBatches, resident_bytes
 from reid.engine.augmentation import check_processes, training_augmentation
 from reid.engine.average import WeightAverage
+from reid.engine.best import BestModel
 from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint_meta import WITHOUT_CAMIDS
 from reid.engine.checkpoint_source import find_checkpoint
@@ -104,16 +105,17 @@ def train(job: Job, settings: TrainConfig) -> dict[str, float]:
         for row in session.history:
             tracker.metrics(trackable(row), int(row["epoch"]))
         try:
-            last = epochs(run, tracker)
+            last = kept(run, epochs(run, tracker))
         except DivergedError as error:
             tracker.tags({"reid.diverged": "true"})
             raise DivergedError(session.diverged(error, run.training.store)) from error
         if last is None:  # the first process ranks, writes and draws
             return {}
         scores = conclusion(run, tracker, last)
-    rows = judged_rows("last epoch", last, run.evaluation)
+    epoch = "last epoch" if session.best is None else f"epoch {session.kept_epoch}, the best on val"
+    rows = judged_rows(epoch, last, run.evaluation)
     job.console.print(score_table(rows, describe(run.evaluation, run.dataset.name)))
-    say_where(job.console, settings, job.folder, session.history, tracker.run_id)
+    say_where(job.console, settings, job.folder, session.history, scores, tracker.run_id)
     return scores
 
 
@@ -180,8 +182,9 @@ def preparation(
     meta = checkpoint_meta(settings, training, model) | {"begun": origin}
     if teacher is not None:
         meta["teacher"] = teacher.description()
+    best = BestModel(f"{settings.eval.split}/mAP") if settings.tracking.checkpoint == "best" else None
     session = Session(
-        job.folder, model, optimizers, compute, meta, objective.metric_loss, objective.criterion
+        job.folder, model, optimizers, compute, meta, objective.metric_loss, objective.criterion, best
     )
     if job.resuming:
         with processes.first_ahead():
@@ -346,7 +349,7 @@ def judgement(run: Run, tracker: Tracker) -> Judgement | None:
     """The model judged as it stands, saved and tracked; None where another process judges."""
     session, split = run.session, run.settings.eval.split
     # Re-ranking may take longer than an epoch: only the scores that a run ends with are worth it.
-    final = session.epoch == run.settings.epochs
+    final = session.epoch == run.settings.epochs and session.best is None
     evaluation = run.evaluation if final else replace(run.evaluation, rerank=False)
     query, gallery = run.judged.query, run.judged.gallery
     try:
@@ -355,11 +358,8 @@ def judgement(run: Run, tracker: Tracker) -> Judgement | None:
             plain = replace(evaluation, rerank=False)
             raw = judge(session.model, query, gallery, plain, run.compute, run.job.progress)
             judged = replace(judged, raw=raw.scores) if judged is not None and raw is not None else None
-        if final and session.result.cameras and evaluation.cameras:
-            plain = replace(evaluation, rerank=False, cameras=False)
-            without = judge(session.result, query, gallery, plain, run.compute, run.job.progress)
-            if judged is not None and without is not None:
-                judged = replace(judged, without_camids=without.scores)
+        if final:
+            judged = with_unknown_cameras(run, judged)
     except NonFiniteFeaturesError as error:
         raise DivergedError(f"{error} A training resumed from here ends here again:") from error
     values = None if judged is None else judged_values(split, judged)
@@ -370,8 +370,55 @@ def judgement(run: Run, tracker: Tracker) -> Judgement | None:
     return judged
 
 
+def with_unknown_cameras(run: Run, judged: Judgement | None) -> Judgement | None:
+    """The same with the scores of a model that has learnt cameras and does not know which saw an image."""
+    model, evaluation = run.session.result, run.evaluation
+    if not (model.cameras and evaluation.cameras):
+        return judged
+    plain = replace(evaluation, rerank=False, cameras=False)
+    stores = run.judged.query, run.judged.gallery
+    without = judge(model, *stores, plain, run.compute, run.job.progress)
+    if judged is None or without is None:
+        return None
+    return replace(judged, without_camids=without.scores)
+
+
+def kept(run: Run, last: Judgement | None) -> Judgement | None:
+    """The judgement of the model that the run keeps; None where another process judges.
+
+    Where that is the best epoch's, `last` is of another model, or of fewer scores: what is worth computing
+    once alone (re-ranking) no epoch is judged by.
+    """
+    session, evaluation = run.session, run.evaluation
+    if session.best is None:
+        return last
+    complete = not evaluation.rerank and not (session.result.cameras and evaluation.cameras)
+    if complete and session.kept_epoch == session.epoch:
+        return last
+    session.take_best()
+    stores = run.judged.query, run.judged.gallery
+    judged = judge(session.result, *stores, evaluation, run.compute, run.job.progress)
+    return with_unknown_cameras(run, judged)
+
+
+def kept_values(run: Run, judged: Judgement) -> dict[str, float]:
+    """The scores of the model that the run keeps, by tracked name.
+
+    The raw weights of the best epoch are not kept: their scores are those of that epoch's row in the history.
+    """
+    session, split = run.session, run.settings.eval.split
+    values = judged_values(split, judged)
+    if session.best is not None:
+        (row,) = (row for row in session.history if row["epoch"] == session.kept_epoch)
+        values |= {name: value for name, value in row.items() if name.startswith(f"{split}/raw/")}
+    return values
+
+
 def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
-    """The model and what there is to look at, written and tracked; the scores of the run."""
+    """The model and what there is to look at, written and tracked; the scores of the run.
+
+    last: the judgement of the model that is kept.
+    """
     job, settings, session = run.job, run.settings, run.session
     if (job.folder / "history.csv").exists():
         tracker.artifact(job.folder / "history.csv")
@@ -383,12 +430,12 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
         }  # fmt: skip
     session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], True, data)
     trained = session.finish()
-    card = model_card(session.meta)
+    card = model_card(session.meta_of_result())
     written = tracker.text(card, card_path(trained).name)
-    if settings.tracking.checkpoint:
+    if settings.tracking.checkpoint != "none":
         tracker.model(
             trained, written, height=settings.image.height, width=settings.image.width,
-            embedding_size=session.model.embedding_size, step=session.epoch,
+            embedding_size=session.model.embedding_size, step=session.kept_epoch,
         )  # fmt: skip
     with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
         drawn = run_figures.draw(
@@ -398,7 +445,11 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
         if settings.tracking.images or not shows_people:
             tracker.artifact(path, "figures")
     tracker.description(card)
-    return judged_values(settings.eval.split, last)
+    scores = kept_values(run, last)
+    job.status.epoch = session.kept_epoch
+    if session.best is not None:
+        tracker.kept(scores, session.kept_epoch)
+    return scores
 
 
 def trackable(values: Mapping[str, float]) -> dict[str, float]:

@@ -50,19 +50,29 @@ FOLLOWS = {
     "head.eval_feature": "eval.neck_feature",
 }
 
+#: Of no hash: how a run is tracked, stopped and kept.
+_NO_EXPERIMENT = ("tracking", "sweep", "resume", "device", "keep_last")
 #: What may change when a run is resumed: keys, and the groups that begin so.
 MAY_CHANGE = (
     "tracking.", "sweep.", "resume", "init_from", "device", "data.", "epochs", "dataset.", "backbone.weights",
-    "backbone.ema", "ema.raw",
+    "backbone.ema", "ema.raw", "keep_last",
 )  # fmt: skip
 _SPLIT = ("split", "val_identities", "val_seed")
+#: The key that says which epoch's model a run keeps. It is a part of the experiment where that is the best
+#: one: the model and its scores are others then.
+SELECTION = "tracking.checkpoint"
+#: Of `eval`, what changes the mAP of an epoch. Where the best epoch is chosen by it, none may change midway.
+_CHOOSES = (
+    *_SPLIT, "protocol", "feature_norm", "metric", "neck_feature", "flip", "cameras", "query_expansion",
+)  # fmt: skip
 
 
 def config_hash(settings: TrainConfig) -> str:
     """16 hex digits that tell experiments apart; where things lie and how they are tracked does not count."""
     config = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "device"):
+    for key in _NO_EXPERIMENT:
         del config[key]
+    config |= _selection(settings)
     config["data"] = {"on_bad_image": settings.data.on_bad_image}
     config["dataset"] = without_places(settings.dataset)
     return _hash(config)
@@ -74,22 +84,42 @@ def resume_hash(settings: TrainConfig) -> str:
     `epochs` and how it is judged may change; what it began with lies behind it.
     """
     config = asdict(settings)
-    for key in ("tracking", "sweep", "resume", "init_from", "device", "data", "epochs", "dataset"):
+    for key in (*_NO_EXPERIMENT, "init_from", "data", "epochs", "dataset"):
         del config[key]
+    config |= _selection(settings)
     for key in ("weights", "ema"):
         config["backbone"].pop(key, None)
     del config["ema"]["raw"]
     # Where it lies may change: its bytes are compared.
     config["teacher"]["checkpoint"] = None if settings.teacher.checkpoint is None else "there"
-    config["eval"] = {key: config["eval"][key] for key in _SPLIT}
+    kept = _CHOOSES if selects_best(flat(settings)) else _SPLIT
+    config["eval"] = {key: config["eval"][key] for key in kept}
     return _hash(config)
+
+
+def selects_best(config: Mapping[str, Any]) -> bool:
+    """Whether a run of this flat config keeps the model of its best epoch."""
+    return config.get(SELECTION) == "best"
+
+
+def param_now(key: str, value: str) -> str:
+    """A tracked parameter of a run of any age as one of today would have it."""
+    return {"True": "last", "False": "none"}.get(value, value) if key == SELECTION else value
+
+
+def _selection(settings: TrainConfig) -> dict[str, Any]:
+    """What the hashes hold of `tracking`: nothing, unless the best epoch is chosen."""
+    return {"tracking": {"checkpoint": "best"}} if settings.tracking.checkpoint == "best" else {}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The keys that differ between two flat configs and must not where a run is resumed, with both values."""
     before, now = {**later_defaults(), **before}, {**later_defaults(), **now}
+    best = selects_best(before), selects_best(now)
+    judged = _CHOOSES if all(best) else _SPLIT
     fixed = [key for key in {**before, **now} if not key.startswith(MAY_CHANGE) and key not in FOLLOWS]
-    fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in _SPLIT]
+    fixed = [key for key in fixed if not key.startswith("eval.") or key.removeprefix("eval.") in judged]
+    fixed += [SELECTION] if best[0] != best[1] else []
     return [
         f"{key} was {before.get(key)}, is {now.get(key)}" for key in fixed if before.get(key) != now.get(key)
     ]

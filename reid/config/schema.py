@@ -145,7 +145,9 @@ class TrackingConfig:
     uri: str | None = None  # MLFLOW_TRACKING_URI, else mlflow.db in the source tree
     experiment: str = "reid"
     run_name: str | None = None
-    checkpoint: bool = True
+    # Whose epoch model.pt is of, and what the tracker gets; none: of the last one, and the tracker gets none.
+    # true and false, as older configs have it, are last and none.
+    checkpoint: Any = field(default="last", metadata={"choices": ("last", "best", "none")})
     images: bool = False  # crops of people leave the run's folder only when asked
     system_metrics: bool = False  # load and memory of the machine, an epoch each
 
@@ -223,6 +225,7 @@ class TrainConfig:
     freeze_bn: bool = False  # the backbone's batch norms keep the statistics they have
     freeze_epochs: int = at_least(0, 0)  # at the beginning, in which the head alone learns
     resume: str | None = None  # auto | a checkpoint
+    keep_last: bool = True  # false: last.pt goes once the run is finished and all is written
     init_from: str | None = None  # a checkpoint, a run's folder, an MLflow run id
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

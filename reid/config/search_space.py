@@ -18,7 +18,7 @@ from reid.errors import UsageError
 
 #: What may not be searched: it says how trials are judged, where they lie, or how long they are.
 FIXED = ("eval.", "dataset.", "data.", "tracking.", "sweep.", "study.", "epochs", "seed", "device", "resume",
-         "init_from", "teacher.checkpoint")  # fmt: skip
+         "init_from", "teacher.checkpoint", "keep_last")  # fmt: skip
 
 
 def tune_settings(

@@ -181,6 +181,8 @@ def _typed(config: DictConfig) -> Any:
         raise ConfigError(f"{key}{str(error).splitlines()[0]}") from error
     if settings.dataset:
         settings.dataset = complete_dataset(settings.dataset, settings.data.root)
+    if isinstance(settings.tracking.checkpoint, bool):  # as configs had it before there was `best`
+        settings.tracking.checkpoint = "last" if settings.tracking.checkpoint else "none"
     check_fields(settings)
     return settings
 
@@ -237,6 +239,7 @@ def _check_across(settings: TrainConfig) -> None:
             f"{batch.instances} = {batch.identities * batch.instances}. Set those two; the size follows."
         )
     _check_schedule(settings)
+    _check_selection(settings)
     if settings.clip_norm is not None and settings.clip_norm <= 0:
         raise ConfigError(
             f"clip_norm={settings.clip_norm}: expected a number above 0, or null for no clipping"
@@ -292,6 +295,30 @@ def _check_across(settings: TrainConfig) -> None:
         )
     if loss["id_weight"] == loss["metric_weight"] == 0:
         raise ConfigError("loss.id_weight and loss.metric_weight are both 0: there is nothing to train for")
+
+
+def _check_selection(settings: TrainConfig) -> None:
+    """Refuse to keep the best epoch where none can be chosen, or where it were chosen on the test set."""
+    if settings.tracking.checkpoint != "best":
+        return
+    if settings.eval.split != "val":
+        raise ConfigError(
+            f"tracking.checkpoint=best chooses an epoch by its score, and eval.split={settings.eval.split}: "
+            "then nothing would be left to judge the chosen model on. Set eval.split=val, which holds people "
+            "of the training set out, or tracking.checkpoint=last"
+        )
+    period = settings.eval.period
+    if period == 0:
+        raise ConfigError(
+            "tracking.checkpoint=best chooses among epochs that are judged, and eval.period=0 judges the "
+            "last one alone. Set eval.period=1, or tracking.checkpoint=last"
+        )
+    if period >= settings.epochs:
+        warnings.warn(
+            f"tracking.checkpoint=best with eval.period={period}: a run of {settings.epochs} epochs is "
+            "judged after its last one alone, so there is nothing to choose from. Set a smaller eval.period",
+            stacklevel=4,
+        )
 
 
 def _check_schedule(settings: TrainConfig) -> None:

@@ -16,7 +16,7 @@ from reid.locks import FileLock, Timeout
 
 DESCRIPTION = (
     "List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
-    "no opening will use (stores of another format, what a killed process left), the stores that are "
+    "no opening will use (stores of an older format, what a killed process left), the stores that are "
     "named, and those unused for --unused-days.  A store that a process uses stays.  One that is missed "
     "later is built again.  Exit code 0: done; 1: a store that was named is in use, or could not be "
     "removed; 2: asked wrongly."
@@ -26,6 +26,8 @@ OURS = re.compile(r"([0-9a-f]{24}(?:-\d+x\d+)?)\.(npy|json|lock|files\.npz|(?:.+
 #: A file that is written without a lock is finished long before.
 ABANDONED_S = 3600
 DAY_S = 86_400
+#: Of a store that this version cannot open, and never deletes.
+NEWER = "of a newer version of the suite, which needs it"
 #: Of a name, in the list; as much as tells stores apart.
 SHORT = 12
 
@@ -74,7 +76,10 @@ def list_stores(folder: Path) -> list[StoredImages]:
 
 
 def list_leftovers(folder: Path) -> list[Leftover]:
-    """What no opening will use; files that a process is writing are left out."""
+    """What no opening by this version will use; files that a process is writing are left out.
+
+    Stores of a newer version (`NEWER`) are listed and not pruned.
+    """
     stores = list_stores(folder)
     names = {store.name for store in stores}
     sizes = {(store.height, store.width) for store in stores}
@@ -150,8 +155,11 @@ def _prune(folder: Path, chosen: Sequence[StoredImages], named: Sequence[str]) -
             total += freed
             print(f"removed: {_describe(store)}")
     for leftover in list_leftovers(folder):
-        freed = remove(leftover.files, leftover.lock)
         names = ", ".join(file.name for file in leftover.files)
+        if leftover.why == NEWER:
+            print(f"left: {names} ({NEWER})")
+            continue
+        freed = remove(leftover.files, leftover.lock)
         if freed is None:
             print(f"in use, left: {names} ({leftover.why})")
         else:
@@ -207,7 +215,9 @@ def _other_format(file: Path) -> str:
         form = json.loads(file.read_text()).get("format")
     except (OSError, ValueError, AttributeError):
         return "half a store"
-    return "half a store" if form == FORMAT else "of another format"
+    if form == FORMAT:
+        return "half a store"
+    return NEWER if type(form) is int and form > FORMAT else "of an older format"
 
 
 def _ours(folder: Path, ending: str) -> Iterator[Path]:

@@ -108,7 +108,13 @@ def _scores(meta: Mapping[str, Any]) -> str:
         queries = f"{row['queries']:,} of {row['people']:,} people"
         lines.append(f"| {' | '.join([where, *cells, queries])} |")
     notes = ["In brackets: 95 % intervals, people resampled."]
-    if meta["config"]:
+    if "selected" in meta:
+        chosen = meta["selected"]
+        notes.append(
+            f"The model is that of epoch {chosen['epoch']} of {chosen['of_epochs']}, the one with the best "
+            f"{chosen['score']}: its scores on that split are a little too good, since it was chosen by them."
+        )
+    elif meta["config"]:
         notes.append("The model is that of the last epoch: nothing was chosen by these scores.")
     if all(row["own"] for row in rows):
         notes.append("Scores on other data are not stored.")
@@ -157,6 +163,8 @@ def _recipe(meta: Mapping[str, Any]) -> str:
         return f"## Training\n\nThe recipe is {source}. Input: {image}."
     epoch, epochs = meta.get("progress", {}).get("epoch"), config.get("epochs")
     length = f"{epochs} epochs" if epoch in (None, epochs) else f"{epoch} of {epochs} epochs"
+    if "selected" in meta:
+        length = f"{epochs} epochs, of which the model of epoch {epoch} was kept"
     batch = f"{config.get('batch.identities')} people x {config.get('batch.instances')}"
     facts = {
         "input": image,

@@ -14,8 +14,10 @@ import torch
 
 from reid.engine.checkpoint_meta import MetaError, check_meta, check_tensors
 from reid.engine.errors import CheckpointError as CheckpointError
+from reid.formats import format_problem
 from reid.models.weights import damaged_member
 
+#: Of checkpoints, as `reid.formats` has it. What is only added, and may be left alone, needs no new number.
 FORMAT = 1
 
 
@@ -26,10 +28,10 @@ class Checkpoint:
     `training` holds the state dicts `optimizer`, `metric_loss` and `loss_optimizer` (empty where the loss
     learns nothing or brings no optimizer), `scaler` (of a run in fp16 alone), `distillation` (of a run with a
     teacher alone), `rng` (of torch; `rng_of_others`, of further processes) and `totals` (of an epoch cut
-    short).  It is empty in a file that holds the model alone.  Where a moving average of the weights is kept,
-    `model` is that average in every file, so that each command uses what was judged; `trained_model` is the
-    state dict of the weights that the optimizer goes on from, and `averaged_moves` counts what has gone into
-    the average.
+    short), `best_model` (the state dict of the best epoch so far, where a run keeps that one).  It is empty
+    in a file that holds the model alone.  Where a moving average of the weights is kept, `model` is that
+    average in every file, so that each command uses what was judged; `trained_model` is the state dict of the
+    weights that the optimizer goes on from, and `averaged_moves` counts what has gone into the average.
     """
 
     model: Mapping[str, torch.Tensor]
@@ -126,7 +128,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     Every member's checksum is compared, which takes 0.06 s for 100 MB.
 
     Raises:
-        CheckpointError: no such file, not such a file, or a damaged one.
+        CheckpointError: no such file, not such a file, a damaged one, or one of a newer version.
     """
     path = Path(path)
     if not path.is_file():
@@ -138,17 +140,17 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
         )
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+        if problem := format_problem(path, content.get("format"), FORMAT):
+            raise CheckpointError(problem)
         meta = json.loads(content["meta"])
-        version, model, training = content["format"], content["model"], content["training"]
+        model, training = content["model"], content["training"]
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises anything from KeyError to UnpicklingError here
         raise CheckpointError(
             f"{path} is not a checkpoint of this suite ({type(error).__name__}): expected last.pt or "
             "model.pt of a run. A file of bare weights goes to backbone.weights=…"
         ) from error
-    if type(version) is not int or version != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {version!r}, this version reads {FORMAT}: use the version that wrote it"
-        )
     return Checkpoint(model, meta, training)
 
 

@@ -161,8 +161,11 @@ def checkpoint_meta(settings: TrainConfig, data: TrainingData, model: ReidModel)
 
 
 def how_far(meta: Mapping[str, Any]) -> str:
-    """Where in its training a checkpoint stands, in words; "" at the end, and where the file does not say."""
+    """Which epoch of its training a checkpoint is of, in words; "" for the last, and where none is named."""
     epoch, epochs = meta.get("progress", {}).get("epoch"), meta["config"].get("epochs")
+    if "selected" in meta:  # that of a training which is at its end
+        chosen = meta["selected"]
+        return f"the model of epoch {epoch} of {chosen['of_epochs']}, the best by {chosen['score']}"
     if epoch is None or epochs is None or epoch >= epochs:
         return ""
     return f"a training not at its end, after epoch {epoch} of {epochs}"
@@ -202,5 +205,7 @@ def run_facts(
         "reid.data.junk": dataset.junk,
         **({} if dataset.cameras else {"reid.data.cameras": CAMERAS_UNKNOWN}),
         "reid.score_split": settings.eval.split,
-        "reid.selection": "last epoch; nothing was chosen on any split",
+        "reid.selection": "the epoch with the best mAP on val, people held out of the training set"
+        if settings.tracking.checkpoint == "best"
+        else "last epoch; nothing was chosen on any split",
     }

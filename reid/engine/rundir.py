@@ -1,6 +1,8 @@
 """The folder of a run: what it says of itself, and finding the one to resume."""
 
 import json
+import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -8,10 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reid.engine.errors import CheckpointError
+from reid.formats import FormatError, format_problem
 from reid.home import as_moved, in_this_home
 from reid.tracking.journal import JOURNAL, Journal, under_way
 
+log = logging.getLogger(__name__)
+
 STATUS = "status.json"
+#: Of that file, as `reid.formats` has it. 2: it has a number, and the epoch of the model.
+FORMAT = 2
 LAST = "last.pt"
 #: Nothing takes that long to write.
 HALF_WRITTEN_S = 3600
@@ -33,21 +40,31 @@ class RunStatus:
     data_fingerprint: str = ""
     code: str = ""  # `reid.tracking.sources.code` of what ran
     taken_from: str = ""  # a sweep's cell that another sweep had finished: the folder of that run
+    epoch: int | None = None  # whose model `model.pt` is, of a training that came to its end
 
     def write(self, folder: Path) -> None:
         partial = folder / f".{STATUS}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        with partial.open("w") as file:
+            file.write(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # `last.pt` may go because of what stands here
         partial.replace(folder / STATUS)
 
 
 def read_status(folder: Path) -> RunStatus | None:
     """The status that `folder` holds, or None where there is none that can be read.
 
+    Raises:
+        FormatError: a newer version wrote it.
+
     A run that ended while its store was away got its id later: the journal knows it.  Of a project that was
     moved, the places are those of now.
     """
     try:
-        status = RunStatus(**json.loads((folder / STATUS).read_text()))
+        content = dict(json.loads((folder / STATUS).read_text()))
+        if problem := format_problem(folder / STATUS, content.pop("format", None), FORMAT):
+            raise FormatError(problem)
+        status = RunStatus(**content)
     except (OSError, ValueError, TypeError):
         return None
     if status.run_dir:
@@ -143,7 +160,11 @@ def _statuses(folder: Path, roots: Iterable[Path] | None) -> Iterator[tuple[Path
         for pattern in (f"*/{STATUS}", f"*/*/{STATUS}"):
             places.update(path.parent for path in parent.glob(pattern))
     for place in sorted(places):
-        status = read_status(place)
+        try:
+            status = read_status(place)
+        except FormatError as error:  # one run of many: the others are found all the same
+            log.warning("%s. It is left out here", error)
+            continue
         if status is not None:
             yield place, status
 
@@ -166,11 +187,21 @@ def run_of(checkpoint: Path) -> Path:
     """The folder of the run whose `last.pt` was named to be resumed.
 
     Raises:
-        CheckpointError: no such file, or a file that holds no training state.
+        CheckpointError: no such file, or a file that holds no training state; it was removed once the run had
+            finished.
     """
     path = checkpoint.expanduser().absolute()
     if path.is_dir():
         path = path / LAST
+    if not path.is_file() and path.name == LAST:
+        status = read_status(path.parent)
+        if status is not None and status.status == "FINISHED":
+            raise CheckpointError(
+                f"resume={checkpoint}: this run is finished and its {LAST} is gone (keep_last=false removes "
+                "it, and it may be deleted). model.pt holds the weights without the optimizer and the random "
+                f"numbers, so no further epoch would be the one of that run. Set init_from={checkpoint} to "
+                "begin a new run with its weights, or train anew with more epochs"
+            )
     if not path.is_file():
         raise CheckpointError(
             f"resume={checkpoint}: no such checkpoint. Expected a run's folder, its {LAST}, or `auto` for "
@@ -179,3 +210,26 @@ def run_of(checkpoint: Path) -> Path:
     if path.name != LAST:
         raise CheckpointError(f"resume={checkpoint}: only a run's {LAST} holds what is needed to go on")
     return path.parent
+
+
+def drop_last(folder: Path) -> bool:
+    """Remove `last.pt` of a run that is finished, and say whether it went.
+
+    What stands on the disk decides: the run says that it is FINISHED, and its `model.pt` is there. Both were
+    flushed to the disk before, so that no crash finds neither.
+    """
+    status = read_status(folder)
+    if status is None or status.status != "FINISHED" or not (folder / "model.pt").is_file():
+        return False
+    try:
+        if os.name == "posix":  # the new name of the status reaches the disk before the old file leaves it
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        (folder / LAST).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s could not be removed: %s", folder / LAST, error)
+        return False
+    return True

@@ -13,6 +13,7 @@ from torch import nn
 from reid.config.identity import changed
 from reid.data.image_store import ImageStore
 from reid.data.sizes import epoch_sizes
+from reid.engine.best import BestModel
 from reid.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -21,6 +22,7 @@ from reid.engine.checkpoint import (
     rng_state,
     save_checkpoint,
 )
+from reid.engine.checkpoint_meta import check_tensors
 from reid.engine.compute import Compute
 from reid.engine.describe import take_normalisation
 from reid.engine.finite import DivergedError, NonFiniteError, check_finite
@@ -43,9 +45,13 @@ class Session:
         attach         the run is tracked              add_score      the model was judged
         pause          stopped within an epoch         finish         model.pt, at the end
 
+    Where the model of the best epoch is kept, `last.pt` holds that one too: it is written in one piece with
+    the state that it belongs to, so no kill can tear them apart.
+
     `epoch` counts the complete epochs, `totals` belongs to the one after them, which may be under way.
-    `judged` says whether the score that was due after `epoch` is in the history.  Several processes have to
-    come to each of these together: the first one writes, with what each of them draws random numbers from.
+    `judged` says whether the score that was due after `epoch` is in the history.  `best` is None where the
+    model of the last epoch is kept.  Several processes have to come to each of these together: the first one
+    writes, with what each of them draws random numbers from.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Session:
         meta: dict[str, Any],
         metric_loss: nn.Module | None = None,
         distillation: nn.Module | None = None,
+        best: BestModel | None = None,
     ) -> None:
         self.folder = folder
         self.model = model
@@ -65,6 +72,7 @@ class Session:
         self.meta = meta
         self.metric_loss = metric_loss
         self.distillation = distillation
+        self.best = best
         self.epoch = 0
         self.judged = False
         self.totals = EpochTotals()
@@ -114,16 +122,42 @@ class Session:
     def add_score(self, values: dict[str, float] | None) -> None:
         """The model was judged after `epoch` epochs; the values are None where another process has them."""
         self.judged = True
+        if self.best is not None:
+            # The first process alone knows the score; each of them keeps the model.
+            better = values is not None and self.best.is_beaten_by(self.epoch, values)
+            mAP = self.compute.processes.broadcast(values[self.best.score] if better and values else None)
+            if mAP is not None:
+                self.best.take(self.epoch, mAP, self.result)
         if values is not None:
             self._record(self.epoch, values)
         self._save()
 
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose model the run keeps, as far as it has come."""
+        return self.epoch if self.best is None or self.best.model is None else self.best.epoch
+
+    def take_best(self) -> None:
+        """Put the weights of the best epoch in the place of the last one's, once the training is over.
+
+        Nothing is saved to `last.pt` after it.
+        """
+        if self.best is not None and self.best.model is not None:
+            self.result.load_state_dict(self.best.model)
+
     def finish(self) -> Path:
         """Write `model.pt`: the model and what it says of itself, without the state of the training."""
         path = self.folder / "model.pt"
-        progress = {"epoch": self.epoch}
-        save_checkpoint(path, Checkpoint(self.result.state_dict(), {**self.meta, "progress": progress}, {}))
+        self.take_best()
+        save_checkpoint(path, Checkpoint(self.result.state_dict(), self.meta_of_result(), {}))
         return path
+
+    def meta_of_result(self) -> dict[str, Any]:
+        """What `model.pt` says of itself at the end."""
+        meta = {**self.meta, "progress": {"epoch": self.kept_epoch}}
+        if self.best is not None:
+            meta["selected"] = {**self.best.description(), "of_epochs": self.epoch}
+        return meta
 
     def _record(self, epoch: int, values: dict[str, float]) -> None:
         """Add values to the row of `epoch` in the history and in `history.csv`."""
@@ -142,7 +176,7 @@ class Session:
         rng, *rng_of_others = self.compute.processes.gather(rng_state(self.compute.device))
         if not self.compute.processes.first:
             return
-        progress = {"epoch": self.epoch, "judged": self.judged, "history": self.history}
+        progress: dict[str, Any] = {"epoch": self.epoch, "judged": self.judged, "history": self.history}
         loss_optimizer, scaler = self.optimizers.loss, self.optimizers.scaler
         training: dict[str, Any] = {
             "optimizer": self.optimizers.network.state_dict(),
@@ -160,6 +194,9 @@ class Session:
         if self.optimizers.average is not None:
             training["trained_model"] = self.model.state_dict()
             training["averaged_moves"] = self.optimizers.average.moves
+        if self.best is not None and self.best.model is not None:
+            progress["best"] = self.best.description()
+            training["best_model"] = self.best.model
         checkpoint = Checkpoint(self.result.state_dict(), {**self.meta, "progress": progress}, training)
         try:
             save_checkpoint(self.folder / LAST, checkpoint)
@@ -248,6 +285,9 @@ class Session:
             load_optimizer(self.optimizers.loss, training["loss_optimizer"])
         if self.optimizers.scaler is not None:
             self.optimizers.scaler.load_state_dict(training["scaler"])
+        if self.best is not None and "best" in progress:
+            check_tensors(training["best_model"], checkpoint.meta)
+            self.best.restore(progress["best"], training["best_model"], self.result)
         # A weight file may have stated how images are normalised, and it is not read again.
         for model in (self.model, self.result):
             take_normalisation(model, checkpoint.meta["preprocessing"])

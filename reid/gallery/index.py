@@ -29,6 +29,7 @@ import pyarrow
 from pyarrow import compute, parquet
 
 from reid.errors import UsageError
+from reid.formats import format_problem
 from reid.gallery.exact import Candidates, Doubles, Floats, Numbers, distances
 from reid.home import as_moved
 from reid.locks import FileLock, Timeout
@@ -672,8 +673,8 @@ def _read_table(folder: Path, rows: bool = True) -> tuple[pyarrow.Table, dict[st
         raise IndexFault(
             f"{path} is damaged, or no table of an index ({reason}): copy it back, or make the index anew"
         ) from error
-    if version != FORMAT:
-        raise IndexFault(f"{path} has format {version!r}, this version reads {FORMAT}: make the index anew")
+    if problem := format_problem(path, version, FORMAT):
+        raise IndexFault(problem)
     if columns != _SCHEMA:
         raise IndexFault(f"{path} is damaged: its columns are not those of an index. Make the index anew")
     return table, meta

@@ -94,13 +94,18 @@ def score_line(epoch: int, scores: Scores, split: str) -> Text:
 
 
 def say_where(
-    console: Console, settings: TrainConfig, folder: Path, history: list[dict[str, float]], run_id: str | None
+    console: Console,
+    settings: TrainConfig,
+    folder: Path,
+    history: list[dict[str, float]],
+    scores: Mapping[str, float],
+    run_id: str | None,
 ) -> None:
-    """The last words of a run: before and after, and where everything is."""
+    """The last words of a run: before and after, and where everything is; `scores` are those of its model."""
     key = f"{settings.eval.split}/mAP"
     scored = [row for row in history if key in row]
     if scored[0]["epoch"] == 0:
-        before, after = scored[0][key], scored[-1][key]
+        before, after = scored[0][key], scores[key]
         console.print(
             f"mAP on people not trained on: {percent(before)} before training, {percent(after)} after"
         )

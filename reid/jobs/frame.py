@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from reid.engine.distributed import LostProcessError, Processes
-from reid.engine.rundir import RunStatus, read_status
+from reid.engine.rundir import RunStatus, drop_last, read_status
 from reid.engine.runtime import restored_switches
 from reid.engine.stop import Stopped, StopSignals
 from reid.home import from_hydra
@@ -122,6 +122,8 @@ def run_framed(job: Job, story: Story) -> None:
                 "FAILED" if status == "FAILED" else "KILLED" if status != "FINISHED" else "FINISHED"
             )
         job.save_status()
+        if job.processes.first and OmegaConf.select(job.config, "keep_last", default=True) is False:
+            drop_last(job.folder)  # where it is finished
         # The jobs of a sweep share this process.
         gc.collect()
         if torch.cuda.is_available() and job.processes.count == 1:  # else it may wait for a lost process

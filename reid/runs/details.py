@@ -116,7 +116,7 @@ def _from_defaults(run: RunRecord) -> dict[str, str]:
     """The params of a training run that are not those of `python -m reid.train` without an override."""
     if run.tags.get("reid.kind") != "run":
         return {}
-    from reid.config.identity import flat
+    from reid.config.identity import SELECTION, flat
     from reid.config.settings import (
         train_settings,  # it imports torch, which the other subcommands do without
     )
@@ -125,7 +125,7 @@ def _from_defaults(run: RunRecord) -> dict[str, str]:
     return {
         key: value
         for key, value in sorted(run.params.items())
-        if defaults.get(key) != value and not key.startswith(_PLACES)
+        if defaults.get(key) != value and (not key.startswith(_PLACES) or (key, value) == (SELECTION, "best"))
     }
 
 

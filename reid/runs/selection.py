@@ -238,12 +238,13 @@ def differing(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
 
     What a run of older code lacks is the same as the default, and what follows another key is that key.
     """
-    from reid.config.identity import FOLLOWS, later_defaults  # with Hydra, which the other subcommands spare
+    from reid.config.identity import FOLLOWS, later_defaults, param_now  # with Hydra, which others spare
 
     keys = sorted({key for run in runs for key in run.params} - FOLLOWS.keys())
     without = {key: str(value) for key, value in later_defaults().items()}
-    apart = [key for key in keys if len({run.params.get(key, without.get(key, "-")) for run in runs}) > 1]
-    return {key: [run.params.get(key, "-") for run in runs] for key in apart}
+    params = [{key: param_now(key, value) for key, value in run.params.items()} for run in runs]
+    apart = [key for key in keys if len({one.get(key, without.get(key, "-")) for one in params}) > 1]
+    return {key: [one.get(key, "-") for one in params] for key in apart}
 
 
 def _line(run: RunRecord) -> str:

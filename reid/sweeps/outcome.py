@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reid.config.identity import FOLLOWS, later_defaults
+from reid.config.identity import FOLLOWS, SELECTION, later_defaults
 from reid.engine.rundir import RunStatus
 from reid.judging.queries import QUERIES
 from reid.retrieval import Measured
@@ -18,7 +18,7 @@ from reid.tracking import RunRecord, TrackingError, hide_home, read_record
 
 SEED = "seed"
 #: Groups of parameters that say where and how a run is made, not what it is.
-NOT_THE_EXPERIMENT = ("seed", "device", "resume", "data.", "dataset.root", "tracking.", "sweep.")
+NOT_THE_EXPERIMENT = ("seed", "device", "resume", "keep_last", "data.", "dataset.root", "tracking.", "sweep.")
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,14 @@ def varying(setting: Setting) -> list[str]:
     defaults = {key: str(value) for key, value in later_defaults().items()}
     known = [{**defaults, **run.params} for run in setting.runs if run.params]
     names = sorted(set().union(*known) - FOLLOWS.keys()) if known else []
-    return [
+    apart = [
         name
         for name in names
         if not name.startswith(NOT_THE_EXPERIMENT) and len({params.get(name) for params in known}) > 1
     ]
+    if len({params.get(SELECTION) == "best" for params in known}) > 1:
+        apart.append(SELECTION)
+    return apart
 
 
 def cell_table(runs: Iterable[SweptRun], keys: Sequence[str], split: str) -> pd.DataFrame:

@@ -1,16 +1,22 @@
 """What a sweep's folder says of the sweep: which cells it is made of, and what became of each."""
 
 import json
+import logging
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from reid.engine.rundir import STATUS, RunStatus, read_status
+from reid.formats import FormatError, format_problem
 from reid.home import as_moved
 from reid.sweeps.job_lock import occupied
 
+log = logging.getLogger(__name__)
+
 SWEEP = "sweep.json"
+#: Of that file, as `reid.formats` has it. 2: it has a number.
+FORMAT = 2
 
 #: How the jobs of a sweep, which may be other processes, learn whose children they are.
 PARENT_FOLDER = "REID_SWEEP_FOLDER"
@@ -38,7 +44,7 @@ class SweepFile:
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{SWEEP}.partial"
-        content = asdict(self) | {"folder": str(folder.absolute())}
+        content = {"format": FORMAT, **asdict(self), "folder": str(folder.absolute())}
         partial.write_text(json.dumps(content, indent=1) + "\n")
         partial.replace(folder / SWEEP)
 
@@ -47,9 +53,15 @@ def read_sweep(folder: Path) -> SweepFile | None:
     """The sweep that `folder` holds, or None where there is none that can be read.
 
     Where it was moved with its data, these lie where they are now.
+
+    Raises:
+        FormatError: a newer version wrote it.
     """
     try:
-        sweep = SweepFile(**json.loads((folder / SWEEP).read_text()))
+        content = dict(json.loads((folder / SWEEP).read_text()))
+        if problem := format_problem(folder / SWEEP, content.pop("format", None), FORMAT):
+            raise FormatError(problem)
+        sweep = SweepFile(**content)
         old, new = sweep.folder or _old_place(folder), folder.absolute()
         cells = [[name, as_moved(root, Path(old), new)] for name, root in sweep.cells] if old else sweep.cells
         return replace(sweep, cells=cells, folder=str(new))
@@ -74,7 +86,11 @@ def find_sweep(wanted: SweepFile, root: Path, codes: Collection[str] | None = No
     """
     same = []
     for path in root.glob(f"*/{SWEEP}"):
-        found = read_sweep(path.parent)
+        try:
+            found = read_sweep(path.parent)
+        except FormatError as error:  # one sweep of many
+            log.warning("%s. It is left out here", error)
+            continue
         if found is None or (found.experiment, found.cells) != (wanted.experiment, wanted.cells):
             continue
         if codes is None or found.code in codes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reid.tracking.errors import TrackingError, reason
 from reid.tracking.logged_model import find_model, put_files
-from reid.tracking.records import RunRecord
+from reid.tracking.records import RunRecord, of_kept_model
 from reid.tracking.store import Store
 
 
@@ -22,7 +22,12 @@ def read_run(store: Store, run_id: str) -> tuple[RunRecord, str]:
         raise _failed(f"run {run_id} could not be read from {store.public_uri}", error) from error
     data = run.data
     record = RunRecord(
-        run_id, run.info.run_name, run.info.status, dict(data.params), dict(data.metrics), dict(data.tags)
+        run_id,
+        run.info.run_name,
+        run.info.status,
+        dict(data.params),
+        of_kept_model(data.metrics, data.tags),
+        dict(data.tags),
     )
     return record, str(experiment)
 

@@ -25,6 +25,10 @@ class TrackingError(UsageError, RuntimeError):
     """A tracking call that cannot be right: a bad name, a folder in use, a run that is not there."""
 
 
+class NewerJournalError(TrackingError):
+    """A newer version of the suite wrote the journal of a run."""
+
+
 def reason(error: BaseException) -> str:
     """The answer of a store in one line, without passwords; of what has a remedy, in our words."""
     text = str(error)

@@ -16,10 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reid.formats import format_problem
 from reid.locks import FileLock, Timeout
-from reid.tracking.errors import TrackingError
+from reid.tracking.errors import NewerJournalError, TrackingError
 
 JOURNAL = "journal.jsonl"
+#: Of journals, as `reid.formats` has it; the first operation carries it. A new kind of operation raises it.
+FORMAT = 1
 #: The tags by which the cells of a sweep differ: the hash of a config does not hold where its data lie.
 CELL = ("reid.config_hash", "reid.data.fingerprint")
 Operation = dict[str, Any]
@@ -50,7 +53,10 @@ class Journal:
         self.create_lock = FileLock(self.folder / "journal.create.lock", timeout=60)
 
     def acquire(self) -> None:
-        """Become the only writer. Raises TrackingError when another process (or tracker) is."""
+        """Become the only writer.
+
+        Raises TrackingError when another process (or tracker) is, or a newer version wrote the journal.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
@@ -59,7 +65,12 @@ class Journal:
                 f"{self.folder} is in use by another process that tracks this run. Wait until it ends, or "
                 "choose another output folder"
             ) from None
-        self._drop_torn_line()
+        try:
+            self._check_format()
+            self._drop_torn_line()
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         self._lock.release()
@@ -112,7 +123,11 @@ class Journal:
 
     @property
     def creation(self) -> Operation:
-        """The first operation, which creates the run. Raises TrackingError where there is none."""
+        """The first operation, which creates the run.
+
+        Raises TrackingError where there is none, or a newer version wrote it.
+        """
+        self._check_format()
         for operation, _ in self.read():
             if operation.get("op") == "create":
                 return operation
@@ -145,6 +160,12 @@ class Journal:
     def forget_sent(self) -> None:
         """Have the whole journal sent again (to a store that lost the run)."""
         self._sent_path.unlink(missing_ok=True)
+
+    def _check_format(self) -> None:
+        first = next((operation for operation, _ in self.read()), None)
+        found = first.get("format") if isinstance(first, dict) else None
+        if problem := format_problem(self.path, found, FORMAT):
+            raise NewerJournalError(problem)
 
     def _drop_torn_line(self) -> None:
         if self.path.exists():

@@ -12,6 +12,10 @@ MAX_PARAM = 6000
 MAX_TAG = 5000
 _MAX_NAME = 250
 
+#: How the scores of the model that a run keeps begin, where those of another epoch may be later; and the tag
+#: with the epoch of that model.
+KEPT, KEPT_EPOCH = "kept/", "reid.kept_epoch"
+
 
 def check_names(names: Iterable[str], what: str) -> None:
     """Raise TrackingError for the first name that MLflow would refuse (`what`: "metric", "param", …)."""

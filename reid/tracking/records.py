@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.tracking.deliver import PARENT_RUN, RUN_KEY
-from reid.tracking.errors import TrackingError, reason
+from reid.tracking.errors import NewerJournalError, TrackingError, reason
 from reid.tracking.journal import JOURNAL, Journal
 from reid.tracking.logged_model import CHECKPOINT, fetch_from_model, find_model, outputs_of
+from reid.tracking.names import KEPT, KEPT_EPOCH
 from reid.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
 
 _PAGE = 200
 
@@ -24,6 +28,8 @@ _PAGE = 200
 @dataclass(frozen=True)
 class RunRecord:
     """One run as a table row. `metrics` holds the last value of each; `run_id` is None before it was sent.
+
+    Of a run that keeps the model of its best epoch, the scores are those of that model.
 
     started, ended: Unix time in seconds, None where it has not happened. `experiment` and `artifacts` (the
     URI of the artifact folder) are known of runs that came from a store.
@@ -161,7 +167,7 @@ def read_record(folder: Path) -> RunRecord:
                 for name, value in operation["values"].items():
                     if operation["step"] >= latest.get(name, (operation["step"], 0.0))[0]:
                         latest[name] = operation["step"], value
-    metrics = {name: value for name, (_, value) in latest.items()}
+    metrics = of_kept_model({name: value for name, (_, value) in latest.items()}, tags)
     return RunRecord(sent.run_id if sent else None, creation["name"], status, params, metrics, tags)
 
 
@@ -177,6 +183,8 @@ def run_folders(roots: Iterable[Path]) -> dict[str, Path]:
     for path in (path for root in roots for path in root.rglob(JOURNAL)):
         try:
             found[str(Journal(path.parent).creation["run_key"])] = path.parent
+        except NewerJournalError as error:
+            logger.warning("%s", error)
         except (TrackingError, ValueError):
             continue  # a file of that name that is no journal
     return found
@@ -262,13 +270,26 @@ def _record(run: Run, experiment: str) -> RunRecord:
         info.run_name,
         info.status,
         dict(data.params),
-        dict(data.metrics),
+        of_kept_model(data.metrics, data.tags),
         dict(data.tags),
         experiment,
         info.start_time / 1000 if info.start_time else None,
         info.end_time / 1000 if info.end_time else None,
         info.artifact_uri or "",
     )
+
+
+def of_kept_model(metrics: Mapping[str, float], tags: Mapping[str, str]) -> dict[str, float]:
+    """The metrics of a run, with the scores of the model that it keeps in the place of its last epoch's.
+
+    See `Tracker.kept`. A score that the kept model has not does not stand in for it.
+    """
+    if KEPT_EPOCH not in tags:
+        return dict(metrics)
+    own = {name.removeprefix(KEPT): value for name, value in metrics.items() if name.startswith(KEPT)}
+    splits = {f"{name.partition('/')[0]}/" for name in own}
+    rest = {name: value for name, value in metrics.items() if not name.startswith((KEPT, *splits))}
+    return rest | own
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -22,6 +22,7 @@ from reid.tracking.courier import Courier
 from reid.tracking.data_input import DataInput, input_operation
 from reid.tracking.errors import TrackingError, hide_passwords, reason
 from reid.tracking.journal import (
+    FORMAT,
     Journal,
     Operation,
     lost_run,
@@ -33,7 +34,7 @@ from reid.tracking.journal import (
 from reid.tracking.logged_model import FOLDER as MODEL_FOLDER
 from reid.tracking.logged_model import model_operation, write_model_files
 from reid.tracking.machine import hide_home
-from reid.tracking.names import MAX_PARAM, MAX_TAG, as_text, check_names, cut
+from reid.tracking.names import KEPT, KEPT_EPOCH, MAX_PARAM, MAX_TAG, as_text, check_names, cut
 from reid.tracking.store import Store
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Tracker:
         _refuse_other_schema(store)
         creation: Operation = {
             "op": "create",
+            "format": FORMAT,
             "time": now_ms(),
             "run_key": uuid.uuid4().hex,
             "experiment": experiment,
@@ -174,6 +176,15 @@ class Tracker:
             self._record({"op": "metrics", "time": now_ms(), "step": step, "values": new}, durable=True)
         if len(finite) < len(numbers):
             self.tags({"reid.diverged": "true"})
+
+    def kept(self, scores: Mapping[str, float], epoch: int) -> None:
+        """Log the scores of the model that the run keeps, where that is not the last epoch's by its kind.
+
+        The store shows as a metric's value that of its last step, which is another model's. So these get a
+        name of their own, `kept/val/mAP`; `reid.tracking.records` puts them in the place of the others.
+        """
+        self.metrics({f"{KEPT}{name}": value for name, value in scores.items()}, epoch)
+        self.tags({KEPT_EPOCH: epoch})
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Set tags; a value over 5000 characters is cut and says so."""
@@ -347,6 +358,8 @@ class SilentTracker(Tracker):
     def params(self, values: Mapping[str, object]) -> None: ...
 
     def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def kept(self, scores: Mapping[str, float], epoch: int) -> None: ...
 
     def tags(self, values: Mapping[str, object]) -> None: ...
 

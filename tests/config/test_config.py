@@ -178,6 +178,7 @@ OURS = {
     "image.sizes",
     *(f"augment.{key}" for key in vars(AugmentConfig())),
     "resume",
+    "keep_last",
     "init_from",
     "backbone.ema",
     "schedule.restarts",
@@ -268,6 +269,8 @@ def test_the_hash_tells_experiments_apart_and_nothing_else(recipe: DictConfig) -
         "data.store": "/elsewhere",
         "sweep.fail_fast": True,
         "resume": "auto",
+        "keep_last": False,
+        "tracking.checkpoint": "none",
     }.items():
         assert config_hash(changed(recipe, same, value)) == plain, same
     for other, value in {

@@ -119,6 +119,9 @@ def test_prune_removes_what_no_opening_will_use(run: Run, folder: Path) -> None:
     np.save(folder / f"{other}.npy", np.zeros((1, 2, 2, 3), np.uint8))
     (folder / f"{other}.json").write_text('{"shape": [1, 2, 2, 3], "content": "", "bad": {}}')
     (folder / f"{other}.lock").touch()
+    newer = [folder / f"{'5' * 24}.{ending}" for ending in ("npy", "json")]
+    np.save(newer[0], np.zeros((1, 2, 2, 3), np.uint8))
+    newer[1].write_text('{"format": 99, "shape": [1, 2, 2, 3], "content": "", "bad": {}}')
     (folder / f"{'1' * 24}.npy").write_bytes(b"half")
     (folder / f"{'2' * 24}-8x8.partial").write_bytes(b"killed")
     (folder / f"{'2' * 24}-8x8.lock").touch()
@@ -130,7 +133,11 @@ def test_prune_removes_what_no_opening_will_use(run: Run, folder: Path) -> None:
     with FileLock(folder / f"{'3' * 24}-8x8.lock"):
         code, out = run("prune")
     assert code == 0
-    assert f"removed: {other}.json, {other}.npy (of another format)" in out
+    assert f"removed: {other}.json, {other}.npy (of an older format)" in out
+    assert f"left: {newer[1].name}, {newer[0].name} (of a newer version of the suite" in out
+    assert all(file.exists() for file in newer)
+    for file in newer:
+        file.unlink()
     assert f"removed: {'1' * 24}.npy (half a store)" in out
     assert f"removed: {'2' * 24}-8x8.partial (left by a process that was killed)" in out
     assert "under way" not in out

@@ -17,6 +17,7 @@ from PIL import Image
 
 from reid import convert
 from reid.engine.checkpoint import (
+    FORMAT,
     Checkpoint,
     CheckpointError,
     load_checkpoint,
@@ -285,12 +286,28 @@ def test_tensors_that_are_no_plain_weights_are_refused(
         load_checkpoint(tmp_path / "model.pt")
 
 
-@pytest.mark.parametrize("version", ["1", True, torch.tensor([1, 1])])
+@pytest.mark.parametrize("version", ["1", True, 0, -1, torch.tensor([1, 1])])
 def test_the_format_is_a_number(model: Path, tmp_path: Path, version: object) -> None:
     content = torch.load(model, weights_only=True)
     torch.save({**content, "format": version}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match=r"has format .*, this version reads 1"):
+    with pytest.raises(CheckpointError, match=r"its format is .*, expected a whole number from 1"):
         load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_in_words(model: Path, tmp_path: Path) -> None:
+    content = torch.load(model, weights_only=True)
+    # What it holds is another version's: only the number is looked at.
+    torch.save({"format": FORMAT + 4, "tensors": content["model"]}, tmp_path / "model.pt")
+    words = f"made by a newer version of the suite: it has format {FORMAT + 4}, and this version reads up to"
+    with pytest.raises(CheckpointError, match=rf"{words} {FORMAT}. Update the suite"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_checkpoint_without_a_number_is_one_of_the_first_format(model: Path, tmp_path: Path) -> None:
+    content = torch.load(model, weights_only=True)
+    del content["format"]
+    torch.save(content, tmp_path / "model.pt")
+    assert load_checkpoint(tmp_path / "model.pt").meta == load_checkpoint(model).meta
 
 
 def test_a_flipped_bit_of_a_weight_file_is_refused_too(tmp_path: Path) -> None:
