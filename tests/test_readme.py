@@ -4,6 +4,7 @@ links, pictures, Make targets, keys, choices and paths lead somewhere.
 
 import argparse
 import csv
+import dataclasses
 import re
 import runpy
 import shlex
@@ -20,6 +21,7 @@ import pytest
 from composing import composed
 from conftest import Runner
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -54,7 +56,7 @@ FOREIGN = re.compile(
 NOT_YET = {
     "config_resolved.yaml", "crops.csv", "split.csv", "history.csv", "model_card.md", "reid.onnx.yaml",
     "botsort.yaml", "checkpoints/model.pt", "logged_model/", "verdicts.csv",
-    "experiments/benchmark/results/gpu_check.md",
+    "experiments/benchmark/results/gpu_check.md", "slurm.csv", ".submitit/",
 }  # fmt: skip
 
 
@@ -249,6 +251,9 @@ def keys() -> set[str]:
     for command in ("train", "evaluate", "threshold", "tune"):
         known |= leaves(OmegaConf.to_container(composed(command), resolve=False))
     known |= leaves(OmegaConf.to_container(composed("train", "loss=mix"), resolve=False))
+    # Those of the launcher for Slurm have a page of their own, which names them without their group too.
+    own = {field.name for field in dataclasses.fields(SlurmQueueConf)}
+    known |= own | {f"hydra.launcher.{name}" for name in own} | {"hydra.sweeper.max_batch_size"}
     for file in CONF.glob("*/*.yaml"):
         choice = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         known |= leaves(choice) | leaves(choice, file.parent.name) | {file.parent.name}

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -37,22 +37,28 @@ class StopSignals:
     once: only the first signal counts. A person who asks twice means now; torchrun, a batch system and the
     launcher of a sweep tell every process, and end what takes too long by themselves.
     together: other processes train the same model, and may stand elsewhere.
+    more: further signals that mean the same, such as a batch system's warning before the end.
     first: called once, before a signal is raised that nothing defers.
     """
 
     def __init__(
-        self, once: bool = False, together: bool = False, first: Callable[[], None] = lambda: None
+        self,
+        once: bool = False,
+        together: bool = False,
+        more: Sequence[int] = (),
+        first: Callable[[], None] = lambda: None,
     ) -> None:
         self._once = once
         self._together = together
+        self._signals = (signal.SIGTERM, signal.SIGINT, *more)
         self._first = first
         self._deferring = False
         self._signal: int | None = None
-        self._before: dict[signal.Signals, signal.Handlers | object] = {}
+        self._before: dict[int, signal.Handlers | object] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
+            for signum in self._signals:
                 self._before[signum] = signal.signal(signum, self._handle)
         return self
 

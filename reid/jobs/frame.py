@@ -24,6 +24,7 @@ from reid.sweeps.cells import SHARED_LAUNCHERS
 from reid.sweeps.job_lock import alone
 from reid.sweeps.orphan import at_work
 from reid.sweeps.slots import gpus, jobs_at_once, places, slot
+from reid.sweeps.slurm import warning_signals
 from reid.sweeps.sweep_file import LAUNCHER, NOT_BEGUN, PARENT_FOLDER, read_sweep
 from reid.terminal import Terminal
 from reid.tracking import refuse_password
@@ -73,7 +74,11 @@ def run_job(config: DictConfig, story: Story, processes: Processes, earlier: lis
     with contextlib.ExitStack() as frame:
         is_worker = os.environ.get(LAUNCHER, str(os.getpid())) != str(os.getpid())
         stop = frame.enter_context(
-            StopSignals(once=processes.count > 1 or is_worker, together=processes.count > 1)
+            StopSignals(
+                once=processes.count > 1 or is_worker,
+                together=processes.count > 1,
+                more=warning_signals(),
+            )
         )
         if in_sweep:
             # A worker whose launcher was killed may still be at this cell.

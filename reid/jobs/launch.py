@@ -32,6 +32,7 @@ from reid.jobs.processes import check_launch, process_arguments, run_folder
 from reid.jobs.resolved import Primary, primary_config
 from reid.sweeps.cells import Plan, plan, refuse_missing
 from reid.sweeps.job_lock import LOCK, stop_jobs
+from reid.sweeps.slurm import LAUNCHER_NAME
 from reid.sweeps.sweep_file import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
 from reid.terminal import Terminal, complaint
 from reid.tracking import refuse_password
@@ -180,7 +181,7 @@ def run_jobs(
         key, _, value = word.lstrip("+").partition("=")
         if key in ("tracking.uri", "study.storage"):
             refuse_password(value.strip("'\""), key)
-    primary = primary_config(command, sys.argv[1:])
+    primary, launcher = primary_config(command, sys.argv[1:]), ""
     refuse_dashes(primary.words, lambda: known_keys(command))
     refuse_options_of_no_dataset(primary.words, lambda: known_keys(command))
     sys.argv[1:] = primary.words
@@ -188,7 +189,7 @@ def run_jobs(
         if processes is not None:
             check_launch(command, sys.argv[1:], processes, together)
         planned = plan(primary.name, sys.argv[1:])
-        outcome.retry = planned.retry
+        outcome.retry, launcher = planned.retry, planned.launcher
         refuse_missing(planned)
         if planned.cells:
             sys.argv += _look_ahead(planned)
@@ -196,8 +197,13 @@ def run_jobs(
         sys.argv += process_arguments(processes.broadcast(run_folder(sys.argv[1:])), processes)
     logging.captureWarnings(True)  # not before: without Hydra's handlers they would be lost
     main = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=primary.name)
+    stop = StopSignals(first=_stop_workers)
+    if any(LAUNCHER_NAME in word for word in (launcher, *sys.argv[1:])):
+        with contextlib.suppress(ImportError):  # the plugin is not installed, which Hydra says
+            import_module("reid.sweeps.slurm_launcher").register_launcher()
+        stop = StopSignals()  # jobs of Slurm's outlive this command, which may end with a connection
     # A process that waits for the others in C would not come to a handler.
-    with contextlib.nullcontext() if processes is not None else StopSignals(first=_stop_workers):
+    with contextlib.nullcontext() if processes is not None else stop:
         main(app)()
     if failures:
         raise failures[0]

@@ -69,13 +69,14 @@ class Plan:
     """All jobs of a command.
 
     `cells` is empty where only Hydra can tell them (a sweeper plugin, `--cfg`); `settings` are those of each
-    cell that is typed, in the same order.
+    cell that is typed, in the same order; `launcher_keys` are those of `hydra.launcher`, unresolved.
     """
 
     multirun: bool
     cells: list[Cell] = field(default_factory=list)
     settings: list[Any] = field(default_factory=list, repr=False)
     launcher: str = "basic"
+    launcher_keys: dict[str, Any] = field(default_factory=dict, repr=False)
     experiment: str = ""
     take: str = "same_code"
     retry: int = 0
@@ -156,9 +157,11 @@ def plan(command: str, arguments: Sequence[str]) -> Plan:
         if choices is None:
             return Plan(multirun)
         launcher, config = "basic", DictConfig({})
+        keys: Any = {}
         if multirun:
             hydra = compositions.whole([choice[0] for choice in choices.values()]).hydra
             launcher = hydra.runtime.choices["hydra/launcher"]
+            keys = OmegaConf.to_container(hydra.launcher, resolve=False)
             values = OmegaConf.select(hydra, "sweeper.params") or {}
             # What is typed wins over the sweep's file, in its place, as Hydra's own sweeper has it.
             of_file = _choices([f"{key}={value}" for key, value in values.items()], multirun) or {}
@@ -184,7 +187,7 @@ def plan(command: str, arguments: Sequence[str]) -> Plan:
         retry = 0 if fail_fast else int(OmegaConf.select(config, "sweep.retry", default=0))
     if take != "none":
         _refuse_twins(cells)
-    return Plan(multirun, cells, typed, launcher, experiment, take, retry)
+    return Plan(multirun, cells, typed, launcher, keys, experiment, take, retry)
 
 
 class _Compositions:

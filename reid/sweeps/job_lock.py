@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -37,7 +38,7 @@ def alone(folder: Path) -> Iterator[None]:
     holder = folder / HOLDER
     try:
         with contextlib.suppress(OSError):  # a full disk
-            holder.write_text(str(os.getpid()))
+            holder.write_text(f"{os.getpid()} {socket.gethostname()}")
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -64,11 +65,16 @@ def stop_jobs(folders: Iterable[Path]) -> None:
 
 
 def _terminate(folder: Path) -> bool:
-    """Send SIGTERM to the process at the job of this folder; False where none is, or it is this one."""
+    """Send SIGTERM to the process at the job of this folder; False where none is, or it is this one.
+
+    On another machine, which shares the folder, its number is that of any process here.
+    """
     try:
-        holder = int((folder / HOLDER).read_text())
-        if holder != os.getpid():
-            os.kill(holder, signal.SIGTERM)
+        number, _, host = (folder / HOLDER).read_text().partition(" ")
+        holder = int(number)
+        if holder == os.getpid() or host not in ("", socket.gethostname()):
+            return False
+        os.kill(holder, signal.SIGTERM)
     except (OSError, ValueError):  # it has just ended
         return False
-    return holder != os.getpid()
+    return True

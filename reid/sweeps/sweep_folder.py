@@ -9,11 +9,15 @@ from reid.config.checks import ConfigError
 from reid.home import for_hydra, from_hydra, home
 from reid.sweeps.cells import Plan, alike
 from reid.sweeps.slots import places
+from reid.sweeps.slurm import LAUNCHER_NAME, batch_size, check_cluster
 from reid.sweeps.sweep_file import SweepFile, find_sweep, read_sweep
 from reid.tracking.journal import Journal
 from reid.tracking.sources import code
 
 SWEEP_DIR = "hydra.sweep.dir"
+BATCH = "hydra.sweeper.max_batch_size"
+#: How often a job of Slurm's that was saved at its time limit goes back into the queue.
+REQUEUES = 20
 A_YEAR = 365 * 24 * 60  # minutes
 
 
@@ -24,8 +28,11 @@ def sweep_arguments(plan: Plan, arguments: Sequence[str]) -> list[str]:
         ConfigError: that folder holds another sweep, or another process runs this one.
     """
     trained = [[cell.config_hash, cell.data_root] for cell in plan.cells]
-    if not plan.multirun or not trained or not all(name for name, _ in trained):
+    if not plan.multirun or not trained:
         return []
+    cut = cut_to_cluster(plan, arguments)
+    if not all(name for name, _ in trained):
+        return [f"{key}={value}" for key, value in cut.items()]
     sweep = SweepFile(plan.experiment, code(), trained, [list(cell.overrides) for cell in plan.cells])
     chosen = [word.partition("=")[2] for word in arguments if word.lstrip("+").startswith(f"{SWEEP_DIR}=")]
     root = home() / "multirun"
@@ -59,9 +66,28 @@ def sweep_arguments(plan: Plan, arguments: Sequence[str]) -> list[str]:
     own = {
         "joblib": {"hydra.launcher.n_jobs": places()},
         # Without it submitit would end every job after an hour, though nobody waits for this machine.
-        "submitit_local": {"hydra.sweeper.max_batch_size": places(), "hydra.launcher.timeout_min": A_YEAR},
+        "submitit_local": {BATCH: places(), "hydra.launcher.timeout_min": A_YEAR},
+        LAUNCHER_NAME: {"hydra.launcher.max_num_timeout": REQUEUES, **cut},
     }
     for key, value in own.get(plan.launcher, {}).items():
         if not any(word.lstrip("+").startswith(f"{key}=") for word in arguments):
             added.append(f"{key}={value}")
     return added
+
+
+def cut_to_cluster(plan: Plan, arguments: Sequence[str]) -> dict[str, int]:
+    """Keys that cut a sweep into as many arrays as the cluster takes; {} where one array takes it.
+
+    Raises:
+        ConfigError: Slurm refuses such jobs, or takes fewer at a time than was typed.
+        SlurmError: the controller does not answer.
+    """
+    if plan.launcher != LAUNCHER_NAME:
+        return {}
+    words = [word.lstrip("+").partition("=") for word in arguments]
+    typed = [value for key, _, value in words if key == BATCH]
+    cells = len(plan.cells)
+    size = batch_size(cells, int(typed[-1]) if typed and typed[-1].isdecimal() else None)
+    at_once = min(cells, size or int(typed[-1] if typed and typed[-1].isdecimal() else cells))
+    check_cluster(plan.launcher_keys, at_once)
+    return {} if size is None else {BATCH: size}

@@ -8,12 +8,20 @@ machine.
 
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from outside.slurm import Slurm, missing, slurm
+
+if TYPE_CHECKING:
+    from outside.sweeps_on_slurm import Note
+
+    from experiments.faults.verdict import Numbers
+    from reid.sweeps.slurm import Submission
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -89,3 +97,38 @@ def _last_lines(report: pytest.TestReport) -> list[str]:
     for place, name in ((ROOT, "."), (Path.home(), "~")):
         text = text.replace(str(place), name)
     return text.splitlines()[-6:]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Slurm]:
+    """A Slurm of one node."""
+    if absent := missing():
+        pytest.skip(f"SLURM IS NOT TESTED: {', '.join(absent)} not found (apt install slurm-wlm munge)")
+    with slurm() as own:
+        yield own
+
+
+@pytest.fixture(scope="session")
+def local(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Numbers]":
+    """The numbers of six cells as a sweep on this machine gives them."""
+    from outside.sweeps_on_slurm import Command, six  # brings MLflow, which collecting has no use for
+
+    command = Command(tmp_path_factory.mktemp("local"), six(tiny_data), None)
+    assert command.run() == 0, command.printed
+    numbers = command.numbers()
+    assert len(numbers) == 6
+    return numbers
+
+
+@pytest.fixture
+def noted(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> "Note":
+    """Notes jobs of Slurm's for the log of `make test-outside`, and for the page for a cluster."""
+    from outside.sweeps_on_slurm import write_table
+
+    def note(scene: str, cluster: Slurm, jobs: "Sequence[Submission]", counts: tuple[int, int]) -> None:
+        record_property("jobs", " ".join(f"{one.job} {one.state}" for one in jobs))
+        record_property("finished", f"{counts[0]} of {counts[1]}")
+        if request.config.getoption("skips_fail", False):
+            write_table(scene, cluster, jobs, counts)
+
+    return note
