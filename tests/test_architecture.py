@@ -26,8 +26,8 @@ BASE = {
 }  # fmt: skip
 #: The commands: above every room, and each without the others.
 DOORS = {
-    "browse", "compare", "convert", "evaluate", "export/__main__", "extract", "index", "profile",
-    "report", "runs/__main__", "search", "sync", "threshold", "train", "ui",
+    "browse", "clean", "compare", "convert", "doctor", "evaluate", "export/__main__", "extract", "index",
+    "profile", "report", "runs/__main__", "search", "sync", "threshold", "train", "ui",
 }  # fmt: skip
 #: Commands of the data that lie in their room: what they import to be run, in `if __name__ == "__main__":`.
 COMMANDS_OF_DATA = {"data/check", "data/split", "data/stores"}

@@ -93,6 +93,10 @@ REFUSED = {
         "--runs mine --uri ftp://there", "backbone=resnet18,resnet50 loss=rankd",
     ],
     "reid.report:main": ["", "runs=", "runs=/nowhere", "runs={}", "runs={} --uri ftp://there"],
+    "reid.doctor:main": [
+        "/nowhere", "checkpoint=/nowhere", "--uri ftp://there", "--seconds 0", "--seconds many", "{}",
+    ],
+    "reid.clean:main": ["--only", "--only all", "--only last,all", "--uri ftp://there", "now"],
     "reid.sync:main": ["/nowhere", "--uri ftp://there", "--agian"],
     "reid.ui:main": ["--uri ftp://there", "--port many", "--uri http://there", "--upgrade --uri http://there"],
     "reid.runs.__main__:main": [

@@ -89,7 +89,8 @@ def of_hydra() -> list[Shown]:
 
 
 def of_argparse() -> list[Shown]:
-    bare = ("reid.runs", "reid.sync", "reid.ui")  # by its name alone a command is only spoken of
+    # By its name alone any other command is only spoken of.
+    bare = ("reid.clean", "reid.doctor", "reid.runs", "reid.sync", "reid.ui")
     others = [one for one in shown() if one.module not in SETTINGS and "--help" not in one.arguments]
     return [
         one for one in others if (one.arguments or one.module in bare) and not one.module.endswith(".table")

@@ -586,8 +586,7 @@ class Index:
     def _commit(self, table: pyarrow.Table, segments: list[dict[str, Any]], **changes: Any) -> None:
         meta = {**self._meta, "segments": segments, "written": self._meta["written"] + 1, **changes}
         _write_table(self.folder, table, meta)
-        stems = {Path(entry["file"]).stem for entry in segments}
-        _sweep(self.folder, stems | ({meta["codes"]["stem"]} if meta["codes"] else set()))
+        _sweep(self.folder, _stems(meta))
         self._load()
 
     def _with_segment(self, values: Floats) -> list[dict[str, Any]]:
@@ -724,12 +723,35 @@ def _complete(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What a process that was killed left beside the index in a folder: the next change sweeps it up.
+
+    Raises:
+        IndexFault: there is no index, or it is damaged.
+    """
+    _, meta = _read_table(folder, rows=False)
+    partial = folder / f".{TABLE}.partial"
+    return [*_unnamed(folder, _stems(meta)), *([partial] if partial.exists() else [])]
+
+
+def _stems(meta: dict[str, Any]) -> set[str]:
+    """What the files of an index are called, without their endings."""
+    stems = {Path(entry["file"]).stem for entry in meta["segments"]}
+    return stems | ({meta["codes"]["stem"]} if meta["codes"] else set())
+
+
+def _unnamed(folder: Path, stems: set[str]) -> list[Path]:
+    """The files that no table names: of a process that was killed, or replaced by others."""
+    return [
+        path for path in folder.iterdir() if _OWN.match(path.name) and path.name.split(".")[0] not in stems
+    ]
+
+
 def _sweep(folder: Path, stems: set[str]) -> None:
-    """Delete the files that no table names: of a process that was killed, or replaced by others."""
-    for path in folder.iterdir():
-        if _OWN.match(path.name) and path.name.split(".")[0] not in stems:
-            with suppress(OSError):
-                path.unlink()
+    """Delete the files that no table names."""
+    for path in _unnamed(folder, stems):
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def stores(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.action == "list" and (options.names or options.unused_days is not None):
         parser.error("names and --unused-days say what to prune: python -m reid.data.stores prune …")
-    folder = Path(options.store).expanduser() if options.store else _default_store()
+    folder = Path(options.store).expanduser() if options.store else store_folder()
     try:
         return storing.list_or_prune(folder, options)
     except OSError as error:
@@ -84,7 +84,7 @@ def stores(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _default_store() -> Path:
+def store_folder() -> Path:
     """The folder of `data.store`."""
     register()
     return Path(OmegaConf.create({"data": OmegaConf.structured(DataConfig)}).data.store)

@@ -46,7 +46,7 @@ def environment(source_root: Path | None) -> Provenance:
         "reid.command": command,
         "reid.host": socket.gethostname(),
         "reid.os": platform.platform(terse=True),
-        "reid.cpu": _cpu_model(),
+        "reid.cpu": cpu_model(),
         "reid.cpu_count": str(cores()),
         "reid.memory_gb": f"{_memory_bytes() / 1e9:.1f}",
         "reid.gpu": ", ".join(_gpus()) or "none",
@@ -119,7 +119,8 @@ def _version(library: str) -> str:
         return "none"
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """What the processor is called."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

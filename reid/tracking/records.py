@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reid.home import home
 from reid.tracking.deliver import PARENT_RUN, RUN_KEY
 from reid.tracking.errors import NewerJournalError, TrackingError, reason
 from reid.tracking.journal import JOURNAL, Journal
@@ -206,15 +207,25 @@ def fetch_checkpoint(store: Store, run_id: str, name: str = CHECKPOINT) -> Path:
         if name == CHECKPOINT and (artifact not in present or outputs_of(run)):
             model = find_model(store.client, run)
             if model is not None:
-                return fetch_from_model(store, model)
+                path = fetch_from_model(store, model)
+                return path if path.is_file() else _in_its_folder(run) or path
         if artifact in present:
             return Path(store.client.download_artifacts(run_id, artifact))
+        if name == CHECKPOINT and (found := _in_its_folder(run)) is not None:
+            return found
     except Exception as error:
         raise _unreadable(store, f"{artifact} of run {run_id}", error) from error
     raise TrackingError(
         f"run {run_id} has no artifact {artifact} in {store.public_uri}, nor a model; it has "
         f"{', '.join(present) or 'no checkpoint'}. Name one of these, or a checkpoint file"
     )
+
+
+def _in_its_folder(run: Run) -> Path | None:
+    """The checkpoint in the folder of a run on this machine: `reid.clean` removes the second copy of it."""
+    folders = run_folders([home() / "outputs", home() / "multirun"])
+    folder = folders.get(run.data.tags.get(RUN_KEY, ""))
+    return folder / CHECKPOINT if folder is not None and (folder / CHECKPOINT).is_file() else None
 
 
 def model_paths(store: Store, run_id: str) -> list[str]:

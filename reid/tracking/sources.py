@@ -63,12 +63,12 @@ DIFFERS: dict[int, Callable[[Mapping[str, Any]], bool]] = {2: _differs_from_1, 3
 #: What of `reid/` no number depends on: folders and files.  Whatever else lies there counts, such as a module
 #: that a user adds.
 NO_NUMBERS = (
-    "__init__.py", "api.py", "browse.py", "commands/", "compare.py", "convert.py", "data/image_inputs.py",
-    "engine/card.py", "engine/model_hash.py", "errors.py", "evaluate.py", "export/", "extract.py",
-    "figures/", "formats.py", "gallery/", "home.py", "index.py", "inference.py", "jobs/",
-    "judging/activation.py", "judging/review.py", "judging/stored_scores.py", "lazy.py", "limits.py",
-    "locks.py", "profile.py", "report.py", "runs/", "search.py", "sweeps/", "sync.py", "terminal.py",
-    "threshold.py", "tracking/", "trust.py", "ui.py", "words.py",
+    "__init__.py", "api.py", "browse.py", "clean.py", "commands/", "compare.py", "convert.py",
+    "data/image_inputs.py", "doctor.py", "engine/card.py", "engine/model_hash.py", "errors.py",
+    "evaluate.py", "export/", "extract.py", "figures/", "formats.py", "gallery/", "home.py", "index.py",
+    "inference.py", "jobs/", "judging/activation.py", "judging/review.py", "judging/stored_scores.py",
+    "lazy.py", "limits.py", "locks.py", "profile.py", "report.py", "runs/", "search.py", "sweeps/",
+    "sync.py", "terminal.py", "threshold.py", "tracking/", "trust.py", "ui.py", "words.py",
 )  # fmt: skip
 #: Of these folders, what does.
 _NUMBERS_NONETHELESS = ("commands/train.py",)
