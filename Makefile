@@ -69,7 +69,7 @@ test-cpu: $(READY)  ## the numeric tests without the vector units of this CPU, b
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto \
 		$(addprefix tests/,$(NUMERIC))
 
-test-outside: $(READY)  ## trackers, served models, all backbones, the oldest packages allowed: installs 6 GB into .outside
+test-outside: $(READY)  ## trackers, served models, all backbones, sweeps on Slurm, the oldest packages allowed: installs 6 GB into .outside
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m outside --skips-fail tests/outside $(ARGS)
 
 gpu-check: $(READY)  ## on a GPU: all that only a GPU can show, in at most eight minutes

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ class _Sweep:
         self._away = False
         self._named: set[str] = set()
 
-    def find(self, cells: dict[int, Sequence[str]]) -> None:
+    def find(self, cells: Mapping[int, Sequence[str]]) -> None:
         """Find the jobs of an earlier start that Slurm still has; the result of one that ended is read."""
         self.cells = len(cells)
         known = {one.job: one for one in self.table}

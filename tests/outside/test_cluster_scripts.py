@@ -111,9 +111,11 @@ def test_a_sweep_whose_command_is_a_job(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    words = [*TINY, *six(tiny_data)[:2], "seed=0,1", "hydra.launcher.cpus_per_task=1"]
+    # One cell after the other, so that some are left when the command is back from the queue.
+    keys = [f"hydra.launcher.{key}" for key in ("cpus_per_task=1", "array_parallelism=1")]
+    words = [*TINY, *six(tiny_data), *keys]
     job = Job(cluster, home, "sweep.sbatch", words).submit()
-    until(lambda: "2 cells submitted" in job.log, lambda: f"its cells:\n{job.log}")
+    until(lambda: "6 cells submitted" in job.log, lambda: f"its cells:\n{job.log}")
     job.warn()
     until(lambda: "with Slurm already" in job.log, lambda: f"it takes them up again:\n{job.log}")
     assert job.end() == "COMPLETED", job.log
@@ -121,7 +123,7 @@ def test_a_sweep_whose_command_is_a_job(
     verdict = judge(home, f"sqlite:///{home}/mlflow.db", local)
     assert verdict.clean, verdict
     (folder,) = home.glob("multirun/*")
-    noted("sweep.sbatch: USR1", cluster, [job.noted(), *read_jobs(folder)], (2, 2))
+    noted("sweep.sbatch: USR1", cluster, [job.noted(), *read_jobs(folder)], (6, 6))
 
 
 def test_the_table(cluster: Slurm, tmp_path: Path, noted: Note) -> None:

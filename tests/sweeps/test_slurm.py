@@ -98,9 +98,9 @@ def finish(folder: Path, cell: int, job: str, outcome: tuple[str, object] = ("su
 
 
 def test_the_jobs_of_a_sweep_are_known_by_its_folder(program: Program, sweep: Path) -> None:
-    program(
-        "squeue", queued(sweep, _12_0="RUNNING|None", _12_1="PENDING|JobHeldUser", _12_2="CANCELLED|None")
-    )
+    states = {"_12_0": "RUNNING|None", "_12_1": "PENDING|JobHeldUser", "_12_2": "CANCELLED|None"}
+    states |= {"_12_3": "REQUEUE_HOLD|None", "_12_4": "PENDING|Resources"}
+    program("squeue", queued(sweep, **states))
     jobs = jobs_of(sweep)
     assert {job: (one.ended, one.held) for job, one in jobs.items()} == {
         "12_0": (False, False),
