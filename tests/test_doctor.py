@@ -27,6 +27,7 @@ from reid.commands.doctor import WIDTH, conclusion, lines
 from reid.commands.findings import Finding, Look, in_public, take_all
 from reid.commands.gpu_state import Driver, judge, read_driver, read_torch
 from reid.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from reid.inference import load_model
 from reid.tracking import Store, Tracker, default_store
 
 SECRET = "geheim-77"
@@ -79,6 +80,7 @@ def test_the_page_names_nobody_and_changes_nothing(
         assert not re.search(rf"\b{re.escape(getpass.getuser())}\b", out)
     assert max(map(len, out.splitlines())) <= WIDTH
     assert err == ""
+    assert "no command starts: TrustError: REID_TRUST=<package>" in " ".join(out.split())
     problem = out.partition("problem store")[2].partition("\n\n")[0]
     assert "-> restart" in problem, out
     assert "synthetic (day, tiny): 69 / " in out
@@ -283,6 +285,7 @@ def test_a_pytorch_that_breaks_hangs_or_fails_to_compute() -> None:
     assert "a first sum did not end" in endless.text
 
 
+@pytest.mark.slow
 def test_what_torch_said_before_it_hung_counts() -> None:
     said = '{"step": "libraries", "broken": {}}'
     code = f"import time; print('noise'); print({said!r}, flush=True); time.sleep(99)"
@@ -347,6 +350,7 @@ def test_datasets_are_counted_by_their_names(
     assert found_in(data_state.data(), "datasets").verdict == "note"
 
 
+@pytest.mark.slow
 def test_waiting_runs_are_counted(monkeypatch: pytest.MonkeyPatch, template_db: Path, tmp_path: Path) -> None:
     monkeypatch.setenv("REID_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -356,10 +360,10 @@ def test_waiting_runs_are_counted(monkeypatch: pytest.MonkeyPatch, template_db: 
         run.metrics({"loss": 1.0}, step=1)
     with Tracker.start(default_store(tmp_path), "e", tmp_path / "multirun" / "a" / "0", "two") as run:
         going = found_in(data_state.tracking(None), "runs")
-        assert ", 1 under way" in going.text or "2 on disk, 1 of them" in going.text
+        assert going.text == "2 on disk, 1 not wholly sent"
     found = list(data_state.tracking(None))
     assert found_in(iter(found), "store").verdict == "ok"
-    assert found_in(iter(found), "runs").text == "2 on disk, 1 of them not wholly sent"
+    assert found_in(iter(found), "runs").text == "2 on disk, 1 not wholly sent"
     assert found_in(iter(found), "runs").remedy.startswith("python -m reid.sync")
 
 
@@ -396,12 +400,34 @@ def looked_at(trained: Checkpoint, tmp_path: Path, **meta: Any) -> list[Finding]
     return found
 
 
+def with_neck_of(trained: Checkpoint, raw: torch.Tensor) -> Checkpoint:
+    """The same model with the statistics in its neck that training would have found of these raw features."""
+    model = dict(trained.model)
+    (name,) = (name for name in model if name.endswith("bottleneck.running_mean"))
+    model[name] = raw.mean(0)
+    model[name.replace("mean", "var")] = raw.var(0)
+    return replace(trained, model=model)
+
+
 @pytest.mark.slow
-def test_a_sound_checkpoint(trained: Checkpoint, tmp_path: Path) -> None:
-    found = looked_at(trained, tmp_path)
+def test_a_sound_checkpoint_and_one_to_which_people_look_alike(
+    trained: Checkpoint, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    images = sorted((tiny_data / "synthetic" / "day_tiny_0" / "bounding_box_train").glob("*.jpg"))
+    raw = load_model(tiny_checkpoint, neck_feature="before", feature_norm=False).embed(images)
+    found = looked_at(with_neck_of(trained, raw), tmp_path)
     assert {one.verdict for one in found} <= {"ok", "note"}, found
-    assert "crops of its own test set (synthetic)" in found_in(iter(found), "features").text
+    features = found_in(iter(found), "features").text
+    assert features.startswith("people differ; mean cosine of two people")
+    assert features.endswith("on 6 crops of its own test set (synthetic)")
     assert str(tmp_path) not in str(found)
+
+    # Before its first step a network has not learnt who is who.
+    found = looked_at(trained, tmp_path)
+    assert found_in(iter(found), "features").text.startswith(
+        "people look much alike (above 0.9); mean cosine"
+    )
+    assert found_in(iter(found), "features").verdict == "problem"
 
 
 @pytest.mark.slow

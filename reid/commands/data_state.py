@@ -56,12 +56,12 @@ def tracking(uri: str | None) -> Iterator[Finding]:
         else:
             yield Finding("store", text)
     found = journals([home() / "outputs", home() / "multirun"])
-    text = f"{found.runs:,} on disk, {found.waiting:,} of them not wholly sent"
-    text += f", {found.under_way:,} under way" if found.under_way else ""
+    going = f", {found.under_way:,} still sending" if found.under_way else ""
     if found.waiting:
+        text = f"{found.runs:,} on disk{going}, {found.waiting:,} not wholly sent"
         yield Finding("runs", text, "note", "python -m reid.sync sends them")
     else:
-        yield Finding("runs", text)
+        yield Finding("runs", f"{found.runs:,} on disk{going}, none waits to be sent")
 
 
 def data() -> Iterator[Finding]:
@@ -116,15 +116,15 @@ def _counted(name: str, dataset: dict[str, object]) -> Finding:
 def stores() -> Iterator[Finding]:
     """The decoded images: how many stores, how large, and whether each can be opened."""
     folder = store_folder()
-    if not folder.is_dir():
-        yield Finding("image stores", "none yet: the first run decodes its images once")
-        return
-    if not os.access(folder, os.R_OK | os.X_OK):
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
         yield Finding(
             "image stores", "their folder cannot be read", "problem", "may this user read it? See data.store"
         )
         return
-    found = list_stores(folder)
+    found = list_stores(folder) if folder.is_dir() else []
+    if not found:
+        yield Finding("image stores", "none: the first run decodes its images once")
+        return
     bad = [store for store in found if not _opens(folder, store)]
     text = f"{len(found)}, {size(sum(store.bytes for store in found))}"
     if bad:

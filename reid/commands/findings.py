@@ -22,6 +22,8 @@ Verdict = Literal["ok", "note", "problem"]
 #: An absolute path, and the address of a server or a store.
 _PATH = re.compile(r"(?<![\w.~<>/])/(?:[^\s'\":,;()<>]+/)*[^\s'\":,;()<>]*[^\s'\":,;()<>.]")
 _ADDRESS = re.compile(r"\b([a-z][a-z0-9+]*)://[^\s'\",;)]+", re.IGNORECASE)
+#: What to do about an error that no look expects.
+_UNFORESEEN = "mend what it says; if that does not help, report it with this page"
 #: Users that are no people.
 _NOBODY = ("", "root")
 
@@ -86,11 +88,8 @@ def _take(one: _Watched) -> None:
         for finding in one.look.take():
             one.found.append(finding)
     except Exception as error:  # such as a broken package, which the page has to show
-        one.found.append(
-            Finding(
-                one.look.subject, f"could not be looked at: {in_public(error)}", "problem", one.look.silent
-            )
-        )
+        text = f"could not be looked at: {in_public(error)}"
+        one.found.append(Finding(one.look.subject, text, "problem", _UNFORESEEN))
 
 
 def in_public(thing: object) -> str:
@@ -121,11 +120,12 @@ def _places() -> list[tuple[str, str]]:
 
 
 def _names() -> list[tuple[str, str]]:
-    """What machine and user are called."""
+    """What machine and user are called, and the packages that the user trusts."""
     host = socket.gethostname()
     names = [(host, "<host>"), (host.partition(".")[0], "<host>")]
     with suppress(Exception):  # a container may know no user of this number
         names.append((getpass.getuser(), "<user>"))
+    names += [(name.strip(), "<package>") for name in os.environ.get("REID_TRUST", "").split(",")]
     names += [(os.environ.get(key, ""), "<user>") for key in ("USER", "LOGNAME", "MLFLOW_TRACKING_USERNAME")]
     return sorted({(name, word) for name, word in names if name not in _NOBODY}, key=lambda one: -len(one[0]))
 

@@ -14,8 +14,9 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from reid.commands.findings import Finding
+from reid.commands.findings import Finding, in_public
 from reid.home import source_root
+from reid.trust import TrustError
 
 SUITE = "reid-suite"
 #: What the first line of libraries names.
@@ -35,7 +36,11 @@ def installed() -> Iterator[Finding]:
     """The suite, Python and the libraries."""
     from reid.tracking.sources import code
 
-    yield _suite(code())
+    try:
+        yield _suite(code())
+    except TrustError as error:
+        remedy = "install it, or leave it out of REID_TRUST"
+        yield Finding("suite", f"no command starts: {in_public(error)}", "problem", remedy)
     yield Finding("system", f"Python {platform.python_version()} on {_system()}")
     wanted = _wanted()
     python = SpecifierSet(wanted["python"])
@@ -80,7 +85,7 @@ def _extras(extras: Mapping[str, list[Requirement]]) -> Iterator[Finding]:
         elif own:
             there.append(name)
     if there:
-        yield Finding("extras", f"whole: {', '.join(there)}")
+        yield Finding("extras", f"complete: {', '.join(there)}")
 
 
 def _suite(code: str) -> Finding:

@@ -66,7 +66,7 @@ def machine() -> Iterator[Finding]:
     """Cores and memory that are really this process's."""
     ours, all_cores = cores(), os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    text = f"{ours} of {all_cores} are ours, load {load:.1f}; {cpu_model()}"
+    text = f"{ours} of {all_cores} may be used, load {load:.1f}; {cpu_model()}"
     if ours < all_cores:
         text += ". Affinity, a control group or Slurm holds the rest back"
     busy = load > 1.5 * all_cores
@@ -144,7 +144,7 @@ def locks() -> Iterator[Finding]:
             yield Finding("locks", in_public(text), "problem", advice)
             continue
         if answer:
-            yield Finding("locks", f"{name}: a lock keeps a second process off")
+            yield Finding("locks", f"{name}: they work, a second process is kept off")
         else:
             text = f"two processes get one lock at the {name}, so that it keeps nobody off"
             yield Finding("locks", text, "problem", advice)

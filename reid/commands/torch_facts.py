@@ -13,7 +13,9 @@ from typing import Any
 
 
 def main() -> None:
-    for facts in (libraries(), gpus(), backbones(), *computing()):
+    for step in (libraries, gpus, backbones):
+        print(json.dumps(step()), flush=True)
+    for facts in computing():
         print(json.dumps(facts), flush=True)
 
 

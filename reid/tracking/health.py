@@ -83,7 +83,7 @@ def _sqlite(database: Path) -> Health:
     except sqlite3.DatabaseError as error:
         remedy = "take a copy of it back, or move it away and send the runs anew: python -m reid.sync --again"
         return Health(kind, trouble=f"it is damaged: {error}", remedy=remedy)
-    says = f"{runs:,} runs, answers in {time.monotonic() - started:.1f} s"
+    says = f"runs: {runs:,}, answers in {time.monotonic() - started:.1f} s"
     return _judged(kind, says, [str(row[0]) for row in found], "sqlite:///<the file>")
 
 
@@ -122,7 +122,7 @@ def _database(store: Store) -> Health:
                 kind, trouble=text_, remedy="see to the user and the password in MLFLOW_TRACKING_URI"
             )
         return Health(kind, trouble=f"it does not answer: {said}", remedy=_START_IT)
-    says = f"version {server}, {runs:,} runs, answers in {time.monotonic() - started:.1f} s"
+    says = f"version {server}, runs: {runs:,}, answers in {time.monotonic() - started:.1f} s"
     return _judged(kind, says, found, "<its URI>")
 
 

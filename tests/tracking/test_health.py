@@ -48,7 +48,7 @@ def of_revision(database: Path, revision: str) -> Health:
 def test_a_store_of_now(database: Path) -> None:
     found = of_file(database)
     assert found.trouble == ""
-    assert found.says.startswith("0 runs, answers in 0.")
+    assert found.says.startswith("runs: 0, answers in 0.")
     assert found.says.endswith(f"its tables are those of MLflow {version('mlflow')}")
 
 
