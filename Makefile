@@ -69,8 +69,12 @@ test-cpu: $(READY)  ## the numeric tests without the vector units of this CPU, b
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -n auto \
 		$(addprefix tests/,$(NUMERIC))
 
+# Properties of any data, here with many more examples and another seed each time.
+DRAWN := data/test_any_batches.py data/test_any_names.py engine/test_any_stop.py retrieval/test_any_data.py
+
 test-outside: $(READY)  ## trackers, served models, all backbones, sweeps on Slurm, the oldest packages allowed: installs 6 GB into .outside
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m outside --skips-fail tests/outside $(ARGS)
+	REID_EXAMPLES=1000 $(PYTEST) $(addprefix tests/,$(DRAWN))
 
 gpu-check: $(READY)  ## on a GPU: all that only a GPU can show, in at most eight minutes
 	@$(BIN)/python -m experiments.gpu_check $(ARGS)

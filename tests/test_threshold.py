@@ -221,7 +221,7 @@ def test_a_run_under_way_keeps_its_checkpoint(tmp_path: Path) -> None:
     assert place() == last
     journal = Journal(tmp_path)
     journal.acquire()
-    journal.append({"op": "create", "run_key": "x"})
+    journal.append({"op": "tags", "values": {}})
     with pytest.raises(CheckpointError, match="under way, whose next epoch replaces it"):
         place()
     assert place("other.pt") == Path("other.pt")

@@ -82,6 +82,13 @@ class Sweep:
         """What all starts printed; beside `home`, which may be a full disk."""
         return self.home.parent / f"{self.home.name}.log"
 
+    def move(self, home: Path) -> None:
+        """Take all that was written to another place, where it goes on."""
+        log = self.log
+        self.home.rename(home)
+        self.home = home
+        log.rename(self.log)
+
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 

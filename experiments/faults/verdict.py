@@ -32,8 +32,8 @@ class Numbers:
 class Verdict:
     """cells: of the sweep. lost: without a finished run, on disk or in MLflow.  doubled: with several.
 
-    left_open: runs in MLflow that are not FINISHED.  parents: sweeps in MLflow.  changed: cells whose numbers
-    differ from the undisturbed sweep's.
+    left_open: runs in MLflow that are neither FINISHED nor closed because their folder was removed.  parents:
+    sweeps in MLflow.  changed: cells whose numbers differ from the undisturbed sweep's.
     """
 
     cells: int
@@ -64,7 +64,7 @@ def judge(home: Path, store_uri: str, reference: dict[str, Numbers]) -> Verdict:
         cells=len(jobs),
         lost=len(lost),
         doubled=sum(count - 1 for count in finished.values() if count > 1),
-        left_open=sum(run.info.status != "FINISHED" for run in runs) + strangers,
+        left_open=sum(not _is_closed(run) for run in runs) + strangers,
         parents=len(parents),
         changed=len(changed),
     )
@@ -105,6 +105,12 @@ def all_runs(home: Path, store_uri: str) -> list[Run]:
     client = _client(home, store_uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, max_results=1000))
+
+
+def _is_closed(run: Run) -> bool:
+    """Whether a run is FINISHED, or closed since another took its place: its folder was removed."""
+    begun_anew = run.data.tags.get("reid.error", "").endswith("begun anew")
+    return run.info.status == "FINISHED" or (run.info.status == "KILLED" and begun_anew)
 
 
 def _client(home: Path, store_uri: str) -> MlflowClient:

@@ -18,7 +18,7 @@ from reid.data.image_folders import IMAGE_SUFFIXES, images_below
 from reid.data.labelled_images import SPLITS
 from reid.data.labels import SHORT, canonical, clean, is_null
 from reid.data.layout import FOLDERS
-from reid.data.table_files import ALIASES
+from reid.data.table_files import ALIASES, refuse_bomb
 from reid.engine.checkpoint_source import check_checkpoint, newest_model
 from reid.engine.errors import CheckpointError
 from reid.gallery.index import TABLE, Row, remembered_checkpoint
@@ -171,12 +171,16 @@ def _cells(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         from pyarrow import ArrowException, parquet
 
         try:
+            refuse_bomb(file)
             columns = parquet.read_schema(file).names
             _check_columns(file, columns)
             table = parquet.read_table(file, columns=[name for name in _COLUMNS if name in columns])
-        except (ArrowException, OSError) as error:
-            raise DatasetError(f"{file} is no Parquet file: {error}") from error
-        yield from ((f"{file} row {number}", row) for number, row in enumerate(table.to_pylist(), 1))
+            rows = table.to_pylist()
+        except DatasetError:
+            raise
+        except (ArrowException, OSError, ValueError, OverflowError) as error:
+            raise DatasetError(f"{file} is no Parquet file that can be read: {error}") from error
+        yield from ((f"{file} row {number}", row) for number, row in enumerate(rows, 1))
         return
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
@@ -232,7 +236,7 @@ def _row(cells: dict[str, Any], where: str, root: Path) -> tuple[Row, str]:
         time = None
     try:
         seconds = None if time is None or is_null(clean(time)) else parse_time(time)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise DatasetError(
             f"{where}: time {time!r} is neither a number nor a date such as 2026-05-01T12:30:00"
         ) from None

@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from reid.data.augment import Augmentation, Part, normalise_pixels
-from reid.data.image_store import ImageStore, read_ahead
+from reid.data.image_store import ImageStore
 from reid.data.resize import resized
 from reid.data.sampler import IdentitySampler
 from reid.data.sizes import ImageSize
@@ -145,9 +145,7 @@ class MappedImages:
 
     def read(self, indices: torch.Tensor) -> list[torch.Tensor]:
         """The images at `indices` (B,): uint8 (H, W, 3) each, views that are not to be written to."""
-        rows = self._store.rows[indices.numpy()]
-        read_ahead(self._store.pixels, rows)
-        return [self._pixels[row] for row in rows.tolist()]
+        return [self._pixels[row] for row in self._store.places(indices).tolist()]
 
 
 class ResidentImages:

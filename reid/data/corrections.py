@@ -22,7 +22,7 @@ import errno
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -383,7 +383,10 @@ def _whole_lines(content: bytes) -> bytes:
     if not last:
         return content
     if end:
-        fields = next(csv.reader([last.decode(errors="replace")]), [])
+        try:
+            fields = next(csv.reader([last.decode(errors="replace")]), [])
+        except csv.Error:  # a line break of another system in the midst: no beginning of a line
+            return content + b"\n"
         if len(fields) == 3 and fields[2] in WORDS:  # the time alone is missing
             return content + b",\n"
         whole = len(fields) > 3 or (len(fields) == 3 and not any(w.startswith(fields[2]) for w in WORDS))
@@ -403,9 +406,8 @@ def _parse(content: bytes, file: Path) -> list[Verdict]:
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: no file of verdicts: byte {error.start} is not UTF-8") from error
     held: dict[frozenset[str], Verdict] = {}
-    lines = csv.reader(io.StringIO(text, newline=""))
-    for fields in lines:
-        if lines.line_num == 1:
+    for number, fields in _fields(text, file):
+        if number == 1:
             if tuple(fields) != COLUMNS:
                 raise DatasetError(
                     f"{file}: no file of verdicts: its first line is {','.join(fields)[:100]!r}, expected "
@@ -414,7 +416,7 @@ def _parse(content: bytes, file: Path) -> list[Verdict]:
             continue
         if not fields:  # an empty line
             continue
-        where = f"{file}, line {lines.line_num}"
+        where = f"{file}, line {number}"
         if len(fields) != len(COLUMNS):
             raise DatasetError(
                 f"{where}: {len(fields)} values, expected {len(COLUMNS)}: {','.join(COLUMNS)}. A path with a "
@@ -428,6 +430,16 @@ def _parse(content: bytes, file: Path) -> list[Verdict]:
         held.pop(verdict.pair, None)
         held[verdict.pair] = verdict
     return [verdict for verdict in held.values() if verdict.verdict != WITHDRAWN]
+
+
+def _fields(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The values of each line, with the number of the line that they end in."""
+    lines = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for fields in lines:
+            yield lines.line_num, fields
+    except csv.Error as error:
+        raise DatasetError(f"{file}, line {lines.line_num}: no line of a CSV file ({error})") from error
 
 
 def _no_verdict(word: str) -> str:

@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,15 @@ import torch
 from reid.data.crops import Crop, DatasetError, Progress, silent
 from reid.data.files import in_threads
 from reid.data.pictures import PictureFile, bad_lines, count_treatments, read_picture
-from reid.data.store_files import FORMAT, UNREADABLE, FileHashes, map_and_hold, read_facts, store_key
+from reid.data.store_files import (
+    CHECKSUMS,
+    FORMAT,
+    UNREADABLE,
+    FileHashes,
+    map_and_hold,
+    read_facts,
+    store_key,
+)
 from reid.locks import FileLock, NoLocksError
 
 
@@ -36,6 +45,7 @@ class ImageStore:
     (M, H, W, 3), uint8 RGB, read-only.  `content` is a sha256 over the bytes of all files of the store,
     the same on every machine that has them.  `bad` names the files that could not be read, and `treatments`
     counts the pictures of the store that were turned, scaled or composited, see `reid.data.pictures`.
+    `damage` compares the pixels with what was written, where the store knows that.
     """
 
     crops: tuple[Crop, ...]
@@ -44,15 +54,26 @@ class ImageStore:
     content: str
     bad: tuple[str, ...] = ()
     treatments: Mapping[str, int] = field(default_factory=dict)
+    damage: "Damage | None" = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.crops)
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         """The images at `indices` (B,) as a uint8 tensor (B, 3, H, W) with channels last in memory."""
-        rows = self.rows[indices.numpy()]
+        return torch.from_numpy(self.pixels[self.places(indices)]).permute(0, 3, 1, 2)
+
+    def places(self, indices: torch.Tensor) -> np.ndarray:
+        """The rows of `pixels` of the images at `indices` (B,), which are there and as they were written.
+
+        Raises:
+            DatasetError: a disk or somebody has changed them; the next opening builds the store anew.
+        """
+        rows: np.ndarray = self.rows[indices.numpy()]
         read_ahead(self.pixels, rows)
-        return torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2)
+        if self.damage is not None:
+            self.damage.refuse(self.pixels, rows)
+        return rows
 
     def subset(self, crops: Sequence[Crop]) -> "ImageStore":
         """The same pixels for some of the crops; those that could not be read stay out."""
@@ -70,6 +91,28 @@ class ImageStore:
     def camids(self) -> torch.Tensor:
         """int64 (N,)"""
         return torch.tensor([crop.camid for crop in self.crops], dtype=torch.int64)
+
+
+class Damage:
+    """Whether the images of a store are those that were written, each looked at when it is first read."""
+
+    def __init__(self, file: Path, checksums: Sequence[int]) -> None:
+        self._file = file
+        self._checksums = checksums
+        self._checked = np.zeros(len(checksums), bool)
+
+    def refuse(self, pixels: np.ndarray, rows: np.ndarray) -> None:
+        """Raise DatasetError, and give the store up, where one of its `rows` was changed."""
+        for row in rows[~self._checked[rows]].tolist():
+            if zlib.crc32(np.ascontiguousarray(pixels[row]).data) != self._checksums[row]:
+                with suppress(OSError):  # others may own it: then they have to
+                    self._file.unlink()
+                raise DatasetError(
+                    f"{self._file.with_suffix('.npy')} is damaged: image {row} is not what was written. Its "
+                    "notes were removed, so that the store is built anew: type the same command again, and "
+                    "look after the disk"
+                )
+            self._checked[row] = True
 
 
 def open_store(
@@ -120,7 +163,8 @@ def open_store(
     rows = np.array([row for row in range(len(crops)) if row not in bad], np.int64)
     readable = tuple(crops[row] for row in rows)
     named = tuple(str(crops[row].path) for row in bad)
-    return ImageStore(readable, rows, pixels, facts["content"], named, facts["treatments"])
+    damage = Damage(meta, facts[CHECKSUMS]) if facts.get(CHECKSUMS) is not None else None
+    return ImageStore(readable, rows, pixels, facts["content"], named, facts["treatments"], damage)
 
 
 def _find(hashes: FileHashes, height: int, width: int, folder: Path, progress: Progress) -> str | None:
@@ -209,6 +253,7 @@ def _build(
             "format": FORMAT, "shape": size, "content": content.hexdigest(),
             "bad": {str(row): reason for row, reason in bad.items()},
             "treatments": count_treatments(treatments.values()), "what": what, "data": hashes.folder(),
+            CHECKSUMS: [zlib.crc32(image.data) for image in pixels],
         }  # fmt: skip
         notes.write_text(json.dumps(facts))
         key = store_key(hashes.digests, height, width)

@@ -16,6 +16,9 @@ FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 #: 0001C1T0001F001.jpg and, of junk, 00-1C1T0001F001.jpg (MARS).
 MARKET_NAME = re.compile(r"^0*(-?\d+)(?:_|(?=[cC]\d+[tT]\d))[cC](\d+)")
 
+#: No set has so many: a longer number is no camera's, and none beyond 64 bits could be kept.
+MOST_CAMERAS = 999_999_999
+
 NO_DATA_NEEDED = "`make quickstart` needs no data: it draws its own pedestrians."
 
 
@@ -61,9 +64,15 @@ def read_market_layout(
                     f"(identity, then camera). Rename it, or move it out of {root / folder}."
                 )
             pid, camera = int(match[1]), int(match[2])
-            if camera < 1:
+            if not 1 <= camera <= MOST_CAMERAS:
                 raise DatasetError(
-                    f"{path}: cameras count from 1 in this layout, not c{camera}. Rename the file."
+                    f"{path}: cameras count from 1 in this layout, not c{camera}: expected c1 to "
+                    f"c{MOST_CAMERAS}. Rename the file."
+                )
+            if pid < JUNK:
+                raise DatasetError(
+                    f"{path}: pid {pid} is not allowed: expected 0 or more, or {JUNK} for junk. Rename the "
+                    "file."
                 )
             if pid == JUNK:
                 junk += 1

@@ -21,6 +21,7 @@ import numpy as np
 
 from reid.data.crops import PictureError, Progress, silent
 from reid.data.files import FileState, in_threads, read
+from reid.regular import open_regular, read_regular
 
 try:
     import fcntl
@@ -29,6 +30,9 @@ except ImportError:  # Windows, where a file that is mapped cannot be deleted an
 
 #: Raised when the pixels that a store holds change for the same file and size.
 FORMAT = 3
+
+#: The key of the CRC-32 of each image's pixels.
+CHECKSUMS = "crc32"
 
 #: Stands for the hash of a file that cannot be opened.
 UNREADABLE = b"unreadable"
@@ -52,12 +56,51 @@ def store_key(digests: Iterable[bytes | None], height: int, width: int) -> str:
 def read_facts(file: Path) -> dict[str, Any] | None:
     """What `<key>.json` says of its store; None where the store is not whole, or of another format."""
     try:
-        facts: dict[str, Any] = json.loads(file.read_text())
-        whole = facts["format"] == FORMAT
-        whole = whole and file.with_suffix(".npy").stat().st_size > math.prod(facts["shape"])
-    except (OSError, ValueError, KeyError, TypeError):
+        facts: dict[str, Any] = json.loads(read_regular(file))
+        whole = facts["format"] == FORMAT and _well_formed(facts)
+        whole = whole and _is_array(file.with_suffix(".npy"), facts["shape"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return facts if whole else None
+
+
+def _well_formed(facts: dict[str, Any]) -> bool:
+    """Whether what a store says of itself is what its readers take it for; KeyError where something lacks."""
+    shape, bad, treatments, checksums = (
+        facts["shape"],
+        facts["bad"],
+        facts["treatments"],
+        facts.get(CHECKSUMS),
+    )
+    return (
+        all(isinstance(facts[key], str) for key in ("content", "what", "data"))
+        and isinstance(shape, list)
+        and len(shape) == 4
+        and all(isinstance(side, int) and side >= 0 for side in shape)
+        and isinstance(bad, dict)
+        and all(row.isdecimal() and int(row) < shape[0] for row in bad)
+        and all(isinstance(reason, str) for reason in bad.values())
+        and isinstance(treatments, dict)
+        and all(isinstance(count, int) for count in treatments.values())
+        # Stores of older versions have none.
+        and (
+            checksums is None
+            or (
+                (isinstance(checksums, list) and len(checksums) == shape[0])
+                and all(isinstance(one, int) for one in checksums)
+            )
+        )
+    )
+
+
+def _is_array(file: Path, shape: list[int]) -> bool:
+    """Whether a `.npy` file holds an array of bytes of that shape, by its header and its size."""
+    with open_regular(file) as handle:
+        if np.lib.format.read_magic(handle) != (1, 0):
+            return False
+        found, by_columns, kind = np.lib.format.read_array_header_1_0(handle)
+        size = handle.tell() + math.prod(shape)
+        return list(found) == shape and not by_columns and kind == np.uint8 and file.stat().st_size == size
 
 
 def map_and_hold(array: Path) -> np.ndarray:
@@ -118,7 +161,7 @@ class FileHashes:
     def load(self) -> bool:
         """Take what was saved of these paths; False where nothing was."""
         saved = _saved(self.file)
-        if saved is None:
+        if saved is None or len(saved[1]) != len(self.paths):
             return False
         states, self.digests = saved
         self._states = [FileState(*row) for row in states.tolist()]
@@ -184,9 +227,15 @@ def saved_digests(file: Path) -> list[bytes | None]:
 
 def _saved(file: Path) -> tuple[np.ndarray, list[bytes | None]] | None:
     try:
-        with np.load(file) as saved:
+        with open_regular(file) as handle, np.load(handle) as saved:
+            if any(part.file_size > part.compress_size for part in saved.zip.infolist()):
+                return None  # never packed by us, and it may unpack to any size
             states, digests = saved["states"], saved["digests"]
     except Exception:  # absent, cut off or something else: as good as absent
+        return None
+    if (states.dtype, digests.dtype) != (np.uint64, np.uint8) or len(states) != len(digests):
+        return None
+    if states.shape[1:] != (len(_UNKNOWN),) or digests.shape[1:] != (len(_NO_DIGEST),):
         return None
     return states, [None if row == _NO_DIGEST else row for row in map(bytes, digests)]
 

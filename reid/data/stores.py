@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reid.data.store_files import FORMAT, HASHES_SUFFIX, read_facts, saved_digests, store_key, unused
 from reid.locks import FileLock, Timeout
+from reid.regular import read_regular
 
 DESCRIPTION = (
     "List the stores of decoded images, or prune them.  Prune asks nothing: it removes what "
@@ -212,8 +213,8 @@ def _is_old(store: StoredImages, days: float | None) -> bool:
 
 def _other_format(file: Path) -> str:
     try:
-        form = json.loads(file.read_text()).get("format")
-    except (OSError, ValueError, AttributeError):
+        form = json.loads(read_regular(file)).get("format")
+    except (OSError, ValueError, AttributeError, RecursionError):
         return "half a store"
     if form == FORMAT:
         return "half a store"

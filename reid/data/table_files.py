@@ -20,6 +20,9 @@ ALIASES = {
     "split": {"set", "subset", "partition", "fold"},
 }
 
+#: Numbered paths, compressed as well as can be, take several bits each.
+MOST_ROWS_A_BYTE = 64
+
 #: The cells of a CSV are text, those of a Parquet file may be anything.
 Row = Mapping[str, object]
 
@@ -87,13 +90,34 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
     from pyarrow import ArrowException, parquet  # a second, which a CSV need not wait for
 
     try:
-        table = parquet.read_table(file)
-    except (ArrowException, OSError) as error:
-        raise DatasetError(f"{file} is no Parquet file: {error}") from error
-    _check_columns(file, table.column_names)
-    columns = [name for name in (*NEEDED, *OPTIONAL) if name in table.column_names]
-    for number, row in enumerate(table.select(columns).to_pylist(), start=1):
+        refuse_bomb(file)
+        found = parquet.read_schema(file).names
+        _check_columns(file, found)
+        columns = [name for name in (*NEEDED, *OPTIONAL) if name in found]
+        rows = parquet.read_table(file, columns=columns).to_pylist()
+    except DatasetError:
+        raise
+    # Damaged bytes: a text that is no UTF-8, a date that no calendar has.
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DatasetError(f"{file} is no Parquet file that can be read: {error}") from error
+    for number, row in enumerate(rows, start=1):
         yield f"{file} row {number}", row
+
+
+def refuse_bomb(file: Path) -> None:
+    """Refuse a Parquet file of more rows than paths could be told apart in so few bytes.
+
+    Raises:
+        DatasetError: it would fill the memory.
+        ArrowException, OSError: it cannot be read.
+    """
+    from pyarrow import parquet
+
+    rows, size = parquet.read_metadata(file).num_rows, file.stat().st_size
+    if rows > MOST_ROWS_A_BYTE * size + 10_000:
+        raise DatasetError(
+            f"{file} holds {rows:,} rows in {size:,} bytes, which cannot name so many images: a bomb?"
+        )
 
 
 def _check_columns(file: Path, header: list[str]) -> None:

@@ -15,7 +15,7 @@ import torch
 from reid.engine.checkpoint_meta import MetaError, check_meta, check_tensors
 from reid.engine.errors import CheckpointError as CheckpointError
 from reid.formats import format_problem
-from reid.models.weights import damaged_member
+from reid.models.weights import bomb, damaged_member
 
 #: Of checkpoints, as `reid.formats` has it. What is only added, and may be left alone, needs no new number.
 FORMAT = 1
@@ -133,6 +133,10 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path.absolute()}: expected a file that reid.train wrote")
+    if unpacked := bomb(path):
+        raise CheckpointError(
+            f"{path} would unpack to {unpacked}, which no checkpoint does: take another one"
+        )
     if damaged := damaged_member(path):
         raise CheckpointError(
             f"{path} is damaged: the checksum of its part {damaged} does not fit its bytes. Take a copy of "

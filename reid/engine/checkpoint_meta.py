@@ -19,6 +19,8 @@ from reid.models.weights import not_finite
 #: Of a model that has learnt cameras: its mAP, and the one where it does not know which of them saw an image.
 WITHOUT_CAMIDS = "without_camids"
 _MOST = 2**31 - 1
+#: Bytes. A tensor that is larger than what the file holds of it would fill the memory once it is copied.
+_LARGE = 2**26
 #: Of a head with one classifier, or with one a stripe.
 _CLASSIFIER = re.compile(r"classifier\.(\d+\.)?weight")
 
@@ -278,6 +280,12 @@ def check_tensors(model: object, meta: Mapping[str, Any]) -> None:
         if not _is_weight(tensor):
             kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device}"
             raise MetaError(f"{name} is {kind}, expected dense floats, or whole numbers of 64 bits")
+        size = tensor.numel() * tensor.element_size()
+        if size > _LARGE and size > tensor.untyped_storage().nbytes():  # a small buffer may be one expanded
+            raise MetaError(
+                f"{name} has the shape {tuple(tensor.shape)}, and its numbers share one place: expected a "
+                "number for each"
+            )
     classifiers = {name: tensor for name, tensor in model.items() if _CLASSIFIER.fullmatch(name)}
     if not classifiers or any(tensor.ndim != 2 for tensor in classifiers.values()):
         raise MetaError("model lacks classifier.weight, expected a matrix with one row a class")

@@ -9,9 +9,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from reid.data.files import path_problem
 from reid.engine.errors import CheckpointError
 from reid.formats import FormatError, format_problem
 from reid.home import as_moved, in_this_home
+from reid.regular import read_regular
 from reid.tracking.journal import JOURNAL, Journal, under_way
 
 log = logging.getLogger(__name__)
@@ -61,11 +63,13 @@ def read_status(folder: Path) -> RunStatus | None:
     moved, the places are those of now.
     """
     try:
-        content = dict(json.loads((folder / STATUS).read_text()))
+        content = dict(json.loads(read_regular(folder / STATUS)))
         if problem := format_problem(folder / STATUS, content.pop("format", None), FORMAT):
             raise FormatError(problem)
         status = RunStatus(**content)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    if not _is_whole(status):
         return None
     if status.run_dir:
         old = Path(status.run_dir)
@@ -78,6 +82,22 @@ def read_status(folder: Path) -> RunStatus | None:
         sent = Journal(Path(status.run_dir)).sent()
         status.run_id = sent.run_id if sent else None
     return status
+
+
+def _is_whole(status: RunStatus) -> bool:
+    """Whether every field is of its kind, and every path one that a file may have."""
+    values = asdict(status)
+    overrides, scores, run_id = (values.pop(key) for key in ("overrides", "scores", "run_id"))
+    return (
+        status.status in ("RUNNING", "FINISHED", "FAILED", "KILLED")
+        and all(isinstance(value, str) for value in values.values())
+        and not any(path_problem(path) for path in (status.run_dir, status.data_root, status.taken_from))
+        and isinstance(overrides, list)
+        and all(isinstance(word, str) for word in overrides)
+        and isinstance(scores, dict)
+        and all(isinstance(value, int | float) for value in scores.values())
+        and (run_id is None or isinstance(run_id, str))
+    )
 
 
 def _place_now(recorded: Path, folder: Path, taken_from: str) -> Path:

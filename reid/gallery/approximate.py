@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reid.errors import UsageError
+from reid.regular import read_regular
 
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -186,7 +187,12 @@ def load(stem: Path, rows: int) -> Approximate:
     index, facts = _read(stem)
     if facts["rows"] != rows:
         raise ApproximateFault(f"{stem}.codes holds {facts['rows']:,} rows, expected {rows:,}: build it anew")
-    return Approximate(index, facts, stem.with_name(stem.name + ".f16"))
+    try:
+        return Approximate(index, facts, stem.with_name(stem.name + ".f16"))
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        if isinstance(error, ApproximateFault):
+            raise
+        raise ApproximateFault(f"{stem}.codes is damaged: {type(error).__name__}, {error}") from error
 
 
 class Approximate:
@@ -388,7 +394,7 @@ def _reusable(stem: Path | None, rows: int, size: int, cosine: bool) -> tuple[An
 def _read(stem: Path) -> tuple[Any, dict[str, Any]]:
     faiss = _faiss()
     path = stem.with_name(stem.name + ".codes")
-    content = np.fromfile(path, np.uint8)
+    content = np.frombuffer(read_regular(path), np.uint8)
     end = content[: 2**16].tobytes().find(b"\n")
     try:
         facts = json.loads(content[:end].tobytes())
@@ -397,7 +403,9 @@ def _read(stem: Path) -> tuple[Any, dict[str, Any]]:
         # Damaged bytes would end the process within faiss.
         if zlib.crc32(content[end + 1 :].data) != facts["crc32"]:
             raise ApproximateFault(f"{path} is damaged: its checksum is another. Build it anew")
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        if isinstance(error, ApproximateFault):
+            raise
         raise ApproximateFault(f"{path} is damaged: its first line is not an index's ({error})") from error
     return faiss.deserialize_index(content[end + 1 :]), facts
 

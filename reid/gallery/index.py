@@ -33,6 +33,7 @@ from reid.formats import format_problem
 from reid.gallery.exact import Candidates, Doubles, Floats, Numbers, distances
 from reid.home import as_moved
 from reid.locks import FileLock, Timeout
+from reid.regular import open_regular
 
 if TYPE_CHECKING:
     import pandas
@@ -172,7 +173,7 @@ class Index:
 
         try:
             return Facts.from_json(self._meta["facts"])
-        except (KeyError, TypeError, CheckpointError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, CheckpointError) as error:
             raise IndexFault(
                 f"{self.folder}: what it says of its model is not of this version ({error}): make it anew"
             ) from error
@@ -667,7 +668,7 @@ def _read_table(folder: Path, rows: bool = True) -> tuple[pyarrow.Table, dict[st
         version, columns = meta["format"], schema.remove_metadata()
         if version == FORMAT:
             _check_meta(meta)
-    except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise IndexFault(
             f"{path} is damaged, or no table of an index ({reason}): copy it back, or make the index anew"
@@ -698,6 +699,7 @@ def _check_meta(meta: dict[str, Any]) -> None:
 def _open_segment(folder: Path, entry: dict[str, Any], size: int) -> Floats:
     path = folder / entry["file"]
     try:
+        open_regular(path).close()  # a FIFO would wait
         found = np.load(path, mmap_mode="r")
         if found.shape != (entry["rows"], size) or found.dtype != np.dtype("<f4"):
             raise ValueError(f"it holds {found.dtype} of shape {found.shape}")

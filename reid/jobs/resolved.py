@@ -127,8 +127,9 @@ def _read(file: Path) -> dict[str, Any]:
     """The values of a config, those of `DERIVED` as what they follow from; a run is not resumed with it."""
     try:
         config = OmegaConf.load(file)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, TypeError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{file} cannot be read: {reason}") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{file} is no config: expected keys and values")
     if "hydra" in config:

@@ -27,6 +27,8 @@ from reid.models.trunk import Backbone, ImagenetFile
 from reid.models.weight_file import WeightsError, check_weights
 
 _log = logging.getLogger(__name__)
+#: How many times its own size a zip file may unpack to.
+MOST_UNPACKED = 50
 _NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
 #: What training programs keep a state dict under, and beside it its exponential moving average.
 _TRAINED = ("state_dict", "model", "student")
@@ -121,7 +123,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def refuse_damaged(path: Path) -> None:
-    """Raise WeightsError where the checksums of a torch zip file do not fit."""
+    """Raise WeightsError where the checksums of a torch zip file do not fit, or it would fill the memory."""
+    if unpacked := bomb(path):
+        raise WeightsError(f"{path} would unpack to {unpacked}: no file of weights. Fetch it again.")
     if damaged := damaged_member(path):
         raise WeightsError(
             f"{path} is damaged: the checksum of its part {damaged} does not fit its bytes. Fetch it again."
@@ -322,6 +326,20 @@ def damaged_member(path: Path) -> str | None:
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError):
         pass
     return "the list of its parts" if _is_zip(path) else None
+
+
+def bomb(path: Path) -> str | None:
+    """What a zip file would unpack to, in words, where it was made to fill the memory; else None.
+
+    torch packs nothing, so a file of its own unpacks to less than its size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
+        return None  # `damaged_member` says what it is
+    size = path.stat().st_size
+    return f"{unpacked:,} bytes, from {size:,}" if unpacked > MOST_UNPACKED * size else None
 
 
 def _is_zip(path: Path) -> bool:

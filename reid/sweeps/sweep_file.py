@@ -7,9 +7,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from reid.data.files import path_problem
 from reid.engine.rundir import STATUS, RunStatus, read_status
 from reid.formats import FormatError, format_problem
 from reid.home import as_moved
+from reid.regular import read_regular
 from reid.sweeps.job_lock import occupied
 
 log = logging.getLogger(__name__)
@@ -58,22 +60,38 @@ def read_sweep(folder: Path) -> SweepFile | None:
         FormatError: a newer version wrote it.
     """
     try:
-        content = dict(json.loads((folder / SWEEP).read_text()))
+        content = dict(json.loads(read_regular(folder / SWEEP)))
         if problem := format_problem(folder / SWEEP, content.pop("format", None), FORMAT):
             raise FormatError(problem)
         sweep = SweepFile(**content)
+        _check(sweep)
         old, new = sweep.folder or _old_place(folder), folder.absolute()
         cells = [[name, as_moved(root, Path(old), new)] for name, root in sweep.cells] if old else sweep.cells
         return replace(sweep, cells=cells, folder=str(new))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _check(sweep: SweepFile) -> None:
+    """Raise TypeError or ValueError where a field is not of its kind."""
+    texts = [sweep.experiment, sweep.code, sweep.folder]
+    for some in (sweep.cells, sweep.overrides):
+        if not isinstance(some, list) or not all(isinstance(one, list) for one in some):
+            raise TypeError("its cells are no lists")
+        texts += [text for one in some for text in one]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("it holds something else than texts")
+    for path in (sweep.folder, *(root for _, root in sweep.cells)):
+        if problem := path_problem(path):
+            raise ValueError(problem)
 
 
 def _old_place(folder: Path) -> str:
     """Where a sweep lay that does not say so itself, as the status of one of its cells has it, or ""."""
     for path in sorted(folder.glob("*/status.json")):
-        with suppress(OSError, ValueError, TypeError, KeyError):  # one that cannot be read says nothing
-            place = Path(json.loads(path.read_text())["run_dir"])
+        # One that cannot be read says nothing.
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            place = Path(json.loads(read_regular(path))["run_dir"])
             if place.parent.name == folder.name:
                 return str(place.parent)
     return ""

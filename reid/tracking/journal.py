@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reid.formats import format_problem
 from reid.locks import FileLock, Timeout
+from reid.regular import open_regular, read_regular
 from reid.tracking.errors import NewerJournalError, TrackingError
 
 JOURNAL = "journal.jsonl"
@@ -110,16 +112,30 @@ class Journal:
             self.append(creation, durable=True)
 
     def read(self, offset: int = 0) -> Iterator[tuple[Operation, int]]:
-        """Operations from byte `offset` on, each with the byte after it. Leaves out a line cut by a kill."""
+        """Operations from byte `offset` on, each with the byte after it. Leaves out a line cut by a kill.
+
+        Raises TrackingError at a line that no writer of journals can have left: a disk, or somebody, has
+        changed it.
+        """
         if not self.path.exists():
             return
-        with self.path.open("rb") as file:
+        if not self.path.is_file():
+            raise TrackingError(f"{self.path} is no regular file, as a journal is: remove what lies there")
+        with open_regular(self.path) as file:
             file.seek(offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
+                try:
+                    operation = _checked(json.loads(line))
+                except (ValueError, RecursionError) as error:
+                    raise TrackingError(
+                        f"{self.path} is damaged: the line at byte {offset:,} is no operation of a run "
+                        f"({error}). Take a copy of the file; or delete that line, and the store lacks what "
+                        "it says"
+                    ) from error
                 offset += len(line)
-                yield json.loads(line), offset
+                yield operation, offset
 
     @property
     def creation(self) -> Operation:
@@ -150,9 +166,21 @@ class Journal:
     def sent(self) -> Sent | None:
         """How far which store has this journal, or None before the first answer of a store."""
         try:
-            return Sent(**json.loads(self._sent_path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            sent = Sent(**json.loads(read_regular(self._sent_path)))
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        texts = _is_text(sent.uri) and _is_text(sent.run_id)
+        return sent if texts and self._begins_at(sent.offset) else None
+
+    def _begins_at(self, offset: int) -> bool:
+        """Whether a line of this journal begins at that byte, or will: else it is a place in another file."""
+        if offset == 0:
+            return True
+        if not _is_whole(offset) or not self.path.exists() or not 0 < offset <= self.path.stat().st_size:
+            return False
+        with open_regular(self.path) as file:
+            file.seek(offset - 1)
+            return file.read(1) == b"\n"
 
     def save_sent(self, sent: Sent) -> None:
         replace_text(self._sent_path, json.dumps(asdict(sent)))
@@ -172,6 +200,65 @@ class Journal:
             end = max((after for _, after in self.read()), default=0)
             if end != self.path.stat().st_size:
                 os.truncate(self.path, end)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(one, int | float) and math.isfinite(one) for one in value.values()
+    )
+
+
+def _parent(value: object) -> bool:
+    return value is None or (_texts(value) and {"folder", "run_key"} <= value.keys())  # type: ignore[attr-defined]
+
+
+def _datasets(value: object) -> bool:
+    texts, numbers = ("name", "digest", "context"), ("images", "people", "cameras", "height", "width")
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and all(_is_text(one.get(key)) for key in texts)
+        and all(_is_whole(one.get(key)) for key in numbers)
+        for one in value
+    )
+
+
+#: What each operation has to say.  Others are of a newer version, and are refused when they are sent.
+_FIELDS: dict[str, dict[str, Callable[[object], bool]]] = {
+    "create": {
+        "time": _is_whole, "run_key": _is_text, "experiment": _is_text, "name": _is_text, "tags": _texts,
+        "store": _is_text, "parent": _parent, "artifact_root": lambda value: value is None or _is_text(value),
+    },
+    "status": {"time": _is_whole, "status": _is_text, "host": _is_text},
+    "params": {"values": _texts},
+    "tags": {"values": _texts},
+    "metrics": {"time": _is_whole, "step": _is_whole, "values": _numbers},
+    "artifact": {"path": _is_text, "folder": _is_text},
+    "model": {"checkpoint": _is_text, "path": _is_text, "folder": _is_text, "step": _is_whole},
+    "inputs": {"datasets": _datasets},
+    "lost": {"time": _is_whole, "cell": lambda value: isinstance(value, dict)},
+}  # fmt: skip
+
+
+def _checked(operation: object) -> Operation:
+    """The same. Raises ValueError where it is no operation, or lacks what such a one has to say."""
+    if not isinstance(operation, dict) or not isinstance(operation.get("op"), str):
+        raise ValueError("it names no operation")
+    for field, test in _FIELDS.get(operation["op"], {}).items():
+        if not test(operation.get(field)):
+            raise ValueError(f"{field} of {operation['op']} is {str(operation.get(field))[:60]!r}")
+    return operation
 
 
 def under_way(folder: Path) -> bool:

@@ -238,3 +238,27 @@ def test_several_processes_append_and_a_kill_loses_nothing(tmp_path: Path) -> No
             by_process.setdefault(process, []).append(int(name.removesuffix(".png")))
         assert all(numbers == list(range(len(numbers))) for numbers in by_process.values())
     assert len(by_process) >= 3  # one process may have kept the file to itself
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('a,b,"same person' + "x" * 140_000 + '",t\n', "line 2: no line of a CSV file"),
+        ("a\rb,c,same person,t\n", "line"),
+    ],
+    ids=["endless", "line break"],
+)
+def test_a_line_that_no_csv_file_has_is_named(lines: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "verdicts.csv"
+    file.write_text(",".join(COLUMNS) + "\n" + lines, newline="")
+    with pytest.raises(DatasetError, match=words):
+        read_verdicts(file)
+    with pytest.raises(DatasetError, match=words):
+        append_verdict(file, tmp_path / "a", tmp_path / "b", SAME)
+
+
+def test_a_line_break_of_another_system_in_the_last_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "verdicts.csv"
+    file.write_text(",".join(COLUMNS) + "\na\rb,c", newline="")
+    with pytest.raises(DatasetError, match="line 2"):
+        read_verdicts(file)

@@ -482,6 +482,77 @@ def test_stores_of_another_format_are_built_again(crops: list[Crop], tmp_path: P
     assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [6, HEIGHT, WIDTH]}, {"shape": [6, WIDTH, HEIGHT, 3]}, {"shape": [-6, -HEIGHT, WIDTH, 3]},
+        {"bad": []}, {"bad": {"x": "gone"}}, {"bad": {"6": "gone"}}, {"bad": {"0": 1}}, {"content": None},
+        {"treatments": None}, {"data": 1}, {"crc32": [1]}, {"crc32": "none"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_store_that_says_of_itself_what_cannot_be_is_built_again(
+    crops: list[Crop], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = tmp_path / "store"
+    file = folder / f"{files_in_key(opened(crops, folder), folder)}.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({**facts, **change}))
+    assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
+    assert json.loads(file.read_text()) == facts
+
+
+def test_a_store_whose_array_has_another_header_is_built_again(crops: list[Crop], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    array = folder / f"{files_in_key(opened(crops, folder), folder)}.npy"
+    whole = array.read_bytes()
+    for wrong in (whole.replace(b"|u1", b"|i1"), whole.replace(b"False", b"True "), b"x" + whole[1:]):
+        array.write_bytes(wrong)
+        assert torch.equal(opened(crops, folder).read(torch.tensor([3]))[0], expected(crops[3].path))
+
+
+def test_a_flipped_bit_among_the_pixels_is_refused_and_then_built_again(
+    crops: list[Crop], tmp_path: Path
+) -> None:
+    folder = tmp_path / "store"
+    file = folder / f"{files_in_key(opened(crops, folder), folder)}.npy"
+    whole = file.read_bytes()
+    place = len(whole) - 5  # of the last image
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    store = opened(crops, folder)
+    assert torch.equal(store.read(torch.tensor([3]))[0], expected(crops[3].path))  # the others are whole
+    with pytest.raises(DatasetError, match=r"is damaged: image 5 .* type the same command again"):
+        store.read(torch.tensor([4, 5]))
+    assert torch.equal(opened(crops, folder).read(torch.tensor([5]))[0], expected(crops[5].path))
+    assert file.read_bytes() == whole
+
+
+def test_a_store_of_older_code_has_no_checksums_and_is_read(crops: list[Crop], tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    file = folder / f"{files_in_key(opened(crops, folder), folder)}.json"
+    facts = json.loads(file.read_text())
+    del facts["crc32"]
+    file.write_text(json.dumps(facts))
+    assert torch.equal(opened(crops, folder).read(torch.tensor([5]))[0], expected(crops[5].path))
+    assert json.loads(file.read_text()) == facts
+
+
+def test_hashes_of_other_files_are_made_again(crops: list[Crop], tmp_path: Path) -> None:
+    opened(crops, tmp_path / "store")
+    (hashes,) = (tmp_path / "store").glob("*.npz")
+    states, digests = np.zeros((6, 4), np.uint64), np.zeros((6, 32), np.uint8)
+    for wrong in (
+        (states[:5], digests[:5]),
+        (states[:, :3], digests),
+        (states, digests[:, :31]),
+        (states, digests[:5]),
+    ):
+        np.savez(hashes, states=wrong[0], digests=wrong[1])
+        assert len(opened(crops, tmp_path / "store")) == 6
+    np.savez_compressed(hashes, states=states, digests=digests)
+    assert len(opened(crops, tmp_path / "store")) == 6
+
+
 def test_hashes_that_cannot_be_read_are_made_again(crops: list[Crop], tmp_path: Path) -> None:
     opened(crops, tmp_path / "store")
     (hashes,) = (tmp_path / "store").glob("*.npz")

@@ -4,7 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -272,3 +275,24 @@ def test_wrong_folders_are_refused(tmp_path: Path, names: list[str], cameras: st
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=re.escape(str(tmp_path / "nowhere"))):
         load_dataset("folders", tmp_path / "nowhere")
+
+
+def test_a_parquet_file_that_cannot_be_read_as_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "crops.parquet"
+    table = pyarrow.table({"path": ["a.png", "b.png"], "pid": ["ann", "bob"]})
+    pyarrow.parquet.write_table(table, file, compression="none", use_dictionary=False, write_statistics=False)
+    content = file.read_bytes()
+    assert content.count(b"ann") == 1
+    file.write_bytes(content.replace(b"ann", b"\xff\xfe\xfd"))
+    with pytest.raises(DatasetError, match="no Parquet file that can be read"):
+        load_dataset("table", tmp_path, file=str(file))
+
+
+def test_a_parquet_file_of_endless_rows_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "crops.parquet"
+    same = pyarrow.array(["a.png"]).dictionary_encode()
+    path = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(3_000_000, np.int32)), same.dictionary)
+    pyarrow.parquet.write_table(pyarrow.table({"path": path, "pid": path}), file)
+    assert file.stat().st_size < 20_000
+    with pytest.raises(DatasetError, match=r"3,000,000 rows in .* a bomb\?"):
+        load_dataset("table", tmp_path, file=str(file))

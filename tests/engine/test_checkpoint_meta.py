@@ -286,6 +286,24 @@ def test_tensors_that_are_no_plain_weights_are_refused(
         load_checkpoint(tmp_path / "model.pt")
 
 
+def test_a_tensor_that_is_larger_than_the_file_is_refused(whole: Checkpoint, tmp_path: Path) -> None:
+    # One number stands for all of 512 MiB, which a copy of it would take.
+    state = {**whole.model, "classifier.weight": torch.zeros(1).expand(2**17, 2**10)}
+    save_checkpoint(tmp_path / "model.pt", replace(whole, model=state))
+    with pytest.raises(CheckpointError, match=r"classifier\.weight has the shape .* share one place"):
+        load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_file_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data/0", bytes(2**24))
+    with pytest.raises(CheckpointError, match="would unpack to 16,777,216 bytes"):
+        load_checkpoint(path)
+    with pytest.raises(WeightsError, match="would unpack to 16,777,216 bytes"):
+        read_tensors(path)
+
+
 @pytest.mark.parametrize("version", ["1", True, 0, -1, torch.tensor([1, 1])])
 def test_the_format_is_a_number(model: Path, tmp_path: Path, version: object) -> None:
     content = torch.load(model, weights_only=True)

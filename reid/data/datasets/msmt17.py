@@ -18,7 +18,7 @@ LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 TRAIN, VAL, QUERY, GALLERY = 30_248, 2_373, 11_659, 82_161
 CAMERAS = 15
 #: Path below its folder, camera in the third field of the name; then the identity.
-LINE = re.compile(r"(\d+/\d+_\d+_(\d+)_[^/\s]+)\s+(\d{1,4})")
+LINE = re.compile(r"(\d+/\d+_\d+_(\d{1,9})_[^/\s]+)\s+(\d{1,4})")
 EXAMPLE = "0000/0000_000_01_0303morning_0015_0.jpg"
 #: Both halves count people from 0.  Here 0 is a distractor, and nobody of one half is in the other.
 TRAIN_PIDS_FROM, TEST_PIDS_FROM = 1, 10_001
