@@ -1,7 +1,8 @@
 """The features of all images below a folder: `python -m reid.extract FOLDER -o features.parquet`.
 
 The suffix of the output chooses the format: `.parquet` (columns `path` and `feature`, a list of C float32),
-`.npz` (arrays `path` and `features`) or `.csv` (columns `path`, f0, f1, …). Paths are relative to the folder.
+`.npz` (arrays `path` and `features`) or `.csv` (columns `path`, f0, f1, …). `--quality` adds `quality`.
+Paths are relative to the folder.
 """
 
 import argparse
@@ -83,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         "--camera", metavar="N",
         help="of a model that has learnt cameras: the one that all images are of, or mean for any other",
     )  # fmt: skip
+    parser.add_argument(
+        "--quality",
+        action="store_true",
+        help="also a column quality: the average precision that each crop leads one to expect",
+    )
     parser.add_argument("--batch", type=int, default=128, help="images at a time (default: 128)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -29,7 +30,7 @@ from reid.data import DatasetError, Progress, silent
 from reid.data.augment import normalise_pixels
 from reid.data.batches import to_device
 from reid.data.image_inputs import ImageInput, decoded_batches, is_one, named_images
-from reid.data.pictures import open_picture
+from reid.data.pictures import ORIENTATION, open_picture, upright_size
 from reid.distance import distance_function, normalise
 from reid.engine.checkpoint import CheckpointError, load_checkpoint
 from reid.engine.checkpoint_meta import WITHOUT_CAMIDS
@@ -39,6 +40,7 @@ from reid.engine.compute import Compute, choose_device
 from reid.engine.describe import rebuild_model
 from reid.engine.runtime import library_call
 from reid.gallery.facts import Facts, network_options
+from reid.judging.quality import Measures, measure, stored_quality
 from reid.judging.stored_threshold import (
     FeatureSpace,
     StoredThreshold,
@@ -209,8 +211,12 @@ class TrainedModel:
         )
 
     @torch.inference_mode()
-    def _features(self, names: Sequence[str], pixels: Tensor, camids: list[int] | None = None) -> Tensor:
-        """The features (B, C) of a batch of images, (B, 3, H, W) uint8."""
+    def _features(
+        self, names: Sequence[str], pixels: Tensor, camids: list[int] | None = None, unit: bool | None = None
+    ) -> Tensor:
+        """The features (B, C) of a batch of images, (B, 3, H, W) uint8; `unit` normalises them, None: as the
+        space has it."""
+        unit = self.space.feature_norm if unit is None else unit
         with library_call(self.device):
             images = normalise_pixels(to_device(pixels, self.device), self.model.normalisation)
             cameras = None if camids is None else torch.tensor(camids, device=self.device)
@@ -218,7 +224,7 @@ class TrainedModel:
             if self.space.flip:
                 features = (features + self.model(images.flip(3), cameras).float()) / 2
             features = features.cpu()
-            if self.space.feature_norm:
+            if unit:
                 features = normalise(features)
         bad = (~features.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if bad:
@@ -284,6 +290,50 @@ class TrainedModel:
         rows = [gallery.row(int(row)) for row in hits.rows[query, rank]]
         return found.join(pandas.DataFrame(rows, columns=Row._fields)[columns])
 
+    def quality(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        batch: int = 128,
+        *,
+        camids: int | Iterable[int | None] | None = None,
+    ) -> "pandas.DataFrame":
+        """How good crops are for finding somebody: a row for each, in their order.
+
+        The columns are `norm` (L2 norm of the feature before it is normalised), `height`, `width` (pixels of
+        the picture), `sharpness`, `contrast`, `brightness`, `quality` and `flags`. `quality` is the average
+        precision that the crop leads one to expect, from 0 to 1, by the model that `python -m reid.evaluate
+        eval.quality=true card=true` has fitted; None where the checkpoint carries none. `flags` says in
+        words what is amiss, as far as pictures tell: `reid.judging.quality` says what they do not.
+
+        Raises:
+            ValueError: as `embed`, or a model of quality of another version.
+            DatasetError, CheckpointError: as `embed`.
+        """
+        import pandas
+
+        fitted = stored_quality(self.meta)
+        sizes: list[tuple[int, int] | None] = []
+
+        def measured() -> Iterator[ImageInput]:
+            for _, image in named_images(images):
+                sizes.append(_size_of(image))
+                yield image
+
+        found: list[Measures] = []
+        cameras = self._cameras(camids)
+        for names, pixels in decoded_batches(measured(), batch, self.height, self.width):
+            norms = self._features(names, pixels, cameras(names), unit=False).double().norm(dim=1).tolist()
+            shown = pixels.permute(0, 2, 3, 1).numpy()
+            known = sizes[len(found) : len(found) + len(names)]
+            for one, size, norm in zip(shown, known, norms, strict=True):
+                height, width = size or one.shape[:2]
+                found.append(measure(one, height, width, norm))
+        cameras([])
+        frame = pandas.DataFrame(found, columns=Measures._fields)
+        frame["quality"] = None if fitted is None else fitted.scores(found)
+        frame["flags"] = [()] * len(found) if fitted is None else fitted.flags(found)
+        return frame
+
     def distances(self, first: Features, second: Features | None = None) -> Tensor:
         """Distances (N, M) between features (N, C) and (M, C), in float64; among `first` without `second`.
 
@@ -322,6 +372,18 @@ class TrainedModel:
         return Verdict(self.distances(features[:1], features[1:]).item(), self.threshold)
 
 
+def _size_of(image: ImageInput) -> tuple[int, int] | None:
+    """Height and width of a picture before it is resized; None where that cannot be told."""
+    if isinstance(image, str | PathLike):
+        return upright_size(Path(os.path.expanduser(image)))
+    if isinstance(image, Image.Image):
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+    if isinstance(image, Tensor):
+        return (int(image.shape[1]), int(image.shape[2])) if image.ndim == 3 else None
+    return (int(image.shape[0]), int(image.shape[1])) if image.ndim == 3 else None
+
+
 class _Undrawn(TorchFunctionMode):
     """While it holds, the random weights of a new network are not drawn: a checkpoint's replace them all.
 
@@ -357,7 +419,8 @@ def load_model(
     compute = Compute(choose_device(device))
     arguments = {"metric": metric, "feature_norm": feature_norm, "neck_feature": neck_feature}
     chosen = {key: value for key, value in arguments.items() if value is not None}
-    space = feature_space({**loaded.meta["eval"], **chosen})
+    # Images come one by one here, whatever it was judged on.
+    space = feature_space({**loaded.meta["eval"], **chosen, "tracklets": None})
     distance_function(space.metric)
     with torch.random.fork_rng(devices=[]), _Undrawn():
         model = compute.place(rebuild_model(loaded))

@@ -6,6 +6,9 @@ from typing import Any
 #: match is it, not even that of another distractor; it is no query, and nothing is trained on it.
 DISTRACTOR = 0
 
+#: Stands in a tensor of tracklets for an image that is a frame of none.
+NO_TRACKLET = -1
+
 #: A crop that shows no person, as detectors make them.  The readers count it and leave it out.
 JUNK = -1
 

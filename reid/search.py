@@ -1,7 +1,7 @@
 """Who is this? `python -m reid.search query.jpg --gallery gallery/ [--top 20] [-o hits.png] [--json]`.
 
 Looks a person up in an index that `python -m reid.index` made. Several images are of one person; a folder or
-a table holds many queries, one an image.
+a table holds many queries, one an image, or one a tracklet where the table has a column of that name.
 """
 
 import argparse
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             source = read_source(options)
             options.images, options.notes = [Path(row.path) for row in source.rows], source.notes
             options.camids = [row.camid for row in source.rows]
+            options.tracklets = [row.tracklet for row in source.rows]
         if bad := unreadable(options.images):
             raise DatasetError(name_unreadable(bad))
         options.checkpoint = checkpoint_of(options.gallery, options.checkpoint)
@@ -87,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         "images",
         nargs="+",
         type=Path,
-        help="crops of one person; or one folder or table (column path) of many queries, one an image",
+        help="crops of one person; or one folder or table (column path) of many queries, one an image or, "
+        "with a column tracklet, one a tracklet",
     )
     parser.add_argument(
         "--gallery", type=Path, default=Path("gallery"), help="the index (default: the folder gallery)"

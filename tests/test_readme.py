@@ -55,6 +55,7 @@ FOREIGN = re.compile(
 )
 NOT_YET = {
     "config_resolved.yaml", "crops.csv", "split.csv", "history.csv", "model_card.md", "reid.onnx.yaml",
+    "groups.csv", "quality.csv", "info/",
     "botsort.yaml", "checkpoints/model.pt", "logged_model/", "verdicts.csv",
     "experiments/benchmark/results/gpu_check.md", "slurm.csv", ".submitit/",
 }  # fmt: skip

@@ -11,6 +11,7 @@ import csv
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class _Judged:
     """The test set of a model's run, opened once, and what the model itself scores on it."""
 
     def __init__(self, model: TrainedModel, dataset: ReidDataset, data_root: str) -> None:
-        settings = as_trained(EvalConfig(), model.meta["eval"], [])
+        settings = replace(as_trained(EvalConfig(), model.meta["eval"], []), tracklets=False)
         self.settings = with_protocol_of(dataset, settings, [])
         data = DataConfig(root=data_root, store=str(Path(data_root) / ".store"))
         image = ImageConfig(height=model.height, width=model.width)

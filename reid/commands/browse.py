@@ -112,7 +112,9 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
     register()
     places = OmegaConf.create({"data": OmegaConf.structured(DataConfig)}).data
     data = DataConfig(places.root, places.store, on_bad_image="skip")
-    evaluation = replace(as_trained(EvalConfig(), model.meta["eval"], []), rerank=False, query_expansion=0)
+    evaluation = replace(
+        as_trained(EvalConfig(), model.meta["eval"], []), rerank=False, query_expansion=0, tracklets=False
+    )
     keys: dict[str, Any] | None = None  # unknown, where a dataset is named: whose cameras it has, too
     if dataset is None:
         checkpoint = with_data_now(Checkpoint({}, model.meta, {}), data.root)
@@ -130,7 +132,7 @@ def views_of_runs(options: argparse.Namespace, dataset: ReidDataset | None, prog
         how = replace(
             as_trained(evaluation, one.meta["eval"], []),
             rerank=False, query_expansion=0, split=evaluation.split, protocol=evaluation.protocol,
-            cameras=keys is not None and same_cameras(keys, one.meta["dataset"]),
+            tracklets=False, cameras=keys is not None and same_cameras(keys, one.meta["dataset"]),
         )  # fmt: skip
         image = ImageConfig(one.height, one.width)
         judged = open_judged_data(dataset, image, data, progress, how.protocol)
@@ -168,6 +170,7 @@ def crops_of(dataset: ReidDataset, judged: JudgedData) -> Crops:
         names=[_name(crop, dataset.root) for crop in crops],
         pids=np.array([crop.pid for crop in crops], np.int64),
         camids=np.array([crop.camid for crop in crops], np.int64),
+        tracklets=np.array([UNKNOWN if crop.tracklet is None else crop.tracklet for crop in crops], np.int64),
         queries=len(judged.query),
         gallery=len(judged.query),
         end=end,

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from textwrap import shorten
 from typing import Any
 
+from reid.commands import breakdown
 from reid.commands.trained_file import destination, put_back, run_named_by
 from reid.config.checks import ConfigError
 from reid.config.schema import EvalConfig, EvaluateConfig, ImageConfig
@@ -22,7 +23,7 @@ from reid.judging.domains import by_learnt_cameras, read_domain, read_domains
 from reid.judging.judge import Judgement, describe, judge, judged_rows, judged_values
 from reid.judging.queries import QUERIES, query_csv
 from reid.judging.stored_scores import store_scores, stored_scores
-from reid.judging.stored_threshold import feature_space
+from reid.judging.stored_threshold import feature_space, stored_threshold
 from reid.retrieval import Scores
 from reid.tracking import default_store, hide_home
 from reid.tracking.journal import replace_text
@@ -46,6 +47,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         domains = [read_domain(keys, trained_on, evaluation, job.progress, job.overrides)]
         evaluation = domains[0].evaluation
         readers = {domains[0].label: keys["name"]}
+    specs = evaluation.datasets or [keys]
+    breakdown.check(domains, specs, evaluation)
     if settings.card:
         check_same_space(evaluation, checkpoint.meta["eval"])
     model = compute.place(rebuild_model(checkpoint))
@@ -68,8 +71,9 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
     tracked = replace(settings, eval=evaluation, dataset=keys)
     with job.track(tracked, facts) as tracker:
         results: dict[str, Judgement] = {}
+        closer: dict[str, breakdown.Breakdown] = {}
         fingerprints: dict[str, str] = {}
-        for domain in domains:
+        for domain, spec in zip(domains, specs, strict=True):
             how = by_learnt_cameras(model, domain)
             judged = open_judged_data(domain.dataset, image, settings.data, job.progress, how.protocol)
             judgement = judge(model, judged.query, judged.gallery, how, compute, job.progress)
@@ -87,10 +91,19 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             folder = job.folder / "figures" / (label if evaluation.datasets else "")
             with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
                 drawn = run_figures.draw_judgement(
-                    folder, judgement, judged, f"{home_of_model} -> {label}", how.protocol
+                    folder, judgement, judged.rows_of(how), f"{home_of_model} -> {label}", how.protocol
                 )
             for path, shows_people in drawn:
                 if settings.tracking.images or not shows_people:
+                    tracker.artifact(path, str(folder.relative_to(job.folder)))
+            if how.quality or how.groups:
+                closer[label] = breakdown.break_down(
+                    domain, spec, model, judged, judgement, how, stored_threshold(checkpoint.meta), compute,
+                    job.progress,
+                )  # fmt: skip
+                with job.stop.in_one_piece():
+                    closer_look = breakdown.draw(folder, closer[label], f"{home_of_model} -> {label}")
+                for path in closer_look:
                     tracker.artifact(path, str(folder.relative_to(job.folder)))
         named = {
             label if evaluation.datasets else evaluation.split: judgement
@@ -102,6 +115,10 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
             for name, value in judged_values(key, judged_one).items()
         }
         tracker.text(query_csv(named), QUERIES)
+        if evaluation.quality:
+            tracker.text(breakdown.quality_csv(closer), breakdown.QUALITY_TABLE)
+        if evaluation.groups:
+            tracker.text(breakdown.group_csv(closer), breakdown.GROUP_TABLE)
         tracker.metrics(values, 0)
         tracker.tags({f"reid.data.fingerprint/{label}": value for label, value in fingerprints.items()})
         without = [domain.label for domain in domains if not domain.dataset.cameras]
@@ -131,6 +148,9 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
         rows |= judged_rows(f"{home_of_model} -> {domain.label}{marked}", results[domain.label], evaluation)
     header = describe(evaluation, ", ".join(results)) + (f"; {so_far}" if so_far else "")
     job.console.print(score_table(rows, header))
+    for label, found in closer.items():
+        for part in breakdown.tables(found, label):
+            job.console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     uri = default_store(home(), settings.tracking.uri).public_uri
     if target is not None:
         stored = [
@@ -141,7 +161,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
                 fingerprints[domain.label],
             )
         ]  # fmt: skip
-        replace_text(card_path(target), model_card(store_scores(source, target, stored)))
+        more = breakdown.kept(domains, closer, readers, fingerprints)
+        replace_text(card_path(target), model_card(store_scores(source, target, stored, more)))
         logged = put_back(run_id, settings.tracking.uri, target)
         job.console.print(f"written into {target}{logged}", highlight=False, soft_wrap=True)
     places = f"scores.json and figures/ are in {job.folder}; {tracked_as(tracker.run_id, uri, job.folder)}"
@@ -151,7 +172,8 @@ def evaluate(job: Job, settings: EvaluateConfig) -> dict[str, float]:
 
 def check_same_space(settings: EvalConfig, trained: dict[str, Any]) -> None:
     """Raises ConfigError where the card would hold scores of other features beside those of the training."""
-    ours, theirs = feature_space(settings), feature_space(trained)
+    # Whether tracklets are judged follows from the data; a row says so.
+    ours, theirs = (replace(feature_space(one), pooling="none") for one in (settings, trained))
     if ours != theirs or settings.query_expansion != trained.get("query_expansion", 0):
         raise ConfigError(
             f"card=true: the card holds scores of the {theirs.describe()}, and these would be of the "

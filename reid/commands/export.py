@@ -193,7 +193,7 @@ def _judgement(
     if evaluation.split == "val":
         dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
     # A graph knows one camera for all images, or none.
-    evaluation = replace(with_protocol_of(dataset, evaluation, []), cameras=False)
+    evaluation = replace(with_protocol_of(dataset, replace(evaluation, tracklets=False), []), cameras=False)
     data = DataConfig(root=data_root, store=str(Path(data_root) / ".store"))
     image = ImageConfig(height=model.height, width=model.width)
     try:

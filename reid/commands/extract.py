@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +19,22 @@ from reid.data import DatasetError
 from reid.data.image_folders import FoundImages
 from reid.data.pictures import name_unreadable, unreadable
 from reid.engine.compute import Compute
+from reid.engine.errors import CheckpointError
 from reid.inference import TrainedModel, load_model
 from reid.jobs.console import ConsoleProgress
+from reid.judging.quality import stored_quality
 from reid.terminal import Terminal
 
 Features = npt.NDArray[np.float32]
-Writer = Callable[[Path, list[str], Features, Mapping[str, str]], None]
+Quality = npt.NDArray[np.float64]
+Writer = Callable[[Path, list[str], Features, Mapping[str, str], Quality | None], None]
 
 
-def write_parquet(file: Path, paths: list[str], features: Features, facts: Mapping[str, str]) -> None:
-    """Columns `path` and `feature`, a fixed-size list of float32; `facts` go into the schema's metadata."""
+def write_parquet(
+    file: Path, paths: list[str], features: Features, facts: Mapping[str, str], quality: Quality | None
+) -> None:
+    """Columns `path` and `feature`, a fixed-size list of float32, and `quality` where there is one; `facts`
+    go into the schema's metadata."""
     import pyarrow.parquet  # of no use to the other formats
 
     # From their bytes: `pyarrow.array` would import pandas, as long as a network takes for the features.
@@ -41,21 +48,39 @@ def write_parquet(file: Path, paths: list[str], features: Features, facts: Mappi
     )
     column = pyarrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
     table = pyarrow.Table.from_arrays([names, column], names=["path", "feature"])
+    if quality is not None:
+        numbers = pyarrow.py_buffer(np.ascontiguousarray(quality))
+        values = pyarrow.Array.from_buffers(pyarrow.float64(), len(quality), [None, numbers])
+        table = table.append_column("quality", values)
     pyarrow.parquet.write_table(table.replace_schema_metadata(dict(facts)), file)
 
 
-def write_npz(file: Path, paths: list[str], features: Features, facts: Mapping[str, str]) -> None:
-    """Arrays `path` (N,), `features` (N, C), and `facts`, a JSON text."""
+def write_npz(
+    file: Path, paths: list[str], features: Features, facts: Mapping[str, str], quality: Quality | None
+) -> None:
+    """Arrays `path` (N,), `features` (N, C), `quality` (N,) where there is one, and `facts`, a JSON text."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "path": np.array(paths), "features": features, "facts": np.array(json.dumps(dict(facts))),
+    }  # fmt: skip
+    if quality is not None:
+        arrays["quality"] = quality
     with file.open("wb") as handle:
-        np.savez(handle, path=np.array(paths), features=features, facts=np.array(json.dumps(dict(facts))))
+        np.savez(handle, allow_pickle=True, **arrays)
 
 
-def write_csv(file: Path, paths: list[str], features: Features, facts: Mapping[str, str]) -> None:
-    """Columns `path`, f0, f1, …; each number with as many digits as bring the same float32 back."""
+def write_csv(
+    file: Path, paths: list[str], features: Features, facts: Mapping[str, str], quality: Quality | None
+) -> None:
+    """Columns `path`, f0, f1, …, and `quality` where there is one; each number with as many digits as bring
+    the same one back."""
+    more = [[]] * len(paths) if quality is None else [[str(one)] for one in quality.tolist()]
     with file.open("w", newline="") as handle:
         rows = csv.writer(handle)
-        rows.writerow(["path", *(f"f{number}" for number in range(features.shape[1]))])
-        rows.writerows([path, *map(str, row)] for path, row in zip(paths, features, strict=True))
+        last = [] if quality is None else ["quality"]
+        rows.writerow(["path", *(f"f{number}" for number in range(features.shape[1])), *last])
+        rows.writerows(
+            [path, *map(str, row), *end] for path, row, end in zip(paths, features, more, strict=True)
+        )
 
 
 WRITERS: dict[str, Writer] = {".parquet": write_parquet, ".npz": write_npz, ".csv": write_csv}
@@ -74,7 +99,12 @@ def facts_of(model: TrainedModel, choice: CameraChoice) -> dict[str, str]:
 
 
 def write_whole(
-    file: Path, paths: list[str], features: Features, facts: Mapping[str, str], write: Writer
+    file: Path,
+    paths: list[str],
+    features: Features,
+    facts: Mapping[str, str],
+    write: Writer,
+    quality: Quality | None = None,
 ) -> None:
     """Write beside `file` and rename: it is there whole or not at all.
 
@@ -83,7 +113,7 @@ def write_whole(
     """
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
     try:
-        write(partial, paths, features, facts)
+        write(partial, paths, features, facts, quality)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
@@ -102,6 +132,11 @@ def run(options: argparse.Namespace, found: FoundImages) -> int:
     Compute.set_up(options.device)
     model = load_model(options.checkpoint, options.device)
     choice = choose_camera(model, options.camera, NO_CAMERA_SAID)
+    if options.quality and stored_quality(model.meta) is None:
+        raise CheckpointError(
+            f"--quality: {model.name} carries no model of quality. Fit one: python -m reid.evaluate "
+            f"checkpoint={model.name} eval.quality=true card=true"
+        )
     bad = unreadable(found.images, progress)
     if bad and (options.on_bad_image == "raise" or len(bad) == len(found.images)):
         skip = "" if len(bad) == len(found.images) else ", or leave them out with --on-bad-image skip"
@@ -112,7 +147,11 @@ def run(options: argparse.Namespace, found: FoundImages) -> int:
     camids = choice.camids([None] * len(kept))
     features = model.embed(kept, options.batch, progress, camids=camids).numpy()
     paths = [image.relative_to(options.folder).as_posix() for image in kept]
-    write_whole(output, paths, features, facts_of(model, choice), WRITERS[output.suffix.lower()])
+    quality = None
+    if options.quality:
+        again = choice.camids([None] * len(kept))
+        quality = model.quality(kept, options.batch, camids=again)["quality"].to_numpy(np.float64)
+    write_whole(output, paths, features, facts_of(model, choice), WRITERS[output.suffix.lower()], quality)
     count, width = features.shape
     skipped = f", {len(bad)} images left out" if bad else ""
     others = f". {found.describe()}" if found.left_out else ""

@@ -26,7 +26,7 @@ from reid.jobs.data_source import open_source
 from reid.people import JUNK
 
 TABLES = (".csv", ".parquet")
-_COLUMNS = ("path", "pid", "camid", "time", "split")
+_COLUMNS = ("path", "pid", "camid", "time", "split", "tracklet")
 #: Numbers from 1979 to 5138, as seconds since 1970: what is shown as a date.
 _DATES = (3e8, 1e11)
 
@@ -139,7 +139,8 @@ def _of_dataset(dataset: ReidDataset, split: str) -> Source:
     rows = []
     for crop in crops.values():
         name, camid = dataset.names.get(crop.pid), crop.camid if dataset.cameras else None
-        rows.append(Row(crop.path, crop.pid if name is None else None, camid, name=name))
+        tracklet = None if crop.tracklet is None else f"{dataset.name}-{crop.tracklet}"
+        rows.append(Row(crop.path, crop.pid if name is None else None, camid, name=name, tracklet=tracklet))
     return Source(rows, f"{len(rows):,} images of {dataset.name}, {split}", _lines(dataset.notice))
 
 
@@ -210,8 +211,8 @@ def _check_columns(file: Path, header: list[str]) -> None:
         if wanted not in header and (alias or wanted == "path"):
             hint = f". Rename {alias[0]!r} to {wanted!r}" if alias else ""
             raise DatasetError(
-                f"{file} has no column {wanted!r}: expected path and, where known, pid, camid, time and "
-                f"split; found {', '.join(header) or 'nothing'}{hint}"
+                f"{file} has no column {wanted!r}: expected path and, where known, pid, camid, time, "
+                f"split and tracklet; found {', '.join(header) or 'nothing'}{hint}"
             )
 
 
@@ -222,7 +223,7 @@ def _row(cells: dict[str, Any], where: str, root: Path) -> tuple[Row, str]:
         raise DatasetError(f"{where}: the path is empty")
     if problem := path_problem(path):
         raise DatasetError(f"{where}: {problem}")
-    words = {name: clean(cells.get(name)) for name in ("pid", "camid", "split")}
+    words = {name: clean(cells.get(name)) for name in ("pid", "camid", "split", "tracklet")}
     known = {name: None if is_null(word) else word for name, word in words.items()}
     person, camera = known["pid"], known["camid"]
     is_number = person is not None and SHORT.fullmatch(person) is not None
@@ -241,7 +242,10 @@ def _row(cells: dict[str, Any], where: str, root: Path) -> tuple[Row, str]:
             f"{where}: time {time!r} is neither a number nor a date such as 2026-05-01T12:30:00"
         ) from None
     camid = None if camera is None else int(canonical(camera))
-    return Row(root / path, pid, camid, seconds, None if is_number else person), known["split"] or ""
+    row = Row(
+        root / path, pid, camid, seconds, None if is_number else person, tracklet=known["tracklet"]
+    )  # fmt: skip
+    return row, known["split"] or ""
 
 
 def _lines(text: str) -> list[str]:

@@ -98,10 +98,13 @@ def search(
     """The hits of queries, each the features (n, C) of images of one person; the same without re-ranking, and
     what re-ranking makes of the distances of the first.
 
-    A query's own image, by its path, is no hit.
+    A query's own image, by its path, is no hit, and neither are the other frames of that image's tracklet. Of
+    each other tracklet the nearest frame alone is a hit.
     """
     own = {path: number for number, path in enumerate(index.paths())}
     without = [[own[name] for path in some if (name := absolute(path)) in own] for some in images]
+    if any(without) and index.has_tracklets:
+        without = [_with_tracklets(index, rows) for rows in without]
     joined = [_joined(index, features, options) for features in queries]
     found = _nearest(index, joined, without, options, options.top)
     if options.expand:
@@ -136,7 +139,54 @@ def _in_space(index: Index, features: torch.Tensor) -> torch.Tensor:
     return normalise(features) if index.facts.space.feature_norm else features
 
 
+def _with_tracklets(index: Index, rows: Sequence[int]) -> list[int]:
+    """Rows, and all other frames of their tracklets."""
+    tracklets = index.column("tracklet")
+    theirs = {tracklets[row] for row in rows} - {None}
+    return (
+        sorted({*rows, *(row for row, name in enumerate(tracklets) if name in theirs)})
+        if theirs
+        else list(rows)
+    )
+
+
 def _nearest(
+    index: Index, queries: Sequence[torch.Tensor], without: Sequence[list[int]], options: Options, top: int
+) -> Hits:
+    """The nearest rows of each query; of a tracklet the nearest frame alone."""
+    if not index.has_tracklets:
+        return _nearest_rows(index, queries, without, options, top)
+    tracklets = index.column("tracklet")
+    asked = top
+    while True:
+        found = _nearest_rows(index, queries, without, options, asked)
+        first = [_first_frames(rows, tracklets) for rows in found.rows]
+        if asked >= len(index) or all(
+            len(places) >= top or int(rows[-1]) < 0 for places, rows in zip(first, found.rows, strict=True)
+        ):
+            break
+        asked = min(2 * asked, len(index))
+    rows, distances = np.full((len(queries), top), -1), np.full((len(queries), top), np.inf)
+    for number, places in enumerate(first):
+        kept = places[:top]
+        rows[number, : len(kept)] = found.rows[number, kept]
+        distances[number, : len(kept)] = found.distances[number, kept]
+    return Hits(rows, distances)
+
+
+def _first_frames(rows: np.ndarray, tracklets: Sequence[str | None]) -> list[int]:
+    """The places of the hits (top,), nearest first, that are the first of their tracklet, or of none."""
+    seen: set[str] = set()
+    places = []
+    for place, row in enumerate(rows.tolist()):
+        name = tracklets[row] if row >= 0 else None
+        if row >= 0 and (name is None or name not in seen):
+            places.append(place)
+        seen |= {name} if name is not None else set()
+    return places
+
+
+def _nearest_rows(
     index: Index, queries: Sequence[torch.Tensor], without: Sequence[list[int]], options: Options, top: int
 ) -> Hits:
     """The nearest rows of each query: by the nearest of its features, ties by row number."""
@@ -389,6 +439,14 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def queries_of(tracklets: Sequence[str | None]) -> list[list[int]]:
+    """Which images each query has: those of a tracklet together, in the order of their first ones."""
+    groups: dict[tuple[bool, object], list[int]] = {}
+    for row, name in enumerate(tracklets):
+        groups.setdefault((True, name) if name is not None else (False, row), []).append(row)
+    return list(groups.values())
+
+
 def run(options: argparse.Namespace) -> int:
     """What `python -m reid.search` does with its options, whose images can be read; the exit code.
 
@@ -422,10 +480,13 @@ def run(options: argparse.Namespace) -> int:
         warnings.append(strangers)
     progress = ConsoleProgress(errors) if options.many else silent
     features = model.embed(images, progress=progress, camids=choice.camids(said))
-    queries = list(features.split(1)) if options.many else [features]
-    shown = [[image] for image in images] if options.many else [images]
+    groups = queries_of(options.tracklets) if options.many else [list(range(len(images)))]
+    queries = [features[rows] for rows in groups]
+    shown = [[images[row] for row in rows] for rows in groups]
     found, plain, reranked = search(index, queries, shown, chosen)
-    threshold, note = limit_of(model, index, chosen, len(queries[0]) > 1)
+    threshold, note = limit_of(model, index, chosen, any(len(one) > 1 for one in queries))
+    if index.has_tracklets:
+        note += ". Hits are tracklets, each at its nearest frame"
     result = answers(index, shown, found, plain, reranked, threshold.value if threshold else None)
     gone = 0
     if len(index) <= LOOKED_AT:

@@ -7,25 +7,29 @@ counted, three figures drawn, and the threshold for `target` is written into the
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from reid.commands.trained_file import destination, put_back, run_named_by
 from reid.config.checks import ConfigError
 from reid.config.dataset import judged_on
-from reid.config.schema import ImageConfig, ThresholdConfig
+from reid.config.schema import EvalConfig, ImageConfig, ThresholdConfig
 from reid.config.settings import as_trained, threshold_settings
 from reid.data import Crop, DatasetError, IdentitySampler, ReidDataset, load_dataset
 from reid.data.division import validation_split
+from reid.data.image_store import ImageStore
 from reid.engine.card import card_path, model_card
 from reid.engine.checkpoint import load_checkpoint
 from reid.engine.checkpoint_source import find_checkpoint, trained_dataset, with_data_now
 from reid.engine.compute import Compute
 from reid.engine.describe import rebuild_model
 from reid.engine.prepare import (
+    JudgedData,
     check_balanced,
     fingerprint,
     open_judged_data,
@@ -34,15 +38,16 @@ from reid.engine.prepare import (
 )
 from reid.jobs.job import Job
 from reid.judging import verification_report as threshold_report
-from reid.judging.embed import embed
+from reid.judging.embed import embed_as
 from reid.judging.judge import describe
 from reid.judging.stored_threshold import chosen_threshold, feature_space, store_threshold
-from reid.people import is_person
+from reid.people import NO_TRACKLET, is_person
 from reid.retrieval import (
     Embeddings,
     bootstrap,
     count_pairs,
     hardest_pairs,
+    middle_frames,
     pair_totals,
     require_pairs,
     verify_counts,
@@ -69,10 +74,10 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
         dataset = validation_split(dataset, evaluation.val_identities, evaluation.val_seed)
     evaluation = with_protocol_of(dataset, evaluation, job.overrides)
     check_not_trained_on(dataset, spec, checkpoint.meta)
-    crops = dataset.query + dataset.gallery
+    crops = tuple({crop.path: crop for crop in dataset.query + dataset.gallery}.values())
     if settings.batch.cameras == "balanced":
         check_balanced(crops, dataset.name)
-    require_pairs(*pair_totals(*ids(crops), evaluation.protocol), settings.target)
+    require_pairs(*pairs_of(crops, evaluation), settings.target)
     model = compute.place(rebuild_model(checkpoint))
     model.eval_feature = evaluation.neck_feature
     if model.cameras:  # as compare, search and same() embed images, of which nobody says who saw them
@@ -85,13 +90,9 @@ def threshold(job: Job, settings: ThresholdConfig) -> dict[str, float]:
         warn_of_doubles(judged.query.crops, judged.gallery.crops)
     space = feature_space(evaluation, settings.precision)
     parts = [
-        embed(
-            model, store, compute, normalise=space.feature_norm, flip=space.flip,
-            cameras=evaluation.cameras, batch=evaluation.batch,
-            progress=job.progress, what=what,
-        )
-        for store, what in ((judged.query, "query"), (judged.gallery, "gallery"))
-    ]  # fmt: skip
+        embed_as(model, store, compute, evaluation, progress=job.progress, what=what)
+        for what, store in together(judged).items()
+    ]
     images = joined(parts)
 
     counts = count_pairs(images, space.metric, evaluation.protocol)
@@ -188,13 +189,36 @@ def data_name(spec: dict[str, Any]) -> str:
     return spec["name"] if spec["name"] in folder or not folder else f"{spec['name']} {folder}"
 
 
-def ids(crops: tuple[Crop, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """pids and camids, int64 (N,) each."""
-    return torch.tensor([crop.pid for crop in crops]), torch.tensor([crop.camid for crop in crops])
+def pairs_of(crops: Sequence[Crop], settings: EvalConfig) -> tuple[int, int]:
+    """How many genuine and impostor pairs crops make, as images or as tracklets."""
+    rows = [(crop.pid, crop.camid, NO_TRACKLET if crop.tracklet is None else crop.tracklet) for crop in crops]
+    pids, camids, tracklets = torch.tensor(rows, dtype=torch.int64).unbind(1)
+    if settings.tracklets:
+        first = middle_frames(tracklets)
+        pids, camids, tracklets = pids[first], camids[first], tracklets[first]
+    return pair_totals(pids, camids, settings.protocol, tracklets)
+
+
+def together(judged: JudgedData) -> dict[str, ImageStore]:
+    """What is embedded, by what it is called. With tracklets, query and gallery are one set: frames of both
+    may be of one tracklet, or the query's stand in the gallery too."""
+    query, gallery = judged.query, judged.gallery
+    if query.tracklets is None and gallery.tracklets is None:
+        return {"query": query, "gallery": gallery}
+    crops = tuple({crop.path: crop for crop in query.crops + gallery.crops}.values())
+    row_of = {
+        crop.path: row
+        for store in (query, gallery)
+        for crop, row in zip(store.crops, store.rows.tolist(), strict=True)
+    }
+    rows = np.array([row_of[crop.path] for crop in crops], np.int64)
+    return {"query and gallery": replace(query, crops=crops, rows=rows)}
 
 
 def joined(parts: list[Embeddings]) -> Embeddings:
     """One set of all images."""
+    if len(parts) == 1:
+        return parts[0]
     return Embeddings(
         torch.cat([part.features for part in parts]),
         torch.cat([part.pids for part in parts]),

@@ -428,7 +428,8 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
         session.meta[WITHOUT_CAMIDS] = {
             "mAP": last.scores.mAP, "mAP_without": last.without_camids.mAP, "split": settings.eval.split,
         }  # fmt: skip
-    session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], True, data)
+    own = settings.dataset.get("left_out") is None
+    session.meta[SCORES] = stored_scores(last, run.evaluation, settings.dataset["name"], own, data)
     trained = session.finish()
     card = model_card(session.meta_of_result())
     written = tracker.text(card, card_path(trained).name)
@@ -439,7 +440,13 @@ def conclusion(run: Run, tracker: Tracker, last: Judgement) -> dict[str, float]:
         )  # fmt: skip
     with job.stop.in_one_piece():  # what is raised below matplotlib's C++ arrives as a ValueError
         drawn = run_figures.draw(
-            job.folder, session.history, last, run.dataset, run.judged, job.name, run.evaluation.protocol
+            job.folder,
+            session.history,
+            last,
+            run.dataset,
+            run.judged.rows_of(run.evaluation),
+            job.name,
+            run.evaluation.protocol,
         )
     for path, shows_people in drawn:
         if settings.tracking.images or not shows_people:

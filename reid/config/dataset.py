@@ -115,9 +115,15 @@ def drawn_people(dataset: dict[str, Any]) -> int | None:
     if dataset["name"] == "synthetic":
         reader = signature(dataset_reader("synthetic"))
         return train_people(dataset.get("preset", reader.parameters["preset"].default))
-    counts = [drawn_people(part) for part in dataset.get("parts", ())]
+    counts = [drawn_people(part) for part in sources(dataset)]
     known = [count for count in counts if count is not None]
     return sum(known) if known and len(known) == len(counts) else None
+
+
+def sources(dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a joint dataset that are trained on; none for any other dataset."""
+    parts = dataset.get("parts") or ()
+    return [part for place, part in enumerate(parts) if place != dataset.get("left_out")]
 
 
 def without_places(dataset: dict[str, Any]) -> dict[str, Any]:

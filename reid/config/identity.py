@@ -35,7 +35,9 @@ FIRST = frozenset(_FIRST.split())
 #: Keys of the open groups that choices got after runs had been made with them, and the value that is the same
 #: as being without the key.  Their defaults lie in the code of the choices, which is not imported for a hash.
 LATER: dict[str, Any] = {
-    "dataset.distractor": 0, "dataset.null": None, "dataset.corrections": None, "backbone.ema": False,
+    "dataset.distractor": 0, "dataset.null": None, "dataset.corrections": None, "dataset.tracklets": "none",
+    "dataset.left_out": None,
+    "backbone.ema": False,
     "head._target_": "reid.models.heads.BNNeck", "head.classifier": "linear", "head.scale": None,
     "head.margin": None, "head.embedding": None, "head.norm": "batch",
     "optimizer.classifier_lr_factor": 1.0, "optimizer.norm_weight_decay": None,

@@ -19,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
-from reid.config.checks import above, at_least, between, one_of, within
+from reid.config.checks import ConfigError, above, at_least, between, one_of, within
 from reid.config.search_path import FurtherChoices
 from reid.home import for_hydra, home, literal
 
@@ -131,6 +131,10 @@ class EvalConfig:
     rerank_k2: int = at_least(1, 6)
     rerank_lambda: float = between(0, 1, 0.3)
     datasets: list[Any] = field(default_factory=list)  # of reid.evaluate: choices, or {name: choice, …}
+    tracklets: bool | None = None  # judged per tracklet; null: where the data name tracklets
+    tracklet_pooling: str = one_of("mean", "max", "quality")  # how the features of its frames become one
+    quality: bool = False  # of reid.evaluate: the error that is left when the worst crops are set aside
+    groups: list[Any] = field(default_factory=list)  # of reid.evaluate: camera_pair, size, a column, …
 
 
 @dataclass
@@ -320,7 +324,18 @@ def register() -> None:
     store.store(name="threshold_schema", node=ThresholdConfig)
     store.store(name="tune_schema", node=TuneConfig)
     OmegaConf.register_new_resolver("reid.product", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("reid.places", _places, replace=True)
     OmegaConf.register_new_resolver("reid.home", lambda: str(for_hydra(home())), replace=True)
+
+
+def _places(parts: Any) -> str:
+    """What `sweep=leave_one_out` goes through: the places of the parts of a joint dataset, `0,1,2`."""
+    if not isinstance(parts, ListConfig | list) or len(parts) < 2:
+        raise ConfigError(
+            "sweep=leave_one_out needs two parts or more to leave one out of: add dataset=joint "
+            "dataset.parts=[market,duke,cuhk03]"
+        )
+    return ",".join(map(str, range(len(parts))))
 
 
 def default_config() -> DictConfig:

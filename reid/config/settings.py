@@ -108,6 +108,15 @@ def check_identities(identities: int, people: int, dataset: str) -> None:
         )
 
 
+def _refuse_closer_look(settings: EvalConfig) -> None:
+    """Raises ConfigError for what `reid.evaluate` alone does."""
+    if settings.quality or settings.groups:
+        raise ConfigError(
+            "eval.quality and eval.groups are for a trained model: python -m reid.evaluate checkpoint=… "
+            "eval.quality=true eval.groups=[camera_pair,size]"
+        )
+
+
 def evaluate_settings(config: DictConfig) -> EvaluateConfig:
     """As `train_settings`, for the evaluate command."""
     settings: EvaluateConfig = _typed(config)
@@ -116,6 +125,13 @@ def evaluate_settings(config: DictConfig) -> EvaluateConfig:
         if settings.eval.datasets:
             raise ConfigError("dataset and eval.datasets both say what to judge on: give one of them")
     settings.eval.datasets = _domains(settings.eval.datasets, settings.data.root)
+    for name in settings.eval.groups:
+        if not isinstance(name, str) or settings.eval.groups.count(name) > 1:
+            raise ConfigError(
+                f"eval.groups={settings.eval.groups} is not allowed: expected names, each once, of "
+                "camera_pair, size, "
+                "brightness and columns of the dataset's table"
+            )
     return settings
 
 
@@ -152,6 +168,7 @@ def _domains(entries: list[Any], data_root: str) -> list[dict[str, Any]]:
 def threshold_settings(config: DictConfig) -> ThresholdConfig:
     """As `train_settings`, for the threshold command."""
     settings: ThresholdConfig = _typed(config)
+    _refuse_closer_look(settings.eval)
     if settings.dataset is not None:
         check_dataset(settings.dataset)
     if settings.output is not None:
@@ -266,6 +283,7 @@ def _check_across(settings: TrainConfig) -> None:
             "eval.datasets is for a trained model: python -m reid.evaluate checkpoint=… eval.datasets=[…]. "
             "Training judges on the dataset that it trains on"
         )
+    _refuse_closer_look(settings.eval)
     if settings.checkpointing and settings.compile:
         raise ConfigError(
             "checkpointing and compile are both true: the compiler itself decides what is computed twice. "
@@ -488,4 +506,6 @@ def as_trained(typed: EvalConfig, trained: dict[str, Any], overrides: list[str])
     """The evaluation settings of the run that made the checkpoint, where the command names no others."""
     named = {word.lstrip("+").partition("=")[0].removeprefix("eval.") for word in overrides}
     kept = {key: value for key, value in trained.items() if key not in named and hasattr(typed, key)}
+    if kept.get("tracklets"):  # of its own data; others may have none
+        kept["tracklets"] = None
     return replace(typed, **kept)

@@ -125,8 +125,10 @@ def audit(dataset: ReidDataset, tiny: tuple[int, int] = TINY, progress: Progress
         ),
         Finding(
             "tracklet_frames",
-            "images named like frames of tracklets, without cameras: neighbouring frames find each other",
-            () if dataset.cameras else _frames(crops, dataset.root),
+            "images named like frames of tracklets, without cameras and no tracklet given: neighbouring "
+            "frames "
+            "find each other",
+            () if dataset.cameras else _frames([c for c in crops if c.tracklet is None], dataset.root),
         ),
     )  # fmt: skip
     repeats = sum(len(rows) - 1 for rows in same if len({crops[row].pid for row in rows}) == 1)

@@ -19,12 +19,14 @@ class Crop(NamedTuple):
     """One image of one person by one camera.
 
     `pid` counts people (0 is a distractor: a person nobody looks for; junk, -1, never gets here) and
-    `camid` counts cameras from 0.
+    `camid` counts cameras from 0.  `tracklet` numbers the tracklets of a dataset from 0: the frames of one
+    person whom one camera followed for a while share a number.  None: the image belongs to no tracklet.
     """
 
     path: Path
     pid: int
     camid: int
+    tracklet: int | None = None
 
 
 @dataclass(frozen=True)

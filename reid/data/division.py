@@ -73,7 +73,8 @@ def divide(
     Args:
         cameras: whether the camids are known.
         train, val: shares of the people, 0 <= val, 0 < train, train + val < 1.
-        queries: how many crops of a person by one camera (of a person, without cameras) become queries.
+        queries: how many crops of a person by one camera (of a person, without cameras) become queries; of
+            people with tracklets, how many tracklets, each with all its frames.
 
     Raises:
         DatasetError: nobody would be left to train or to test on, or too few can be found again.
@@ -120,20 +121,25 @@ def choose_queries(crops: Sequence[Crop], cameras: bool, each: int = 1) -> tuple
 
     The first `each` crops by each camera become queries where one by another camera is left to find.  Where
     that leaves nothing (each camera saw the person once), and where cameras are unknown, the first `each`
-    crops do.
+    crops do.  The frames of a tracklet stay together: it is chosen like one crop.
     """
+    of_head = _tracklets(crops)
+    heads = [frames[0] for frames in of_head]
 
     def findable(candidates: Sequence[Crop]) -> list[Crop]:
         chosen = set(candidates)
-        left = [crop.camid for crop in crops if crop not in chosen]
+        left = [crop.camid for crop in heads if crop not in chosen]
         return [crop for crop in candidates if any(not cameras or camid != crop.camid for camid in left)]
 
     by_camera: dict[int, list[Crop]] = defaultdict(list)
-    for crop in crops:
+    for crop in heads:
         by_camera[crop.camid].append(crop)
     first = [crop for seen in by_camera.values() for crop in seen[:each]]
-    queries = (findable(first) if cameras else []) or findable(crops[:each])
+    queries = (findable(first) if cameras else []) or findable(heads[:each])
     chosen = set(queries)
+    if len(heads) < len(crops):
+        queries = [crop for frames in of_head if frames[0] in chosen for crop in frames]
+        chosen = set(queries)
     return queries, [crop for crop in crops if crop not in chosen]
 
 
@@ -156,6 +162,14 @@ def _by_pid(crops: Iterable[Crop]) -> dict[int, list[Crop]]:
     return by_pid
 
 
+def _tracklets(crops: Sequence[Crop]) -> list[list[Crop]]:
+    """The crops of one person by tracklet, in the order of their first frames; one without any is alone."""
+    found: dict[tuple[bool, int], list[Crop]] = defaultdict(list)
+    for place, crop in enumerate(crops):
+        found[(False, place) if crop.tracklet is None else (True, crop.tracklet)].append(crop)
+    return list(found.values())
+
+
 def _by_name(crops: list[Crop]) -> tuple[Crop, ...]:
     return tuple(sorted(crops, key=lambda crop: (crop.path.name, crop)))
 
@@ -163,4 +177,4 @@ def _by_name(crops: list[Crop]) -> tuple[Crop, ...]:
 def _can_be_judged(crops: list[Crop], cameras: bool) -> bool:
     """Two cameras at least, and one of them twice: then a query has a match in the gallery."""
     seen_by = {crop.camid for crop in crops}
-    return len(crops) > len(seen_by) and (len(seen_by) > 1 or not cameras)
+    return len(_tracklets(crops)) > len(seen_by) and (len(seen_by) > 1 or not cameras)

@@ -22,7 +22,7 @@ def find_doubles(query: Sequence[Crop], gallery: Sequence[Crop], cross_camera: b
     """The queries whose own picture is among their matches, each once.
 
     Files are read only where a match has the size of the query's file.  Under `cross_camera` a match is by
-    another camera.  Files that cannot be read are left out.
+    another camera.  A match is never of the query's own tracklet.  Files that cannot be read are left out.
     """
     files = _Files()
     people = {crop.pid for crop in query if is_person(crop.pid)}
@@ -35,7 +35,9 @@ def find_doubles(query: Sequence[Crop], gallery: Sequence[Crop], cross_camera: b
         matches = (
             match
             for match in alike[crop.pid, files.size(crop.path)]
-            if not (cross_camera and match.camid == crop.camid) and files.same(crop.path, match.path)
+            if not (cross_camera and match.camid == crop.camid)
+            and (crop.tracklet is None or match.tracklet != crop.tracklet)
+            and files.same(crop.path, match.path)
         )
         if (match := next(matches, None)) is not None:
             doubles.append(Double(crop, match))

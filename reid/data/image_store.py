@@ -35,6 +35,7 @@ from reid.data.store_files import (
     store_key,
 )
 from reid.locks import FileLock, NoLocksError
+from reid.people import NO_TRACKLET
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ class ImageStore:
     def pids(self) -> torch.Tensor:
         """int64 (N,)"""
         return torch.tensor([crop.pid for crop in self.crops], dtype=torch.int64)
+
+    @property
+    def tracklets(self) -> torch.Tensor | None:
+        """int64 (N,), -1 for an image of none; None where no image is a frame of a tracklet."""
+        if all(crop.tracklet is None for crop in self.crops):
+            return None
+        numbers = [NO_TRACKLET if crop.tracklet is None else crop.tracklet for crop in self.crops]
+        return torch.tensor(numbers, dtype=torch.int64)
 
     @property
     def camids(self) -> torch.Tensor:

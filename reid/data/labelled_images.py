@@ -16,8 +16,8 @@ SPLITS = ("train", "val", "query", "gallery")
 class LabelledImage(NamedTuple):
     """One image as its source labels it, by labels that are clean.
 
-    `person` is "" for nobody; `camera` and `split` are "" where the source says nothing of them.  `order`
-    sorts the images alike on every machine; `where` is what a message names: "crops.csv line 7".
+    `person` is "" for nobody; `camera`, `split` and `tracklet` are "" where the source says nothing of them.
+     `order` sorts the images alike on every machine; `where` is what a message names: "crops.csv line 7".
     """
 
     path: Path
@@ -26,6 +26,7 @@ class LabelledImage(NamedTuple):
     split: str
     order: str
     where: str
+    tracklet: str = ""
 
 
 def assemble(
@@ -42,7 +43,8 @@ def assemble(
 
     Persons and cameras keep whole numbers and get a number by sorted order where they have names.  As in
     Market-1501, pid -1 is junk and 0 a distractor, also among names, unless `rules` say otherwise: it may
-    stand in the gallery alone, and the notice says how many do.  Without cameras every camid is 0.  Without
+    stand in the gallery alone, and the notice says how many do.  Without cameras every camid is 0.  Tracklets
+    are numbered by sorted order; an image may have none.  Without
     splits, `test_fraction` of the people are tested on, drawn by `seed`, and the notice says so; it begins
     with `notice`.
 
@@ -61,7 +63,11 @@ def assemble(
             raise DatasetError(f"{image.where}: camid {image.camera} is not allowed: expected 0 or more.")
     shown = [image for image in sorted(images, key=lambda image: image.order) if pids[image.person] != JUNK]
     usable = [image for image in shown if image.person or image.split in ("", "gallery")]
-    crops = [Crop(image.path, pids[image.person], camids[image.camera]) for image in usable]
+    tracklets = _tracklets(images)
+    crops = [
+        Crop(image.path, pids[image.person], camids[image.camera], tracklets.get(image.tracklet))
+        for image in usable
+    ]
     names = {
         pids[some[0]]: some[0]
         for some in spellings_of(pids).values()
@@ -157,6 +163,30 @@ def _refuse_repeated(images: Sequence[LabelledImage]) -> None:
             raise DatasetError(
                 f"{image.where}: {image.path} stands in {before.where} already. Give each image once."
             )
+
+
+def _tracklets(images: Sequence[LabelledImage]) -> dict[str, int]:
+    """The number of each tracklet, by its name.
+
+    Raises:
+        DatasetError: one shows two people, or was seen by two cameras.
+    """
+    seen: dict[str, LabelledImage] = {}
+    for image in images:
+        if not image.tracklet:
+            continue
+        before = seen.setdefault(image.tracklet, image)
+        for what in ("person", "camera"):
+            one, other = getattr(before, what), getattr(image, what)
+            if one != other:
+                raise DatasetError(
+                    f"{image.where}: tracklet {image.tracklet} is of {what} {other or 'nobody'} here and "
+                    f"of {what} "
+                    f"{one or 'nobody'} in {before.where}. A tracklet is one person whom one camera "
+                    "followed, and its name "
+                    "stands once in the whole source: call it <person>-<camera>-<number>, for example."
+                )
+    return {name: number for number, name in enumerate(sorted(seen))}
 
 
 def _all_or_none(images: Sequence[LabelledImage], what: str) -> bool:

@@ -109,6 +109,16 @@ def read_picture(path: Path) -> PictureFile:
         return PictureFile(state, digest, None, str(error))
 
 
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a file's picture once it is upright, from its head; None where it has none."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # gone or damaged by now; its head or its EXIF block may be anything
+        return None
+
+
 def open_picture(path: str | os.PathLike[str]) -> Picture:
     """The picture of one file.
 

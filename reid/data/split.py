@@ -71,6 +71,7 @@ def write_split(out: Path, dataset: ReidDataset, division: Division) -> bool:
     crops = [(split, crop) for split, some in vars(division).items() for crop in some]
     relative = all(crop.path.absolute().is_relative_to(folder) for _, crop in crops)
 
+    tracklets = any(crop.tracklet is not None for _, crop in crops)
     distractor = _distractor(dataset)
 
     def row(split: str, crop: Crop) -> dict[str, object]:
@@ -78,9 +79,10 @@ def write_split(out: Path, dataset: ReidDataset, division: Division) -> bool:
         shown = path.relative_to(folder) if relative else path
         person = dataset.names.get(crop.pid, str(crop.pid)) if is_person(crop.pid) else distractor
         camera = {"camid": crop.camid} if dataset.cameras else {}
-        return {"path": shown.as_posix(), "pid": person, **camera, "split": split}
+        tracklet = {} if not tracklets else {"tracklet": "" if crop.tracklet is None else crop.tracklet}
+        return {"path": shown.as_posix(), "pid": person, **camera, "split": split, **tracklet}
 
-    columns = ("path", "pid", "camid", "split") if dataset.cameras else ("path", "pid", "split")
+    columns = ("path", "pid", *(["camid"] * dataset.cameras), "split", *(["tracklet"] * tracklets))
     write_table(out, (row(split, crop) for split, crop in crops), columns)
     return relative
 
@@ -111,7 +113,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--query",
         type=int,
         default=1,
-        help="images of a person by one camera that become queries (default 1)",
+        help="images (or whole tracklets) of a person by one camera that become queries (default 1)",
     )
     parser.add_argument("--seed", type=int, default=0, help="who is drawn (default 0)")
 

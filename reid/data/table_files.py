@@ -1,4 +1,4 @@
-"""Tables that name images: path, pid, and perhaps camid and split; read by line, and written."""
+"""Tables that name images: path, pid, and perhaps camid, split and tracklet; read by line, and written."""
 
 import csv
 import os
@@ -10,7 +10,7 @@ from reid.data.files import path_problem
 from reid.data.labelled_images import SPLITS, LabelledImage
 from reid.data.labels import LabelError, People, clean, is_null
 
-NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split")
+NEEDED, OPTIONAL = ("path", "pid"), ("camid", "split", "tracklet")
 
 #: What others call these columns.  Reading past such a column would lose what it says.
 ALIASES = {
@@ -18,6 +18,7 @@ ALIASES = {
     "pid": {"id", "person", "person_id", "personid", "identity", "label", "name"},
     "camid": {"cam", "camera", "cam_id", "camera_id", "cameraid"},
     "split": {"set", "subset", "partition", "fold"},
+    "tracklet": {"tracklets", "tracklet_id", "trackletid"},
 }
 
 #: Numbered paths, compressed as well as can be, take several bits each.
@@ -45,6 +46,28 @@ def read_labelled_images(file: Path, root: Path, rules: People) -> list[Labelled
     return images
 
 
+def read_columns(file: Path, root: Path, names: Iterable[str]) -> dict[Path, dict[str, str]]:
+    """The values of further columns of a table, as clean text by the path of the image; "" for a null one.
+
+    Raises:
+        DatasetError: no such table or column.
+    """
+    wanted = list(names)
+    found: dict[Path, dict[str, str]] = {}
+    for where, row in _rows(file, wanted):
+        for name in wanted:
+            if name not in row:
+                known = ", ".join(row)
+                raise DatasetError(f"{file} has no column {name!r}: it has {known}.")
+        try:
+            values = {name: clean(row[name]) for name in wanted}
+        except LabelError as error:
+            raise DatasetError(f"{where}: {error}.") from error
+        path = root / str(row["path"])
+        found[path] = {name: "" if is_null(value) else value for name, value in values.items()}
+    return found
+
+
 def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Iterable[str]) -> None:
     """Write a CSV that `read_labelled_images` reads, in UTF-8, whole or not at all."""
     partial = file.with_name(f".{file.name}.partial")
@@ -58,12 +81,12 @@ def write_table(file: Path, rows: Iterable[Mapping[str, object]], columns: Itera
         partial.unlink(missing_ok=True)
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Row]]:
-    """Each row with what a message calls it."""
+def _rows(file: Path, more: Iterable[str] = ()) -> Iterator[tuple[str, Row]]:
+    """Each row with what a message calls it; of a Parquet file the known columns, and `more`."""
     if not file.is_file():
         raise DatasetError(f"there is no table {file}: set dataset.file to a .csv or .parquet file.")
     if file.suffix.lower() == ".parquet":
-        yield from _parquet_rows(file)
+        yield from _parquet_rows(file, more)
         return
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
@@ -86,14 +109,14 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
         raise DatasetError(f"{file} is no text in UTF-8 ({error.reason}): save it as CSV UTF-8.") from error
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(file: Path, more: Iterable[str]) -> Iterator[tuple[str, Row]]:
     from pyarrow import ArrowException, parquet  # a second, which a CSV need not wait for
 
     try:
         refuse_bomb(file)
         found = parquet.read_schema(file).names
         _check_columns(file, found)
-        columns = [name for name in (*NEEDED, *OPTIONAL) if name in found]
+        columns = [name for name in dict.fromkeys((*NEEDED, *OPTIONAL, *more)) if name in found]
         rows = parquet.read_table(file, columns=columns).to_pylist()
     except DatasetError:
         raise
@@ -129,8 +152,8 @@ def _check_columns(file: Path, header: list[str]) -> None:
             continue
         hint = f" Rename {alias[0]!r} to {wanted!r}." if alias else ""
         raise DatasetError(
-            f"{file} has no column {wanted!r}: expected a header with path, pid and, where known, camid and "
-            f"split, separated by commas; found {', '.join(header) or 'nothing'}.{hint}"
+            f"{file} has no column {wanted!r}: expected a header with path, pid and, where known, camid, "
+            f"split and tracklet, separated by commas; found {', '.join(header) or 'nothing'}.{hint}"
         )
 
 
@@ -143,10 +166,11 @@ def _labelled_image(row: Row, where: str, root: Path, rules: People) -> Labelled
         raise DatasetError(f"{where}: {problem}.")
     try:
         person = rules.read(row["pid"])
-        camera, split = clean(row.get("camid")), clean(row.get("split"))
+        camera, split, tracklet = (clean(row.get(name)) for name in OPTIONAL)
     except LabelError as error:
         raise DatasetError(f"{where}: {error}.") from error
     split = "" if is_null(split) else split
     if split and split not in SPLITS:
         raise DatasetError(f"{where}: split {split!r} is not allowed: expected one of {', '.join(SPLITS)}.")
-    return LabelledImage(root / path, person, "" if is_null(camera) else camera, split, path, where)
+    camera, tracklet = ("" if is_null(label) else label for label in (camera, tracklet))
+    return LabelledImage(root / path, person, camera, split, path, where, tracklet)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reid.config.dataset import sources
 from reid.config.identity import LATER
 from reid.normalisation import IMAGENET, Normalisation
 from reid.words import as_markdown
@@ -27,6 +28,7 @@ _TERMS = {
     "msmt17": "MSMT17: research under the agreement that its holder has signed; it may not be passed on",
     "cuhk01": "CUHK01: academic use only, by permission of its authors",
     "cuhk03": "CUHK03: academic use only, by permission of its authors",
+    "mars": "MARS: academic use only, by permission of its authors",
     "veri776": "VeRi-776 (vehicles): research only, by permission of its authors",
     "synthetic": "pedestrians drawn by this project: no terms, since nobody is in them",
     "synthetic_night": "pedestrians drawn by this project: no terms, since nobody is in them",
@@ -73,17 +75,18 @@ def model_card(meta: Mapping[str, Any]) -> str:
         f"# {network}, trained on {data}",
         _scores(meta),
         _threshold(meta),
+        _groups(meta),
         _data(meta),
         _recipe(meta),
         _USE,
     ]
-    return "\n\n".join(section.strip() for section in sections) + "\n"
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
 def trained_on(meta: Mapping[str, Any]) -> list[str]:
     """The readers of the data that the model was trained on; of joint data those of the parts."""
     dataset = meta["dataset"]
-    return [str(part["name"]) for part in dataset.get("parts") or [dataset]]
+    return [str(part["name"]) for part in sources(dataset) or [dataset]]
 
 
 def seen_data(meta: Mapping[str, Any]) -> list[str]:
@@ -103,6 +106,7 @@ def _scores(meta: Mapping[str, Any]) -> str:
         where = f"{as_markdown(_public(row['dataset']))}, {row['split']} split"
         where += "" if row["own"] else ", **never trained on**"
         where += ", re-ranked" if row["reranked"] else ""
+        where += f", tracklets ({row['pooled']} of their frames)" if row.get("pooled") else ""
         where += ", cameras ignored" if row["protocol"] == "ignore_camera" else ""
         cells = [_rate(row["values"].get(name), row["intervals"].get(name)) for name in _COLUMNS]
         queries = f"{row['queries']:,} of {row['people']:,} people"
@@ -135,6 +139,40 @@ def _threshold(meta: Mapping[str, Any]) -> str:
         f"% of the pairs of one person were missed ({stored['impostor_pairs']:,} and "
         f"{stored['genuine_pairs']:,} pairs of {people}). Expect other rates elsewhere."
     )
+
+
+def _groups(meta: Mapping[str, Any]) -> str:
+    """Error rates by camera pair and size of the crop, where they were measured."""
+    stored = meta.get("groups")
+    if not stored or not stored["rows"]:
+        return ""
+    names = {"camera_pair": "cameras", "size": "crops"}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in stored["rows"]:
+        rows.setdefault((row["grouping"], row["group"]), {})[row["score"]] = row
+    missed = any("miss rate" in scores for scores in rows.values())
+    head = ["", "rank-1 error (%)", *(["pairs of one person missed (%)"] * missed), "people"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for (grouping, group), scores in rows.items():
+        first = scores.get("rank-1")
+        error = "-" if first is None else _rate(1 - first["value"], _mirrored(first["interval"]))
+        wrong = scores.get("miss rate")
+        cells = [error] + ([_rate(wrong["value"], wrong["interval"]) if wrong else "-"] if missed else [])
+        stars = " *" if any(one["remains"] for one in scores.values()) else ""
+        where = f"{names.get(grouping, 'group')} {as_markdown(group)}{stars}"
+        lines.append(f"| {' | '.join([where, *cells, str(next(iter(scores.values()))['people'])])} |")
+    where = f"{_public(stored['dataset'])}, {stored['split']} split"
+    at = f", and misses at a threshold of {stored['threshold']:.4f}" if missed else ""
+    return (
+        f"## Errors by camera pair and size\n\nOn {where}{at}. Crops by their height in the file. In "
+        "brackets: 95 % "
+        "intervals, people resampled. * differs from the rest also after a correction for many "
+        "comparisons.\n\n" + "\n".join(lines)
+    )
+
+
+def _mirrored(interval: list[float] | None) -> list[float] | None:
+    return None if interval is None else [1 - end for end in reversed(interval)]
 
 
 def _data(meta: Mapping[str, Any]) -> str:

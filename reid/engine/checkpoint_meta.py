@@ -115,6 +115,18 @@ def _score_row(value: object) -> bool:
     return all(test(value.get(key)) for key, test in tests.items())
 
 
+def _group_row(value: object) -> bool:
+    """A row of the groups that `reid.evaluate` keeps for the card."""
+    if not isinstance(value, dict):
+        return False
+    tests = {
+        "grouping": _text.test, "group": _text.test, "score": _text.test, "value": _rate.test,
+        "remains": _flag.test, "people": _count.test,
+        "interval": lambda one: one is None or _interval(one),
+    }  # fmt: skip
+    return all(test(value.get(key)) for key, test in tests.items())
+
+
 def _of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(map(test, value.values()))
 
@@ -131,6 +143,7 @@ def _evaluation() -> dict[str, Entry]:
     """The keys of `eval`, as the schema of the configs has them; older files lack some that came later."""
     plain = {
         bool: _flag, str: _text, int: _whole(0), float: _number(),
+        bool | None: Entry(lambda value: value is None or isinstance(value, bool), "true, false or null"),
         list[Any]: Entry(lambda value: value == [], "an empty list"),  # of reid.evaluate alone
     }  # fmt: skip
     entries = {}
@@ -218,6 +231,12 @@ TABLE: dict[str, Entry] = {
     f"{WITHOUT_CAMIDS}.mAP_without": _rate,
     f"{WITHOUT_CAMIDS}.split": _text,
     "scores": _list(_score_row, "rows of scores from 0 to 1, each with its data").optional,
+    "groups": _mapping.optional,
+    "groups.dataset": _text,
+    "groups.split": _text,
+    "groups.threshold": _number().or_null,
+    "groups.rows": _list(_group_row, "rows of shares from 0 to 1, each with its group"),
+    "quality": _mapping.optional,
     "threshold": _mapping.or_null,
     "threshold.value": _number().optional,
     "threshold.target": _text.optional,
@@ -226,6 +245,7 @@ TABLE: dict[str, Entry] = {
     "threshold.neck_feature": _choice("after", "before").optional,
     "threshold.flip": _flag.optional,
     "threshold.precision": _choice("float32", "tf32", "bf16", "fp16").optional,
+    "threshold.pooling": _choice("none", "mean", "max", "quality").optional,
     "threshold.protocol": _choice("cross_camera", "ignore_camera").optional,
     "threshold.dataset": _text.optional,
     "threshold.split": _text.optional,

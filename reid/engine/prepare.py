@@ -17,10 +17,13 @@ from reid.data.division import validation_split
 from reid.data.doubles import find_doubles
 from reid.data.image_store import ImageStore, open_store
 from reid.data.sizes import largest_size
-from reid.retrieval import count_matches, require_matches
+from reid.people import NO_TRACKLET
+from reid.retrieval import MatchCounts, count_matches, middle_frames, require_matches
 
 log = logging.getLogger(__name__)
 
+#: What the features of a tracklet's frames become.
+_POOLED = {"mean": "mean", "max": "maximum", "quality": "mean, weighted by length,"}
 #: What the tracker shows of data that name no cameras.
 CAMERAS_UNKNOWN = "unknown; judged by ignore_camera"
 
@@ -32,6 +35,14 @@ class JudgedData:
     query: ImageStore
     gallery: ImageStore
     fingerprint: str
+
+    def rows_of(self, settings: EvalConfig) -> "JudgedData":
+        """The images that stand for the rows of a judgement: of each tracklet the middle frame, where
+        tracklets are judged."""
+        if not settings.tracklets:
+            return self
+        query, gallery = (_middle_frames(store) for store in (self.query, self.gallery))
+        return replace(self, query=query, gallery=gallery)
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,12 @@ def with_protocol_of(dataset: ReidDataset, settings: EvalConfig, overrides: Sequ
     """`settings` with the protocol ignore_camera where the cameras are unknown and no protocol was typed.
 
     cross_camera leaves out what the query's own camera saw, and without cameras that is everything.
+    `tracklets` is decided too: null judges per tracklet where the query or the gallery names tracklets.
+
+    Raises:
+        DatasetError: eval.tracklets=true, and there are none.
     """
+    settings = _with_tracklets_of(dataset, settings)
     typed = any(word.lstrip("+").startswith("eval.protocol=") for word in overrides)
     if dataset.cameras or typed or settings.protocol == "ignore_camera":
         return settings
@@ -128,10 +144,28 @@ def with_protocol_of(dataset: ReidDataset, settings: EvalConfig, overrides: Sequ
     return replace(settings, protocol="ignore_camera")
 
 
+def _with_tracklets_of(dataset: ReidDataset, settings: EvalConfig) -> EvalConfig:
+    named = any(crop.tracklet is not None for crop in dataset.query + dataset.gallery)
+    if settings.tracklets and not named:
+        raise DatasetError(
+            f"eval.tracklets=true does not fit {dataset.name}, which names no tracklets. Give a table a "
+            "column "
+            "tracklet (reid/data/README.md says how), or leave eval.tracklets out"
+        )
+    if settings.tracklets is None and named:
+        log.warning(
+            "%s names tracklets, so it is judged per tracklet: queries and gallery are tracklets, each "
+            "the %s of its "
+            "frames' features. eval.tracklets=false judges single images",
+            dataset.name,
+            _POOLED[settings.tracklet_pooling],
+        )
+    return replace(settings, tracklets=True) if settings.tracklets is None and named else settings
+
+
 def check_judgeable(dataset: ReidDataset, settings: EvalConfig) -> None:
     """Raises EvaluationError if no query of `dataset` has a match under the protocol."""
-    query, gallery = (_ids(crops) for crops in (dataset.query, dataset.gallery))
-    require_matches(count_matches(*query, *gallery, protocol=settings.protocol), settings.protocol)
+    require_matches(matches_of(dataset.query, dataset.gallery, settings.protocol), settings.protocol)
 
 
 def open_training_data(
@@ -176,11 +210,12 @@ def open_judged_data(
         EvaluationError: images could not be read, and of the rest no query has a match under `protocol`
             (None: they are not ranked).
     """
-    whole = _open(dataset.query + dataset.gallery, image, data, progress, "query and gallery images")
+    # A query may stand in the gallery too, as those of MARS do: it is decoded once.
+    crops = tuple({crop.path: crop for crop in dataset.query + dataset.gallery}.values())
+    whole = _open(crops, image, data, progress, "query and gallery images")
     query, gallery = whole.subset(dataset.query), whole.subset(dataset.gallery)
     if whole.bad and protocol is not None:
-        matches = count_matches(*_ids(query.crops), *_ids(gallery.crops), protocol=protocol)
-        require_matches(matches, protocol)
+        require_matches(matches_of(query.crops, gallery.crops, protocol), protocol)
     if protocol == "ignore_camera":
         warn_of_doubles(query.crops, gallery.crops)
     return JudgedData(query, gallery, fingerprint(_labelled(query), _labelled(gallery)))
@@ -216,7 +251,20 @@ def fingerprint(*parts: str) -> str:
 
 def _labelled(store: ImageStore) -> str:
     """The bytes of the images, and whom and which camera each is said to show."""
-    return fingerprint(store.content, *(f"{crop.pid},{crop.camid}" for crop in store.crops))
+    labels = [
+        f"{crop.pid},{crop.camid}" + ("" if crop.tracklet is None else f",{crop.tracklet}")
+        for crop in store.crops
+    ]
+    return fingerprint(store.content, *labels)
+
+
+def _middle_frames(store: ImageStore) -> ImageStore:
+    if store.tracklets is None:
+        return store
+    rows = middle_frames(store.tracklets)
+    return replace(
+        store, crops=tuple(store.crops[row] for row in rows.tolist()), rows=store.rows[rows.numpy()]
+    )
 
 
 def _open(
@@ -229,6 +277,17 @@ def _open(
     return store
 
 
-def _ids(crops: tuple[Crop, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    pids = torch.tensor([crop.pid for crop in crops], dtype=torch.int64)
-    return pids, torch.tensor([crop.camid for crop in crops], dtype=torch.int64)
+def matches_of(query: Sequence[Crop], gallery: Sequence[Crop], protocol: str) -> MatchCounts:
+    """How many gallery images show the person of each query, before any of them is embedded."""
+
+    def ids(crops: Sequence[Crop]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows = [
+            (crop.pid, crop.camid, NO_TRACKLET if crop.tracklet is None else crop.tracklet) for crop in crops
+        ]
+        pids, camids, tracklets = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
+        return pids, camids, tracklets
+
+    (pids, camids, tracklets), (others, cameras, theirs) = ids(query), ids(gallery)
+    return count_matches(
+        pids, camids, others, cameras, protocol, query_tracklets=tracklets, gallery_tracklets=theirs
+    )

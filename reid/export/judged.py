@@ -62,4 +62,4 @@ def _embed(
         images = store.read(torch.arange(start, min(start + _AT_ONCE, len(store))))
         parts.append(torch.from_numpy(graph(given(images, target))))
     features = torch.cat(parts)
-    return Embeddings(normalise(features) if unit else features, store.pids, store.camids)
+    return Embeddings(normalise(features) if unit else features, store.pids, store.camids, store.tracklets)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from reid.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from reid.figures.breakdown import GroupBar, RejectionCurve, group_differences, rejection_curves
     from reid.figures.comparison import Pair, compared_pairs
     from reid.figures.curves import cmc_curves, training_curves
     from reid.figures.differences import Against, difference_figure
@@ -21,6 +22,7 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
+            "breakdown": ["GroupBar", "RejectionCurve", "group_differences", "rejection_curves"],
             "comparison": ["Pair", "compared_pairs"],
             "curves": ["cmc_curves", "training_curves"],
             "differences": ["Against", "difference_figure"],
@@ -39,12 +41,14 @@ else:
 __all__ = [
     "Against",
     "FoundImage",
+    "GroupBar",
     "Hit",
     "Pair",
     "Picture",
     "Point",
     "RankedList",
     "Rate",
+    "RejectionCurve",
     "SearchResult",
     "accuracy_latency",
     "cmc_curves",
@@ -52,9 +56,11 @@ __all__ = [
     "contact_sheet",
     "difference_figure",
     "domain_bars",
+    "group_differences",
     "hardest_bands",
     "pair_distances",
     "ranked_lists",
+    "rejection_curves",
     "save",
     "search_history",
     "search_map",

@@ -60,8 +60,11 @@ _SCHEMA = pyarrow.schema(
         ("row", pyarrow.int64()), ("path", pyarrow.string()), ("pid", pyarrow.int64()),
         ("name", pyarrow.string()), ("camid", pyarrow.int64()), ("time", pyarrow.float64()),
         ("size", pyarrow.int64()), ("mtime_ns", pyarrow.int64()), ("digest", pyarrow.string()),
+        ("tracklet", pyarrow.string()),
     ]
 )  # fmt: skip
+#: The last column stands in the tables of those alone who have tracklets; older tables have none.
+_WITHOUT_TRACKLETS = _SCHEMA.remove(len(_SCHEMA) - 1)
 
 
 class IndexFault(UsageError):
@@ -73,7 +76,8 @@ class Row(NamedTuple):
 
     `pid` and `camid` are as in `Crop`; `name` is the person's own where the pid only numbers it. `time` is a
     number that rises: seconds since 1970 where `reid.index` was given dates, else any count, such as frames.
-    `size` (bytes), `mtime_ns` and `digest` (sha256, hex) say what the file was when its feature was computed.
+    `tracklet` names the tracklet that the image is a frame of. `size` (bytes), `mtime_ns` and `digest`
+    (sha256, hex) say what the file was when its feature was computed.
     """
 
     path: str | os.PathLike[str]
@@ -84,6 +88,7 @@ class Row(NamedTuple):
     size: int | None = None
     mtime_ns: int | None = None
     digest: str | None = None
+    tracklet: str | None = None
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -213,6 +218,11 @@ class Index:
         """One of the fields of `Row` for all rows, None where it is unknown."""
         found: list[Any] = self._rows[name].to_pylist()
         return found
+
+    @property
+    def has_tracklets(self) -> bool:
+        """Whether any image is a frame of a tracklet."""
+        return bool(self._rows["tracklet"].null_count < len(self))
 
     def row(self, number: int) -> Row:
         """What is known of one row."""
@@ -627,6 +637,8 @@ class Index:
 def _write_table(folder: Path, table: pyarrow.Table, meta: dict[str, Any]) -> None:
     """Put a table in the place of the one that is there: the one step by which an index changes."""
     words = json.dumps(meta).encode()
+    if table["tracklet"].null_count == len(table):
+        table = table.drop_columns(["tracklet"])
     described = table.replace_schema_metadata({_META: words, _META_SUM: b"%d" % zlib.crc32(words)})
     with _complete(folder / TABLE) as path, path.open("wb") as handle:
         parquet.write_table(described, handle, write_page_checksum=True)
@@ -675,7 +687,9 @@ def _read_table(folder: Path, rows: bool = True) -> tuple[pyarrow.Table, dict[st
         ) from error
     if problem := format_problem(path, version, FORMAT):
         raise IndexFault(problem)
-    if columns != _SCHEMA:
+    if columns == _WITHOUT_TRACKLETS:
+        table = table.append_column("tracklet", pyarrow.nulls(len(table), pyarrow.string()))
+    elif columns != _SCHEMA:
         raise IndexFault(f"{path} is damaged: its columns are not those of an index. Make the index anew")
     return table, meta
 

@@ -47,6 +47,7 @@ class Crops:
     are those that were trained on.
 
     names: (N,), as the page shows and filters them.  pids, camids: (N,) int64, `UNKNOWN` where they are.
+    tracklets: likewise, UNKNOWN for an image of none; None where there are none.
     """
 
     paths: Sequence[Path]
@@ -57,6 +58,7 @@ class Crops:
     gallery: int
     end: int
     people: Mapping[int, str] = field(default_factory=dict)
+    tracklets: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -409,6 +411,9 @@ class Views:
         marks = np.where(same, "right", np.where(pids == UNKNOWN, "unknown", "wrong"))
         if crop is not None and look.cross_camera:
             marks[same & (camids == self.crops.camids[crop]) & (camids != UNKNOWN)] = "junk"
+        if crop is not None and self.crops.tracklets is not None:
+            tracklet = self.crops.tracklets[crop]
+            marks[same & (self.crops.tracklets[numbers] == tracklet) & (tracklet != UNKNOWN)] = "junk"
         return marks
 
     # ---- pictures

@@ -25,6 +25,7 @@ from reid.figures import (
 )
 from reid.judging.judge import Judgement
 from reid.people import is_person
+from reid.retrieval import junk
 
 #: Rows and columns of a picture of ranked lists.
 QUERIES, HITS = 6, 8
@@ -106,8 +107,8 @@ def ranked_list(row: int, judgement: Judgement, judged: JudgedData, protocol: st
     query, gallery = judgement.query, judgement.gallery
     distance = squared_euclidean(query.features[row : row + 1], gallery.features)[0]
     same = gallery.pids == query.pids[row]
-    if protocol == "cross_camera":
-        distance = distance.masked_fill(same & (gallery.camids == query.camids[row]), torch.inf)
+    left_out = junk(query.select(torch.tensor([row])), gallery, protocol)[0]
+    distance = distance.masked_fill(left_out, torch.inf)
     nearest = torch.sort(distance, stable=True).indices[: int(distance.isfinite().sum())]
     matches = (same[nearest].nonzero().flatten() + 1).tolist()  # their ranks
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reid.config.dataset import judged_on
+from reid.config.dataset import judged_on, sources
 from reid.config.identity import without_defaults
 from reid.config.schema import EvalConfig
 from reid.data import DatasetError, ReidDataset, load_dataset
@@ -127,11 +127,14 @@ def label_of(name: str) -> str:
 def same_domain(keys: dict[str, Any], trained_on: dict[str, Any]) -> bool:
     """Whether two datasets are the same one, wherever it lies: name, options, name of the folder.
 
-    Each part of a joint dataset was trained on too.
+    Each part of a joint dataset was trained on too, but the one that was left out. The whole of a joint one
+    with a part left out is judged on that part, which nobody was trained on.
     """
     if "parts" in trained_on and "parts" not in keys:
-        return any(same_domain(keys, part) for part in trained_on["parts"])
+        return any(same_domain(keys, part) for part in sources(trained_on))
 
+    if keys.get("left_out") is not None:
+        return False
     return _identity_of(keys) == _identity_of(trained_on)
 
 

@@ -2,12 +2,13 @@
 
 import torch
 
+from reid.config.schema import EvalConfig
 from reid.data.batches import plain_batches
 from reid.data.crops import Progress, silent
 from reid.data.image_store import ImageStore
 from reid.engine.compute import Compute
 from reid.models import ReidModel
-from reid.retrieval import Embeddings
+from reid.retrieval import Embeddings, EvaluationError, pool_tracklets
 
 
 @torch.inference_mode()
@@ -47,5 +48,52 @@ def embed(
     model.train(training)
     mine = torch.cat(parts) if parts else torch.empty(0, model.embedding_size, device=device)
     features = processes.collect(mine, len(store), batch)
-    embeddings = Embeddings(features, store.pids.to(device), store.camids.to(device))
+    tracklets = store.tracklets
+    embeddings = Embeddings(
+        features, store.pids.to(device), store.camids.to(device),
+        None if tracklets is None else tracklets.to(device),
+    )  # fmt: skip
     return embeddings.normalised() if normalise else embeddings
+
+
+def embed_as(
+    model: ReidModel,
+    store: ImageStore,
+    compute: Compute,
+    settings: EvalConfig,
+    *,
+    progress: Progress = silent,
+    what: str = "images",
+) -> Embeddings:
+    """The embeddings of `store` as the settings ask: one row an image, or one a tracklet (`eval.tracklets`).
+
+    The features of the frames are normalised before they are pooled, and the result is again, where features
+    are normalised at all. The weight of a frame under `eval.tracklet_pooling=quality` is the length of its
+    feature before that.
+
+    Raises:
+        EvaluationError: a frame to be weighted has a feature of length 0.
+    """
+    unit = normalises(settings)
+    raw = embed(
+        model, store, compute, normalise=unit and not settings.tracklets, flip=settings.flip,
+        cameras=settings.cameras, batch=settings.batch, progress=progress, what=what,
+    )  # fmt: skip
+    if not settings.tracklets:
+        return raw
+    weights = None
+    if settings.tracklet_pooling == "quality":
+        weights = raw.features.double().norm(dim=1)
+        if not bool((weights > 0).all()):
+            raise EvaluationError(
+                "eval.tracklet_pooling=quality weights a frame by the length of its feature, and some "
+                "features "
+                "have the length 0. Set eval.tracklet_pooling=mean"
+            )
+    frames = raw.normalised() if unit else raw
+    return pool_tracklets(frames, settings.tracklet_pooling, weights, normalised=unit)
+
+
+def normalises(settings: EvalConfig) -> bool:
+    """Whether features are divided by their L2 norm, which the cosine implies."""
+    return settings.feature_norm or settings.metric == "cosine"

@@ -8,7 +8,7 @@ from reid.config.schema import EvalConfig
 from reid.data.crops import Progress, silent
 from reid.data.image_store import ImageStore
 from reid.engine.compute import Compute, free_bytes, work_bytes
-from reid.judging.embed import embed
+from reid.judging.embed import embed_as, normalises
 from reid.models import ReidModel
 from reid.people import DISTRACTOR
 from reid.retrieval import (
@@ -48,7 +48,7 @@ def judge(
     compute: Compute,
     progress: Progress = silent,
 ) -> Judgement | None:
-    """Embed both, rank, score.
+    """Embed both, rank, score; by tracklet where `eval.tracklets` says so: then the rows are tracklets.
 
     Several processes each embed a share of the images, with the batch norm statistics of the first one. That
     one ranks and has the judgement; the others get None.
@@ -63,12 +63,9 @@ def judge(
     model.eval_feature = settings.neck_feature
     try:
         found = [
-            embed(
-                model, store, compute, normalise=_normalises(settings), flip=settings.flip,
-                cameras=settings.cameras, batch=settings.batch, progress=progress, what=what,
-            )
+            embed_as(model, store, compute, settings, progress=progress, what=what)
             for store, what in ((query, "query"), (gallery, "gallery"))
-        ]  # fmt: skip
+        ]
     finally:
         model.eval_feature = eval_feature
     return score(found[0], found[1], settings) if compute.processes.first else None
@@ -83,7 +80,7 @@ def score(query: Embeddings, gallery: Embeddings, settings: EvalConfig) -> Judge
     if settings.query_expansion:
         expanded = expand_queries(query.features, gallery.features, settings.query_expansion)
         query = replace(query, features=expanded)
-        if _normalises(settings):
+        if normalises(settings):
             query = query.normalised()
     plain = _scores(query, gallery, settings)
     if not settings.rerank:
@@ -102,11 +99,6 @@ def _scores(
     return evaluate(
         query, gallery, distance=distance, protocol=settings.protocol, chunk_bytes=work, distractor=DISTRACTOR
     )
-
-
-def _normalises(settings: EvalConfig) -> bool:
-    """Whether features are divided by their L2 norm, which the cosine implies."""
-    return settings.feature_norm or settings.metric == "cosine"
 
 
 def check_memory(
@@ -174,9 +166,10 @@ def score_values(split: str, scores: Scores) -> dict[str, float]:
 
 def describe(settings: EvalConfig, dataset: str) -> str:
     """How a score was computed, for the head of its table."""
-    norm = "L2-normalised" if _normalises(settings) else "raw"
+    norm = "L2-normalised" if normalises(settings) else "raw"
     mirrored = ", mean with the mirror image" if settings.flip else ""
     mirrored += "" if settings.cameras else ", without camids"
+    mirrored += f", {settings.tracklet_pooling} of each tracklet" if settings.tracklets else ""
     expanded = (
         f", queries expanded by their {settings.query_expansion} nearest" if settings.query_expansion else ""
     )

@@ -25,6 +25,7 @@ from reid.distance import (
 from reid.people import DISTRACTOR
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import evaluate
+from reid.retrieval.tracklets import junk
 
 CHUNK_BYTES = 128 * 2**20
 
@@ -256,10 +257,7 @@ def _marks(some: Embeddings, gallery: Embeddings, protocol: str, distractor: int
     marks = right.to(torch.int8)
     if distractor is not None:
         marks.masked_fill_((gallery.pids == distractor)[None, :], Mark.DISTRACTOR)
-    if protocol == "cross_camera":
-        right &= some.camids[:, None] == gallery.camids[None, :]
-        marks.masked_fill_(right, Mark.JUNK)
-    return marks
+    return marks.masked_fill_(right & junk(some, gallery, protocol), Mark.JUNK)
 
 
 def _agreed(counted: Tensor, marks: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The scores that a checkpoint carries, with what they were measured on and how sure they are."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def stored_scores(
             "protocol": settings.protocol,
             "reranked": reranked,
             "data_fingerprint": data_fingerprint,
+            **({"pooled": settings.tracklet_pooling} if settings.tracklets else {}),
             **_row(scores, judgement.query.pids.cpu().numpy()),
             "gallery": len(judgement.gallery),
         }
@@ -42,11 +44,16 @@ def stored_scores(
     ]
 
 
-def store_scores(source: Path, target: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def store_scores(
+    source: Path, target: Path, rows: list[dict[str, Any]], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Write the checkpoint `source`, with these rows in it, to `target`, which may be the same file.
 
-    A row takes the place of one of the same data, split, protocol and ranking. Returns the new `meta`.
-    Data of which only the reader is known (two folders) are the same where their pixels and labels are.
+    more: further keys of its `meta`, such as its model of quality.
+
+    A row takes the place of one of the same data, split, protocol, ranking and pooling of tracklets. Returns
+    the new `meta`. Data of which only the reader is known (two folders) are the same where their pixels and
+    labels are.
 
     Raises:
         CheckpointError: `source` cannot be read.
@@ -54,14 +61,14 @@ def store_scores(source: Path, target: Path, rows: list[dict[str, Any]]) -> dict
     """
     checkpoint = load_checkpoint(source)
     known = {_kind(row): row for row in [*checkpoint.meta.get(KEY, []), *rows]}
-    meta = {**checkpoint.meta, KEY: list(known.values())}
+    meta = {**checkpoint.meta, KEY: list(known.values()), **(more or {})}
     save_checkpoint(target, Checkpoint(checkpoint.model, meta, checkpoint.training))
     return meta
 
 
 def _kind(row: dict[str, Any]) -> tuple[object, ...]:
     data = "own" if row["own"] else row["data_fingerprint"]
-    return data, *(row[key] for key in ("dataset", "split", "protocol", "reranked"))
+    return data, row.get("pooled"), *(row[key] for key in ("dataset", "split", "protocol", "reranked"))
 
 
 def _row(scores: Scores, pids: np.ndarray) -> dict[str, Any]:

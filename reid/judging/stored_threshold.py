@@ -22,8 +22,9 @@ class FeatureSpace:
     """What a distance is measured between, and how: a threshold means nothing in another space.
 
     `feature_norm` says whether the features were divided by their L2 norm, which the cosine implies,
-    `flip` whether they are the mean of those of the image and its mirror image.  `precision` is what the
-    network computed them in: bf16 rounds each of its layers to three digits.
+    `flip` whether they are the mean of those of the image and its mirror image.  `pooling` says how the
+    features of a tracklet's frames became one; none: a feature is that of a single crop.  `precision` is
+    what the network computed them in: bf16 rounds each of its layers to three digits.
     """
 
     metric: str
@@ -31,11 +32,13 @@ class FeatureSpace:
     neck_feature: str
     flip: bool = False
     precision: str = "float32"
+    pooling: str = "none"
 
     def describe(self) -> str:
         norm = "L2-normalised" if self.feature_norm else "raw"
         mirrored = ", mean with the mirror image" if self.flip else ""
-        return f"{self.metric} distance, {norm} feature {self.neck_feature} the neck{mirrored}"
+        pooled = "" if self.pooling == "none" else f", {self.pooling} over a tracklet"
+        return f"{self.metric} distance, {norm} feature {self.neck_feature} the neck{mirrored}{pooled}"
 
 
 def feature_space(settings: EvalConfig | dict[str, Any], precision: str = "float32") -> FeatureSpace:
@@ -44,7 +47,8 @@ def feature_space(settings: EvalConfig | dict[str, Any], precision: str = "float
     metric = values["metric"]
     norm = values["feature_norm"] or metric == "cosine"
     # Checkpoints that are older than the key were judged without it.
-    return FeatureSpace(metric, norm, values["neck_feature"], values.get("flip", False), precision)
+    pooling = values.get("tracklet_pooling", "none") if values.get("tracklets") else "none"
+    return FeatureSpace(metric, norm, values["neck_feature"], values.get("flip", False), precision, pooling)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class StoredThreshold:
     tar_interval: tuple[float, float]
     # Thresholds that are older than the field do not say it: theirs was the command's default.
     precision: str = "float32"
+    # Older ones were measured on single crops.
+    pooling: str = "none"
 
     def __repr__(self) -> str:
         return (
@@ -83,10 +89,24 @@ class StoredThreshold:
 
     @property
     def space(self) -> FeatureSpace:
-        return FeatureSpace(self.metric, self.feature_norm, self.neck_feature, self.flip, self.precision)
+        return FeatureSpace(
+            self.metric, self.feature_norm, self.neck_feature, self.flip, self.precision, self.pooling
+        )
 
     def check(self, space: FeatureSpace) -> None:
         """Raises ThresholdError unless distances in `space` are those that this threshold was measured on."""
+        if space.pooling != self.pooling:
+            of, wanted = (
+                "single crops" if one == "none" else f"tracklets ({one} of their frames)"
+                for one in (self.pooling, space.pooling)
+            )
+            again = "false" if space.pooling == "none" else f"true eval.tracklet_pooling={space.pooling}"
+            raise ThresholdError(
+                f"the stored threshold {self.value:.4f} was measured on {of}, and these are {wanted}, "
+                "whose distances "
+                "are others. Measure another one with python -m reid.threshold checkpoint=… "
+                f"eval.tracklets={again}"
+            )
         if space != self.space:
             raise ThresholdError(
                 f"the stored threshold {self.value:.4f} holds for the {self.space.describe()}, computed in "
@@ -129,6 +149,7 @@ def chosen_threshold(
         tar=point.tar,
         tar_interval=intervals.tar[target],
         precision=space.precision,
+        pooling=space.pooling,
     )
 
 

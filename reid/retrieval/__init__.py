@@ -1,7 +1,7 @@
 """Judging embeddings: rankings and same-or-different, with their scores, as pure functions on tensors."""
 
 from reid.retrieval.bootstrap import Interval, Intervals, bootstrap
-from reid.retrieval.differences import Difference, Measured, difference
+from reid.retrieval.differences import Difference, Measured, difference, level
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.evaluate import Scores, evaluate
 from reid.retrieval.expansion import expand_queries
@@ -14,6 +14,7 @@ from reid.retrieval.protocol import (
     require_matches,
 )
 from reid.retrieval.rerank import rerank, rerank_bytes
+from reid.retrieval.tracklets import POOLINGS, junk, middle_frames, pool_tracklets
 from reid.retrieval.verify import (
     TARGETS,
     OperatingPoint,
@@ -24,6 +25,7 @@ from reid.retrieval.verify import (
 )
 
 __all__ = [
+    "POOLINGS",
     "TARGETS",
     "Difference",
     "Embeddings",
@@ -44,7 +46,11 @@ __all__ = [
     "evaluate",
     "expand_queries",
     "hardest_pairs",
+    "junk",
+    "level",
+    "middle_frames",
     "pair_totals",
+    "pool_tracklets",
     "require_matches",
     "require_pairs",
     "rerank",

@@ -94,6 +94,32 @@ def difference(first: Measured, second: Measured, replicates: int = 1000, seed: 
     return Difference(value, Interval(value - half, value + half), people, seeds)
 
 
+def level(measured: Measured, replicates: int = 1000, seed: int = 0) -> Interval:
+    """The 95 % interval of one setting's mean mAP: value ± t * sqrt(v_people + s^2 / S), see `difference`.
+
+    NaN where neither the average precisions of several people nor a second seed are there.
+
+    Raises:
+        ValueError: there is no score, or fewer than two replicates.
+    """
+    if len(measured.scores) == 0:
+        raise ValueError("a setting without a score has no interval; leave out those that did not finish")
+    value = float(measured.scores.mean())
+    parts: list[tuple[float, int]] = []
+    if _same_queries(measured, measured):
+        assert measured.average_precision is not None
+        assert measured.pids is not None
+        variance = people_variance(measured.average_precision.mean(axis=0), measured.pids, replicates, seed)
+        parts.append((variance, len(np.unique(measured.pids)) - 1))
+    seeds = len(measured.scores)
+    if seeds > 1:
+        parts.append((float(measured.scores.var(ddof=1)) / seeds, seeds - 1))
+    if not parts:
+        return Interval(math.nan, math.nan)
+    half = _half_width(parts)
+    return Interval(value - half, value + half)
+
+
 def people_variance(
     values: Floats, pids: npt.NDArray[np.int64], replicates: int = 1000, seed: int = 0
 ) -> float:

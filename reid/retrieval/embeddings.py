@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ class Embeddings:
         features: (N, D) floats, all finite.
         pids: (N,) int64, identity; 0 is a distractor.
         camids: (N,) int64, camera, from 0.
+        tracklets: (N,) int64, the tracklet that each image is a frame of, -1 for an image of none; None where
+            no image is of one.  Query and gallery count tracklets together.
 
     Raises:
         ValueError: a shape, dtype or device does not fit.
@@ -28,6 +30,7 @@ class Embeddings:
     features: Tensor
     pids: Tensor
     camids: Tensor
+    tracklets: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or not self.features.is_floating_point():
@@ -35,7 +38,9 @@ class Embeddings:
                 f"features are {self.features.dtype} of shape {tuple(self.features.shape)}; "
                 "expected floats of shape (N, D)"
             )
-        for name, values in (("pids", self.pids), ("camids", self.camids)):
+        for name, values in (("pids", self.pids), ("camids", self.camids), ("tracklets", self.tracklets)):
+            if values is None:
+                continue
             if values.dtype != torch.int64 or values.shape != self.features.shape[:1]:
                 raise ValueError(
                     f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected torch.int64 of "
@@ -65,12 +70,14 @@ class Embeddings:
 
     def to(self, device: torch.device | str) -> Embeddings:
         """The same embeddings on another device."""
-        return Embeddings(self.features.to(device), self.pids.to(device), self.camids.to(device))
+        tracklets = None if self.tracklets is None else self.tracklets.to(device)
+        return Embeddings(self.features.to(device), self.pids.to(device), self.camids.to(device), tracklets)
 
     def select(self, indices: Tensor) -> Embeddings:
         """The rows that `indices` (positions or a boolean mask) name, in that order."""
-        return Embeddings(self.features[indices], self.pids[indices], self.camids[indices])
+        tracklets = None if self.tracklets is None else self.tracklets[indices]
+        return Embeddings(self.features[indices], self.pids[indices], self.camids[indices], tracklets)
 
     def normalised(self) -> Embeddings:
         """With features of unit L2 norm, in float32 or the float64 of the features."""
-        return Embeddings(normalise(self.features), self.pids, self.camids)
+        return replace(self, features=normalise(self.features))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from reid.distance import squared_euclidean_less_own, squared_norms
+from reid.people import NO_TRACKLET
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import EvaluationError, count_matches, require_matches
 from reid.words import percent
@@ -76,7 +77,8 @@ def evaluate(
 
     Features are used as they are: call `Embeddings.normalised` first for the published protocol.
     Under `cross_camera`, gallery images with the query's pid and camera are left out of its ranking;
-    under `ignore_camera` none is, and query and gallery must share no image. Equal distances keep
+    under `ignore_camera` none is, and query and gallery must share no image. Under both, gallery images of
+    the query's own tracklet are left out. Equal distances keep
     gallery order. A query left with no match is skipped. Distractors stay in every ranking; as in the
     published code queries of pid 0, which no benchmark has, match them unless `distractor=0` says that they
     are nobody.
@@ -98,7 +100,10 @@ def evaluate(
         ValueError: unknown protocol, max_rank < 1, shapes or devices that do not fit.
     """
     _check_arguments(query, gallery, max_rank, distance)
-    counts = count_matches(query.pids, query.camids, gallery.pids, gallery.camids, protocol, distractor)
+    counts = count_matches(
+        query.pids, query.camids, gallery.pids, gallery.camids, protocol, distractor,
+        query.tracklets, gallery.tracklets,
+    )  # fmt: skip
     require_matches(counts, protocol)
 
     # Queries with a similar number of matches share a chunk: their lists are padded to the longest.
@@ -159,10 +164,13 @@ class _MatchLists:
         slot = self.begin[rows, None] + torch.arange(length, device=rows.device)
         listed = slot < self.end[rows, None]
         columns = self.by_pid[slot.clamp(max=len(self.by_pid) - 1)]
-        if not self.drop_same_camera:
-            return columns, listed, torch.zeros_like(listed)
-        same_camera = self.gallery.camids[columns] == self.query.camids[rows, None]
-        return columns, listed & ~same_camera, listed & same_camera
+        left_out = torch.zeros_like(listed)
+        if self.drop_same_camera:
+            left_out = self.gallery.camids[columns] == self.query.camids[rows, None]
+        if self.query.tracklets is not None and self.gallery.tracklets is not None:
+            own = self.query.tracklets[rows, None]
+            left_out = left_out | ((self.gallery.tracklets[columns] == own) & (own != NO_TRACKLET))
+        return columns, listed & ~left_out, listed & left_out
 
 
 class _Distances:

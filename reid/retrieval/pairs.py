@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from reid.distance import distance_function
-from reid.people import is_person
+from reid.people import NO_TRACKLET, is_person
 from reid.retrieval.embeddings import Embeddings
 from reid.retrieval.protocol import check_protocol
+from reid.retrieval.tracklets import same_tracklet
 
 #: Steps of the grid on which distances are counted: 1.2e-4 where the largest distance is 2.
 GRID = 2**14
@@ -48,8 +49,9 @@ def pair_blocks(
 ) -> Iterator[PairBlock]:
     """Every unordered pair of N images, block by block.
 
-    Genuine pairs show one person, under `cross_camera` by two cameras; impostor pairs show two people, by
-    any cameras, as the ranking protocol keeps them too. Distractors (pid 0) are people that are not known
+    Genuine pairs show one person, under `cross_camera` by two cameras, and never one tracklet; impostor
+    pairs show two people, by any cameras, as the ranking protocol keeps them too. Distractors (pid 0) are
+    people that are not known
     apart: they make impostor pairs with everybody else and none among themselves.
 
     Raises:
@@ -68,6 +70,8 @@ def pair_blocks(
         genuine = later & same & is_person(images.pids[a, None])
         if protocol == "cross_camera":
             genuine &= images.camids[a, None] != images.camids[None, b]
+        if images.tracklets is not None:
+            genuine &= ~same_tracklet(images.tracklets[a], images.tracklets[b])
         yield PairBlock(first, distance(images.features[a], images.features[b]), genuine, later & ~same)
         first += rows
 
@@ -101,7 +105,9 @@ def bin_of(distance: Tensor, edges: Tensor) -> Tensor:
     return torch.bucketize(distance, edges).clamp_(max=len(edges) - 1)
 
 
-def pair_totals(pids: Tensor, camids: Tensor, protocol: str) -> tuple[int, int]:
+def pair_totals(
+    pids: Tensor, camids: Tensor, protocol: str, tracklets: Tensor | None = None
+) -> tuple[int, int]:
     """How many genuine and impostor pairs N images make, from their ids (N,), before any feature exists.
 
     Raises:
@@ -112,6 +118,12 @@ def pair_totals(pids: Tensor, camids: Tensor, protocol: str) -> tuple[int, int]:
     within = _pairs_within(pids[known, None])
     if protocol == "cross_camera":
         within -= _pairs_within(torch.stack([pids[known], camids[known]], dim=1))
+    if tracklets is not None:
+        framed = known & (tracklets != NO_TRACKLET)
+        labels = torch.stack([pids[framed], tracklets[framed], camids[framed]], dim=1)
+        within -= _pairs_within(labels[:, :2])
+        if protocol == "cross_camera":  # those were taken off as pairs of one camera
+            within += _pairs_within(labels)
     return within, len(pids) * (len(pids) - 1) // 2 - _pairs_within(pids[:, None])
 
 

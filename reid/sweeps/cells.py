@@ -19,6 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
 
 from reid.config.checks import ConfigError
 from reid.config.identity import config_hash, flat
@@ -162,9 +163,9 @@ def plan(command: str, arguments: Sequence[str]) -> Plan:
             hydra = compositions.whole([choice[0] for choice in choices.values()]).hydra
             launcher = hydra.runtime.choices["hydra/launcher"]
             keys = OmegaConf.to_container(hydra.launcher, resolve=False)
-            values = OmegaConf.select(hydra, "sweeper.params") or {}
+            values = _of_sweeper(hydra)
             # What is typed wins over the sweep's file, in its place, as Hydra's own sweeper has it.
-            of_file = _choices([f"{key}={value}" for key, value in values.items()], multirun) or {}
+            of_file = _choices([f"{key}={value}" for key, value in values], multirun) or {}
             choices = {**of_file, **choices}
         cells, typed = [], []
         for overrides in itertools.product(*choices.values()):
@@ -188,6 +189,19 @@ def plan(command: str, arguments: Sequence[str]) -> Plan:
     if take != "none":
         _refuse_twins(cells)
     return Plan(multirun, cells, typed, launcher, keys, experiment, take, retry)
+
+
+def _of_sweeper(hydra: DictConfig) -> list[tuple[str, str]]:
+    """The keys of a sweep's file with their values, some of which follow from what was typed.
+
+    Raises:
+        ConfigError: they cannot, and the file's resolver says why.
+    """
+    try:
+        return [(str(key), value) for key, value in (OmegaConf.select(hydra, "sweeper.params") or {}).items()]
+    except InterpolationResolutionError as error:  # omegaconf keeps the reason, but not the exception
+        reason = str(error).splitlines()[0].rpartition("resolving interpolation: ")[2]
+        raise ConfigError(reason) from error
 
 
 class _Compositions:

@@ -42,8 +42,13 @@ def conclude(settings: Sequence[Setting], split: str) -> str:
     return f"{best_setting}{points} {interval} {verdict} (95 % interval, {_sources(lead)})."
 
 
-def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> list[str]:
-    """What a reader has to know to trust the table, in Markdown; [] where there is nothing."""
+def notes(
+    runs: Sequence[SweptRun], settings: Sequence[Setting], split: str, other_data: bool = False
+) -> list[str]:
+    """What a reader has to know to trust the table, in Markdown; [] where there is nothing.
+
+    other_data: the settings are meant to be judged on different data, one part each.
+    """
     lines = []
     lost = [run for run in runs if run.status != "FINISHED"]
     if lost:
@@ -69,7 +74,7 @@ def notes(runs: Sequence[SweptRun], settings: Sequence[Setting], split: str) -> 
             "One seed a setting" if alone else f"One seed in {finished.count(1)} of {len(finished)} settings"
         )
         lines.append(f"{single}: no spread of the seeds (±) is known. seed=0,1,2 runs three.")
-    if len({run.data for run in runs if run.data}) > 1:
+    if not other_data and len({run.data for run in runs if run.data}) > 1:
         lines.append(
             "The runs do not share their data (their fingerprints differ, see cells.csv): scores are not "
             "compared query by query."

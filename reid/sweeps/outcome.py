@@ -36,6 +36,7 @@ class SweptRun:
     commit: str = ""
     params: Mapping[str, str] = field(default_factory=dict, repr=False)
     queries: Path | None = None
+    data_name: str = ""
 
     @property
     def name(self) -> str:
@@ -192,6 +193,7 @@ def _run(
         commit=record.tags.get("mlflow.source.git.commit", ""),
         params=record.params,
         queries=queries if queries is not None and queries.is_file() else None,
+        data_name=record.tags.get("reid.data.name", ""),
     )
 
 

@@ -20,6 +20,9 @@ from reid.figures import Against, difference_figure, save, sweep_figure
 from reid.home import home
 from reid.retrieval import Difference, difference
 from reid.sweeps.conclusion import conclude, notes
+from reid.sweeps.left_out import KEY as LEFT_OUT
+from reid.sweeps.left_out import cells_of, is_left_out, mean_score, names_of, table
+from reid.sweeps.left_out import conclude as conclude_left_out
 from reid.sweeps.outcome import SEED, Setting, SweptRun, cell_table, runs_of_jobs, settings_of, without_twins
 from reid.sweeps.tracked_sweep import NAME_TAG
 from reid.tracking import Tracker, figure_markdown
@@ -55,6 +58,9 @@ class Report:
         picture: the figure as Markdown.
         """
         compared = self.reference is not None and sum(bool(one.done) for one in self.settings) > 1
+        if is_left_out(self.keys):
+            rows = table(cells_of(self.settings, self.runs), self.keys, self.split)
+            return "\n\n".join(part for part in (self.sentence, picture, rows, *self.notes) if part) + "\n"
         head = [*self.keys, f"mAP on {self.split} (%)", "rank-1 (%)", "seeds"]
         if self.reference and compared:
             head.append(f"mAP less that of {as_markdown(self.reference.name)}, points [95 %]")
@@ -81,9 +87,15 @@ class Report:
             f"Every run: [{CELLS}]({CELLS}). Made by `python -m reid.report runs={again}`.\n"
         )
 
+    def best(self, name: str) -> float:
+        """The score of the best setting; where parts are left out in turn, its mean over the parts."""
+        if is_left_out(self.keys):
+            return mean_score(self.settings, f"{self.split}/{name}")
+        return self.settings[0].mean(f"{self.split}/{name}")
+
     def cells(self) -> str:
-        table: pd.DataFrame = cell_table(self.runs, self.keys, self.split)
-        return str(table.to_csv(index=False))
+        found: pd.DataFrame = cell_table(self.runs, self.keys, self.split)
+        return str(found.to_csv(index=False))
 
     def figure(self) -> Figure | None:
         """The chart for the sweep's shape; None where there is nothing to draw."""
@@ -101,10 +113,28 @@ class Report:
                 named = (self.reference.values[key], 100 * self.reference.mean(self.score))
                 once = all(len(setting.done) < 2 for setting in self.settings)
                 return difference_figure(rows, named, key, title=title, one_seed=once)
-        table = pd.DataFrame(
+        if is_left_out(self.keys):
+            return self._left_out(title)
+        shown = pd.DataFrame(
             [{**run.values, self.score: run.scores.get(self.score, math.nan)} for run in self.runs]
         )
-        return sweep_figure(table, self.keys, self.score, score_label=f"mAP on {self.split} (%)", title=title)
+        return sweep_figure(shown, self.keys, self.score, score_label=f"mAP on {self.split} (%)", title=title)
+
+    def _left_out(self, title: str) -> Figure:
+        """The same chart with the parts by their names."""
+        named = {
+            place: names_of(self.runs, place)[1] for place in {run.values[LEFT_OUT] for run in self.runs}
+        }
+        rows = [
+            {
+                **run.values,
+                LEFT_OUT: named[run.values[LEFT_OUT]],
+                self.score: run.scores.get(self.score, math.nan),
+            }
+            for run in self.runs
+        ]
+        label = f"mAP on {self.split} (%)"
+        return sweep_figure(pd.DataFrame(rows), self.keys, self.score, score_label=label, title=title)
 
     @property
     def _draws(self) -> bool:
@@ -130,17 +160,17 @@ def build(
     if not runs:
         raise ValueError("no run to report; a sweep has at least one")
     shown = [key for key in keys if key != SEED]
+    left_out = is_left_out(shown)
     same_data = len({run.data for run in runs if run.data}) < 2
-    settings = settings_of(runs, split, paired=same_data)
-    base = _reference(settings, shown, reference)
+    settings = settings_of(runs, split, paired=same_data or left_out)
+    base = None if left_out else _reference(settings, shown, reference)
     differences = [
         difference(one.measured, base.measured) if base and one.done and one is not base else None
         for one in settings
     ]
-    sentence = conclude(settings, split)
-    return Report(
-        title, shown, split, runs, settings, base, differences, sentence, notes(runs, settings, split)
-    )
+    sentence = conclude_left_out(cells_of(settings, runs), split) if left_out else conclude(settings, split)
+    said = notes(runs, settings, split, other_data=left_out)
+    return Report(title, shown, split, runs, settings, base, differences, sentence, said)
 
 
 def write(
@@ -168,7 +198,7 @@ def write(
         for path in written:
             parent.artifact(path)
         summary = terminal_text(report, written, publish(folder, experiment, name))
-        best = {name: report.settings[0].mean(f"{split}/{name}") for name in ("mAP", "rank-1")}
+        best = {name: report.best(name) for name in ("mAP", "rank-1")}
         if not math.isnan(best["mAP"]):
             # In the columns of the jobs: a sweep and its jobs are then compared at a glance.
             parent.metrics({f"{split}/{name}": value for name, value in best.items()}, 0)

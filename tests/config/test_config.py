@@ -201,6 +201,10 @@ OURS = {
     "eval.cameras",
     "eval.query_expansion",
     "eval.datasets",
+    "eval.tracklets",
+    "eval.tracklet_pooling",
+    "eval.quality",
+    "eval.groups",
 }
 
 

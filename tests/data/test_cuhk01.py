@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from reid.data import DatasetError, ReidDataset, load_dataset
+from reid.data import Crop, DatasetError, ReidDataset, load_dataset
 
 PEOPLE = 10
 
@@ -44,7 +44,7 @@ def test_images_1_and_2_are_camera_a_and_3_and_4_camera_b(laid: Path) -> None:
     dataset = read(laid)
     for crop in dataset.train + dataset.query + dataset.gallery:
         pid, image = int(crop.path.stem[:4]), int(crop.path.stem[4:])
-        assert crop == (laid / "campus" / crop.path.name, pid, 0 if image < 3 else 1)
+        assert crop == Crop(laid / "campus" / crop.path.name, pid, 0 if image < 3 else 1)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -21,6 +21,7 @@ NO_PERSON = re.compile(
 )
 
 Cameras = Literal["auto", "name", "none", "folder"]
+Tracklets = Literal["none", "folder"]
 
 
 class FolderImage(NamedTuple):
@@ -41,6 +42,7 @@ def load(
     seed: int = 0,
     distractor: int | str | None = 0,
     null: Sequence[str] | None = None,
+    tracklets: Tracklets = "none",
     progress: Progress = silent,
 ) -> ReidDataset:
     """Read `root/<person>/*.jpg`, or `root/{train,val,query,gallery}/<person>/*.jpg`.
@@ -51,7 +53,8 @@ def load(
     either, `name` insists on the file's, `folder` takes the folder below the person's, whatever its name.
     Without split folders `test_fraction` of the people, drawn by `seed`, are tested on.  The images of the
     person `distractor`, and of those called by one of the words `null`, show nobody who is looked for; None:
-    no name does, and a word such as `nan` is refused.
+    no name does, and a word such as `nan` is refused.  With `tracklets="folder"` the images of one folder
+    below a person's are the frames of a tracklet; those directly in the person's folder are of none.
 
     Raises:
         DatasetError: no such folder, or images that do not tell whom they show.
@@ -78,7 +81,7 @@ def load(
     labelled = [
         LabelledImage(
             image.path, image.person, camera, image.split, image.path.relative_to(root).as_posix(),
-            image.path.parent.name,
+            image.path.parent.name, _tracklet(image, root) if tracklets == "folder" else "",
         )
         for image, camera in zip(images, named, strict=True)
     ]  # fmt: skip
@@ -139,6 +142,10 @@ def _image(path: Path, person: Path, label: str, split: str) -> FolderImage:
         int(in_folder[1] or in_folder[2]) if in_folder else None,
         folders[0] if folders else "",
     )
+
+
+def _tracklet(image: FolderImage, root: Path) -> str:
+    return image.path.parent.relative_to(root).as_posix() if image.folder else ""
 
 
 def _cameras(images: Sequence[FolderImage], cameras: Cameras) -> tuple[list[str], str]:
