@@ -28,6 +28,7 @@ score.
 import csv
 import io
 import logging
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ from reid.config.identity import changed, config_hash, flat, resume_hash
 from reid.config.schema import AdaptConfig, AdaptKeys, EvalConfig
 from reid.config.settings import adapt_settings, as_trained, with_network_of
 from reid.config.trial import check_built
-from reid.data import ReidDataset
+from reid.data import IdentitySampler, ReidDataset
 from reid.data.batches import plain_batches
 from reid.data.division import validation_split
 from reid.data.image_store import ImageStore
@@ -98,6 +99,8 @@ log = logging.getLogger(__name__)
 
 #: The rows of `history.csv`, a round each.
 HISTORY, CLUSTERS, FIGURE = "history.csv", "clusters.csv", "rounds.png"
+#: Between the split and the score, of the model whose batch norms alone are the target's.
+NORMS = "batch_norm"
 #: What the batch norms alone leave of what a checkpoint says of itself. A threshold and a calibration do not
 #: stay: the distances are others.
 _STAYS = (
@@ -467,11 +470,33 @@ def facts(adaptation: Adaptation, parent: Mapping[str, Any]) -> dict[str, object
 
 
 def before_any_round(adaptation: Adaptation, tracker: Tracker) -> None:
-    """Row 0 of the history: the scores of the model as it comes."""
-    row = {"round": 0.0} | scores_of(adaptation, adaptation.model())
+    """Row 0 of the history: the scores of the model as it comes, and with the batch norms of the target.
+
+    The first clusters decide what is learnt, and those of a network whose batch norms expect other cameras
+    are few and mixed.
+    """
+    model, state = adaptation.model(), adaptation.state
+    row = {"round": 0.0} | scores_of(adaptation, model)
+    keys, split = adaptation.settings.adapt, adaptation.settings.eval.split
+    first = keys.batch_norm_first and not keys.batch_norm_only and bool(batch_norms(model))
+    if first:
+        estimate_on_target(adaptation, model)
+        with_norms = scores_of(adaptation, model)
+        row |= {
+            name.replace(f"{split}/", f"{split}/{NORMS}/", 1): value for name, value in with_norms.items()
+        }
+        state.model = on_cpu(model)
     adaptation.record(row)
     adaptation.save()
     report(adaptation, tracker, row)
+    if first:
+        known = f"; mAP {percent(row[f'{split}/{NORMS}/mAP'])} on {split}" if len(row) > 1 else ""
+        line = f"batch norms with the statistics of the target (adapt.batch_norm_first){known}"
+        adaptation.job.console.print(line, highlight=False, soft_wrap=True)
+
+
+def on_cpu(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def scores_of(adaptation: Adaptation, model: ReidModel) -> dict[str, float]:
@@ -502,31 +527,39 @@ def trackable_row(row: Mapping[str, float]) -> dict[str, float]:
 
 def estimate(adaptation: Adaptation, tracker: Tracker) -> str:
     """AdaBN in place of rounds: the batch norms get the target's statistics; why it ended, in words."""
-    job, settings, state = adaptation.job, adaptation.settings, adaptation.state
+    state = adaptation.state
     if state.round == 0:
-        model, store = adaptation.model(), adaptation.inputs.store
-        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(settings.seed))
-        shuffled = store.subset([store.crops[index] for index in order.tolist()])
-        size = settings.eval.batch
-        batches = plain_batches(
-            shuffled, size, adaptation.compute.device, stream=adaptation.compute.copy_stream,
-            normalisation=model.normalisation,
-        )  # fmt: skip
-        shown = job.progress(batches, -(-len(store) // size), "batch norms")
-        with job.stop.in_one_piece():
-            try:
-                estimate_statistics(model, shown, adaptation.compute)
-            except ValueError as error:
-                raise AdaptationError(
-                    f"the batch norms of {adaptation.inputs.target.name}: {error}"
-                ) from error
-        state.model = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        model = adaptation.model()
+        estimate_on_target(adaptation, model)
+        state.model = on_cpu(model)
         row = {"round": 1.0} | scores_of(adaptation, model)
         state.round = 1
         adaptation.record(row)
         adaptation.save()
         report(adaptation, tracker, row)
     return "the statistics of the batch norms are the target's; nothing was trained"
+
+
+def estimate_on_target(adaptation: Adaptation, model: ReidModel) -> None:
+    """Give the batch norms of `model` the statistics of the target's crops, in place.
+
+    Raises:
+        AdaptationError: there are fewer than two crops.
+    """
+    job, settings, store = adaptation.job, adaptation.settings, adaptation.inputs.store
+    order = torch.randperm(len(store), generator=torch.Generator().manual_seed(settings.seed))
+    shuffled = store.subset([store.crops[index] for index in order.tolist()])
+    size = settings.eval.batch
+    batches = plain_batches(
+        shuffled, size, adaptation.compute.device, stream=adaptation.compute.copy_stream,
+        normalisation=model.normalisation,
+    )  # fmt: skip
+    shown = job.progress(batches, -(-len(store) // size), "batch norms")
+    with job.stop.in_one_piece():
+        try:
+            estimate_statistics(model, shown, adaptation.compute)
+        except ValueError as error:
+            raise AdaptationError(f"the batch norms of {adaptation.inputs.target.name}: {error}") from error
 
 
 def rounds(adaptation: Adaptation, tracker: Tracker) -> str:
@@ -652,9 +685,10 @@ def train_round(
     Returns the values of its last epoch, and its scores.
     """
     job, state = adaptation.job, adaptation.state
-    settings = replace(adaptation.settings, seed=adaptation.settings.seed + _SEEDS * number)
-    seed_everything(settings.seed)
     training = pseudo_labelled(adaptation.inputs.store, clusters.labels)
+    seed = adaptation.settings.seed + _SEEDS * number
+    settings = replace(adaptation.settings, seed=seed, epochs=epochs_of(adaptation.settings, training))
+    seed_everything(settings.seed)
     fit = fit_of(adaptation, settings, training, folder, means)
     session, split = fit.session, settings.eval.split
     tags = {
@@ -691,7 +725,7 @@ def train_round(
     meta = checkpoint_meta(adaptation.settings, training, session.model)
     sha256 = state.meta[ADAPTATION]["parent_sha256"]
     description = description_of(adaptation.settings, adaptation.inputs, sha256, number, clusters)
-    state.model = {name: tensor.cpu().clone() for name, tensor in session.result.state_dict().items()}
+    state.model = on_cpu(session.result)
     state.meta = meta | {
         "begun": dict(adaptation.origin), ADAPTATION: description, "progress": {"epoch": session.epoch},
         "config_hash": job.status.config_hash,
@@ -700,6 +734,18 @@ def train_round(
     }  # fmt: skip
     shown = ("train/loss", "train/accuracy", "train/coverage")
     return {name: values[name] for name in shown if name in values} | scores
+
+
+def epochs_of(settings: AdaptConfig, training: TrainingData) -> int:
+    """The epochs of a round: `epochs`, or as many as `adapt.steps` batches take.
+
+    An epoch ends when too few clusters have crops left for a batch. A few large clusters beside many small
+    ones therefore make an epoch of some batches, which teach little.
+    """
+    batch = settings.batch
+    generator = torch.Generator().manual_seed(settings.seed)
+    sampler = IdentitySampler(training.labels.tolist(), batch.identities, batch.instances, generator)
+    return max(settings.epochs, math.ceil(settings.adapt.steps / sum(1 for _ in sampler)))
 
 
 def fit_of(

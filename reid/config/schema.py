@@ -276,6 +276,7 @@ class AdaptKeys:
     numbers come from."""
 
     rounds: int = at_least(1, 20)  # at most: of clustering and training, `epochs` each
+    steps: int = at_least(1, 100)  # batches of a round, at least: a few clusters make short epochs
     patience: int = at_least(1, 2)  # rounds in a row with stable clusters, after which it stops
     stability: float = within(0, 1, 0.97)  # adjusted mutual information with the clusters of the round before
     eps: float = within(0, 1, 0.6)  # of DBSCAN: the Jaccard distance within which crops are neighbours
@@ -286,6 +287,7 @@ class AdaptKeys:
     k2: int = at_least(1, 6)  # of the same: neighbours that a description is averaged over
     camera_aware: bool = False  # features less the mean of those of their camera, before they are clustered
     labels: str = one_of("auto", "none")  # none: the target's labels are not even judged by
+    batch_norm_first: bool = True  # the statistics of the batch norms on the target, before the first round
     batch_norm_only: bool = False  # the statistics of the batch norms on the target, and no training
 
 

@@ -197,7 +197,7 @@ def _recipe(meta: Mapping[str, Any]) -> str:
     length = f"{epochs} epochs" if epoch in (None, epochs) else f"{epoch} of {epochs} epochs"
     batch = f"{config.get('batch.identities')} people x {config.get('batch.instances')}"
     if ADAPTATION in meta and not meta[ADAPTATION]["batch_norm_only"]:
-        length = f"{meta[ADAPTATION]['rounds']} rounds of {epochs} epochs"
+        length = f"{meta[ADAPTATION]['rounds']} rounds of {epochs} epochs or more"
     facts = {
         "input": image,
         "loss": _call(config, "loss"),
