@@ -38,8 +38,9 @@ def seconds_to_rows(
     try:
         driver.set_page_load_timeout(_PATIENCE_S)
         parts = urlsplit(uri)
-        # Chromium remembers them; a page whose own address holds them could fetch nothing.
-        driver.get(f"{parts.scheme}://{name}:{password}@{parts.netloc}/health")
+        # Asked for them Chromium remembers both; a page whose own address holds them could fetch nothing.
+        driver.get(f"{parts.scheme}://{name}:{password}@{parts.netloc}/")
+        driver.get("about:blank")
         address = f"{uri}/#/experiments/{experiment}/runs?workflowType=machine_learning"
         first = _until_rows(driver, address)
         driver.get("about:blank")
