@@ -80,7 +80,7 @@ def test_the_page_names_nobody_and_changes_nothing(
         assert not re.search(rf"\b{re.escape(getpass.getuser())}\b", out)
     assert max(map(len, out.splitlines())) <= WIDTH
     assert err == ""
-    assert "no command starts: TrustError: REID_TRUST=<package>" in " ".join(out.split())
+    assert "TrustError: REID_TRUST=<package>: it is not installed" in " ".join(out.split())
     problem = out.partition("problem store")[2].partition("\n\n")[0]
     assert "-> restart" in problem, out
     assert "synthetic (day, tiny): 69 / " in out

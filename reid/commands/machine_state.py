@@ -16,6 +16,7 @@ from reid.commands.findings import Finding, in_public, size
 from reid.home import home
 from reid.limits import cores, free_memory
 from reid.tracking.machine import cpu_model
+from reid.trust import TrustError, trusted_places
 
 try:
     import fcntl
@@ -193,7 +194,14 @@ def environment(variables: Mapping[str, str] = os.environ) -> Iterator[Finding]:
         )  # fmt: skip
     if variables.get("REID_TRUST"):
         count = len([name for name in variables["REID_TRUST"].split(",") if name.strip()])
-        yield Finding("trust", f"code of {count} packages of yours may be run (REID_TRUST)", "note")
+        text = f"code of {count} packages of yours may be run (REID_TRUST)"
+        try:
+            trusted_places()
+        except TrustError as error:
+            remedy = "install it, or leave it out of REID_TRUST: no command starts without it"
+            yield Finding("trust", f"{text}; {in_public(error)}", "problem", remedy)
+        else:
+            yield Finding("trust", text, "note")
 
 
 def _public_value(name: str, value: str) -> str:
