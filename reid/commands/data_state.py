@@ -24,6 +24,7 @@ from reid.tracking import default_store
 from reid.tracking.errors import TrackingError
 from reid.tracking.health import journals, look_at
 from reid.tracking.uris import sqlite_file
+from reid.trust import TrustError
 
 #: The name of a drawn set's folder: domain, preset and seed.
 _DRAWN = re.compile(r"(day|night)_(tiny|small)_(\d+)")
@@ -72,7 +73,11 @@ def data() -> Iterator[Finding]:
         yield Finding("datasets", "there is no data root", "note", remedy)
         return
     absent = []
-    for choice in dataset_choices():
+    try:
+        choices = list(dataset_choices())
+    except TrustError:  # of REID_TRUST, which stands among the variables
+        choices = []
+    for choice in choices:
         try:
             dataset = dataset_choice(choice, str(root))
         except ConfigError:  # one's own data, whose place is typed each time
