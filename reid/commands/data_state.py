@@ -24,7 +24,6 @@ from reid.tracking import default_store
 from reid.tracking.errors import TrackingError
 from reid.tracking.health import journals, look_at
 from reid.tracking.uris import sqlite_file
-from reid.trust import TrustError
 
 #: The name of a drawn set's folder: domain, preset and seed.
 _DRAWN = re.compile(r"(day|night)_(tiny|small)_(\d+)")
@@ -75,7 +74,7 @@ def data() -> Iterator[Finding]:
     absent = []
     try:
         choices = list(dataset_choices())
-    except TrustError:  # of REID_TRUST, which stands among the variables
+    except ConfigError:  # a package of REID_TRUST is not there, which the variables tell
         choices = []
     for choice in choices:
         try:
