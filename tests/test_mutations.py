@@ -55,5 +55,5 @@ def test_what_runs_code_is_noticed(watch: Watch, tmp_path: Path, monkeypatch: py
     assert outcome(lambda _: subprocess.run(["true"], check=True)).kind == CODE
     assert outcome(lambda _: Path(CANARY).touch()).kind == CODE
     assert not Path(CANARY).exists()
-    assert outcome(lambda _: {}["x"]).kind == TRACEBACK
+    assert outcome(lambda _: [][0]).kind == TRACEBACK
     assert {CODE, TRACEBACK} < set(FAULTS)

@@ -77,7 +77,7 @@ def kill_server(_: Sweep, chance: random.Random, scene: Scene) -> Repair:
 def slow_store(_: Sweep, chance: random.Random, scene: Scene) -> Repair:
     """The tracking server answers nothing for seconds, again and again, as on a disk that is too busy."""
     assert scene.server is not None
-    for _ in range(3):
+    for _times in range(3):
         scene.server.signal(signal.SIGSTOP)
         time.sleep(OUTAGE_S / 2 * chance.random())
         scene.server.signal(signal.SIGCONT)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,7 +200,8 @@ def mutated(specimen: Specimen, content: bytes, seed: int, number: int) -> bytes
 
 
 def _attack(specimen: Specimen, count: int, seed: int, reader: Reader) -> Row:
-    row, said = Row(specimen.name), defaultdict(int)
+    row = Row(specimen.name)
+    said: Counter[str] = Counter()
     restore(reader.folder, specimen)
     place = next((reader.folder / specimen.name).glob(specimen.file))
     content = place.read_bytes()

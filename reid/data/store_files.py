@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import tokenize
 import uuid
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,7 +106,7 @@ def holds_array(file: Path, shape: list[int]) -> bool:
             size = handle.tell() + math.prod(shape)
             plain = version == (1, 0) and not by_columns and kind == np.uint8
             return plain and list(found) == shape and file.stat().st_size == size
-    except (OSError, ValueError):
+    except (OSError, ValueError, SyntaxError, tokenize.TokenError):  # numpy reads a header as Python does
         return False
 
 
@@ -237,11 +238,12 @@ def _saved(file: Path) -> tuple[np.ndarray, list[bytes | None]] | None:
             if any(part.file_size > part.compress_size for part in saved.zip.infolist()):
                 return None  # never packed by us, and it may unpack to any size
             states, digests = saved["states"], saved["digests"]
+        kinds, shapes = (states.dtype, digests.dtype), (states.shape[1:], digests.shape[1:])
     except Exception:  # absent, cut off or something else: as good as absent
         return None
-    if (states.dtype, digests.dtype) != (np.uint64, np.uint8) or len(states) != len(digests):
+    if kinds != (np.uint64, np.uint8) or shapes != ((len(_UNKNOWN),), (len(_NO_DIGEST),)):
         return None
-    if states.shape[1:] != (len(_UNKNOWN),) or digests.shape[1:] != (len(_NO_DIGEST),):
+    if len(states) != len(digests):
         return None
     return states, [None if row == _NO_DIGEST else row for row in map(bytes, digests)]
 

@@ -131,10 +131,8 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path.absolute()}: expected a file that reid.train wrote")
-    if unpacked := bomb(path):
-        raise CheckpointError(
-            f"{path} would unpack to {unpacked}, which no checkpoint does: take another one"
-        )
+    if harm := bomb(path):
+        raise CheckpointError(f"{path} {harm}, as no checkpoint does: take another one")
     if damaged := damaged_member(path):
         raise CheckpointError(
             f"{path} is damaged: the checksum of its part {damaged} does not fit its bytes. Take a copy of "

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tokenize
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -705,7 +706,7 @@ def _open_segment(folder: Path, entry: dict[str, Any], size: int) -> Floats:
             raise ValueError(f"it holds {found.dtype} of shape {found.shape}")
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, tokenize.TokenError) as error:
         raise IndexFault(
             f"{path} is damaged: {error}; expected {entry['rows']:,} rows of {size} float32. Copy it back, "
             "or make the index anew"

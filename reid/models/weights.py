@@ -34,6 +34,7 @@ _NETWORK_TIMEOUT = 10.0  # seconds, for each connection and each read
 _TRAINED = ("state_dict", "model", "student")
 _TEACHER = "teacher"
 _EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", _TEACHER)
+_BYTEARRAY = re.compile(rb"c(?:builtins|__builtin__)\nbytearray\n")
 _CALLED = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -124,8 +125,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def refuse_damaged(path: Path) -> None:
     """Raise WeightsError where the checksums of a torch zip file do not fit, or it would fill the memory."""
-    if unpacked := bomb(path):
-        raise WeightsError(f"{path} would unpack to {unpacked}: no file of weights. Fetch it again.")
+    if harm := bomb(path):
+        raise WeightsError(f"{path} {harm}, as no file of weights does. Fetch it again.")
     if damaged := damaged_member(path):
         raise WeightsError(
             f"{path} is damaged: the checksum of its part {damaged} does not fit its bytes. Fetch it again."
@@ -329,17 +330,22 @@ def damaged_member(path: Path) -> str | None:
 
 
 def bomb(path: Path) -> str | None:
-    """What a zip file would unpack to, in words, where it was made to fill the memory; else None.
+    """What a file would do to fill the memory, in words; None where it does nothing of the kind.
 
-    torch packs nothing, so a file of its own unpacks to less than its size.
+    torch packs nothing, so a file of its own unpacks to less than its size; and its safe reader calls
+    `bytearray`, of any size, which no file of tensors does.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(part.file_size for part in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
-        return None  # `damaged_member` says what it is
-    size = path.stat().st_size
-    return f"{unpacked:,} bytes, from {size:,}" if unpacked > MOST_UNPACKED * size else None
+            unpacked, size = sum(part.file_size for part in archive.infolist()), path.stat().st_size
+            if unpacked > MOST_UNPACKED * size:
+                return f"would unpack to {unpacked:,} bytes, from {size:,}"
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError, zlib.error):
+        if _is_zip(path):
+            return None  # `damaged_member` says what it is
+        pickles = [path.read_bytes()]
+    return "would make an array of any size" if any(map(_BYTEARRAY.search, pickles)) else None
 
 
 def _is_zip(path: Path) -> bool:

@@ -52,7 +52,7 @@ def store_of(folder: Path) -> Store:
     Raises TrackingError where there is no run, or its store's password is needed again.
     """
     creation, sent = Journal(folder).creation, Journal(folder).sent()
-    root = creation["artifact_root"]
+    root = creation.get("artifact_root")
     uri = _quoted(creation["store"], root)
     last = sent.uri if sent else uri
     database = sqlite_file(last)

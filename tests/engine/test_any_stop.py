@@ -145,7 +145,8 @@ def test_stopped_anywhere_and_resumed_it_is_the_same_run(recipe: Recipe, data: s
     stops = data.draw(st.lists(st.integers(0, every - 1), min_size=1, max_size=3, unique=True).map(sorted))
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as name:
         whole, cut = Path(name, "whole"), Path(name, "cut")
-        whole.mkdir(), cut.mkdir()
+        whole.mkdir()
+        cut.mkdir()
         undisturbed = session_in(whole, recipe, seed=1)
         undisturbed.start()
         go_on(undisturbed, recipe, None)

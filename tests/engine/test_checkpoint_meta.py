@@ -303,6 +303,17 @@ def test_a_file_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
         read_tensors(path)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_takes_any_amount_of_memory_is_refused(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    # torch's safe reader makes it, zeros and all.
+    torch.save({"model": bytearray(3)}, path, _use_new_zipfile_serialization=zipped, pickle_protocol=2)
+    with pytest.raises(CheckpointError, match="would make an array of any size"):
+        load_checkpoint(path)
+    with pytest.raises(WeightsError, match="would make an array of any size"):
+        read_tensors(path)
+
+
 @pytest.mark.parametrize("version", ["1", True, torch.tensor([1, 1])])
 def test_the_format_is_a_number(model: Path, tmp_path: Path, version: object) -> None:
     content = torch.load(model, weights_only=True)
