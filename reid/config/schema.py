@@ -280,14 +280,10 @@ class AdaptKeys:
     patience: int = at_least(1, 2)  # rounds in a row with stable clusters, after which it stops
     stability: float = within(0, 1, 0.97)  # adjusted mutual information with the clusters of the round before
     eps: float = within(0, 1, 0.4)  # of DBSCAN: the Jaccard distance within which crops are neighbours
-    min_samples: int = at_least(
-        2, 4
-    )  # of DBSCAN: crops within eps, itself included, that make a cluster's core
+    min_samples: int = at_least(2, 4)  # of DBSCAN: crops within eps, itself included, around a cluster's core
     k1: int = at_least(1, 20)  # of the Jaccard distance: neighbours that may be reciprocal
     k2: int = at_least(1, 6)  # of the same: neighbours that a description is averaged over
-    # Features less the mean of those of their camera, before they are clustered; null: where cameras are
-    # known.
-    camera_aware: bool | None = None
+    camera_aware: bool | None = None  # features less their camera's mean, to cluster; null: where it is known
     labels: str = one_of("auto", "none")  # none: the target's labels are not even judged by
     batch_norm_first: bool = True  # the statistics of the batch norms on the target, before the first round
     batch_norm_only: bool = False  # the statistics of the batch norms on the target, and no training
