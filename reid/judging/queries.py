@@ -1,12 +1,16 @@
 """The scores of single queries, which tell the noise of a mean: `queries.csv` of a run."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from reid.judging.judge import Judgement
-from reid.retrieval import Embeddings, Scores
+if TYPE_CHECKING:  # what judges takes seconds to import, and a report reads tables only
+    from reid.judging.judge import Judgement
+    from reid.retrieval import Embeddings, Scores
 
 #: In the folder of a run, and among its artifacts.
 QUERIES = "queries.csv"
