@@ -20,10 +20,6 @@ EXPERIMENT = "many runs"
 FAMILY = 10
 EPOCHS = 5
 _METRICS = ("train/loss", "train/accuracy", "train/seconds", "test/mAP", "test/rank-1", "test/mINP")
-#: The tables in which MLflow keeps a run.
-_TABLES = ("runs", "params", "tags", "metrics", "latest_metrics")
-#: Tags whose values name a run.
-_NAMES_OF_RUNS = ("mlflow.parentRunId", "reid.run_key")
 _HOUR_MS = 3_600_000
 
 
@@ -78,46 +74,6 @@ def _run(
     client.log_batch(run_id, metrics=points, params=[Param(key, value) for key, value in params.items()])
     client.set_terminated(run_id, end_time=started + EPOCHS)
     return run_id
-
-
-def multiply(database: str, times: int) -> None:
-    """Have a database hold all of its runs `times` times, each copy an hour older and with ids of its own.
-
-    It is done in SQL, since the client needs a twentieth of a second for a run. A copy's id begins with its
-    number. database: the SQLAlchemy URI; `times` is at most 255.
-    """
-    import sqlalchemy
-    from sqlalchemy import text
-
-    engine = sqlalchemy.create_engine(database, poolclass=sqlalchemy.pool.NullPool)
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TEMPORARY TABLE first_runs AS SELECT run_uuid FROM runs"))
-        for copy in range(1, times):
-            for table in _TABLES:
-                columns = [column["name"] for column in sqlalchemy.inspect(connection).get_columns(table)]
-                values = ", ".join(_copied(table, column, copy) for column in columns)
-                names = ", ".join(f'"{column}"' for column in columns)
-                connection.execute(
-                    text(
-                        f"INSERT INTO {table} ({names}) SELECT {values} FROM {table} WHERE run_uuid IN "
-                        "(SELECT run_uuid FROM first_runs)"
-                    )
-                )
-        connection.execute(text("DROP TABLE first_runs"))
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("ANALYZE"))  # what a server does by itself within minutes
-
-
-def _copied(table: str, column: str, copy: int) -> str:
-    """What a copy has in this column, in SQL."""
-    if column == "run_uuid":
-        return f"'{copy:02x}' || substr(run_uuid, 3)"
-    if table == "runs" and column in ("start_time", "end_time"):
-        return f'"{column}" - {copy * _HOUR_MS}'
-    if table == "tags" and column == "value":
-        keys = ", ".join(f"'{name}'" for name in _NAMES_OF_RUNS)
-        return f"CASE WHEN key IN ({keys}) THEN '{copy:02x}' || substr(value, 3) ELSE value END"
-    return f'"{column}"'
 
 
 def facts(store: Store) -> dict[str, Any]:
