@@ -114,7 +114,7 @@ class Runner:
         """
         for row in table.rows:
             unnamed = {*_PLACE.findall(row.changes)} - {*self.places}
-            if row.cpu == self.cpu and "<" not in row.changes and not unnamed:
+            if row.cpu == self.cpu and not row.cell.models and not unnamed:
                 job, _ = self.job(row.cell, {})
                 if job.config_hash != row.config_hash:
                     raise ConfigError(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from experiments.mean import Mean
 from experiments.modern_recipe import publish, report
@@ -195,7 +197,7 @@ def test_a_table_begun_by_other_code_or_on_a_changed_machine_is_not_added_to(tmp
     table.refuse_other_code("ef", "2.15", 4, "ours")
     table.add(row("published", ["epochs=12"], 0, 60.0))
     table.refuse_other_code("ab", "2.14", 2, "ours")
-    with pytest.raises(ConfigError, match=r"trees ab; commits cd.*this tree is ef. Check out the tag"):
+    with pytest.raises(ConfigError, match=r"trees ab; commits cd.*is ef. Check out one of those commits"):
         table.refuse_other_code("ef", "2.14", 2, "ours")
     with pytest.raises(ConfigError, match=r"rows of this CPU with torch 2\.14, and here it is 2\.15"):
         table.refuse_other_code("ab", "2.15", 2, "ours")
@@ -220,10 +222,22 @@ def test_a_seed_that_the_machine_disturbed_moves_no_minutes() -> None:
     assert median_minutes(rows[:2]) == 27.5
 
 
-def test_a_figure_names_the_machines_of_its_own_rows() -> None:
-    rows = [row("published", [], seed, 80.0) for seed in (0, 1)]
-    assert publish.machines(rows) == "ours, 2 threads"
-    assert publish.machines([replace(rows[0], cpu="theirs"), *rows]) == "theirs, 2 threads; ours, 2 threads"
+def test_a_figure_names_the_machines_of_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the newest row, which another machine may have written."""
+    table = Table(HERE / "results" / "cells.csv")
+    table.rows.append(replace(table.rows[-1], cpu="another CPU", seed=99))
+    figures: dict[str, Figure] = {}
+    monkeypatch.setattr(publish, "save", lambda figure, path: figures.update({path.name: figure}))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}{report.END}")
+    publish.publish(Plan(), table, tmp_path, readme)
+    for name in ("curve.png", "ladder.png"):
+        texts = " ".join(one.get_text() for one in figures[name].findobj(Text))
+        assert "AMD EPYC, 2 threads" in texts
+        assert "another CPU" not in texts
+    row = table.rows[0]
+    both = publish.machines([row, row, replace(row, cpu="another CPU")])
+    assert both == "AMD EPYC, 2 threads; another CPU, 2 threads"
 
 
 def timed(table: Table, keys: tuple[str, ...], seconds: float) -> None:
