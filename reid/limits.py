@@ -5,7 +5,7 @@ takes more is slowed down, or killed without a word.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 
 import psutil
@@ -43,6 +43,16 @@ def free_memory(root: Path = Path("/"), environment: Mapping[str, str] = os.envi
     if job is not None:
         known.append(job - psutil.Process().memory_info().rss)
     return max(0, min(known))
+
+
+def avoid_tiles(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Keep oneDNN off a CPU's tile units (AMX), unless the user has chosen what it may use.
+
+    oneDNN 3.12, which torch 2.14 holds, reads memory that nobody has written where it convolves bfloat16
+    with a stride into a map of one column: the same call gives NaN once and another number the next time. In
+    float32 no bit changes. For a command's own process, before its first computation: oneDNN reads it once.
+    """
+    environment.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

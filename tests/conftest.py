@@ -20,7 +20,10 @@ from reid.data import load_dataset, silent
 from reid.engine.checkpoint import Checkpoint, save_checkpoint
 from reid.engine.describe import build_model, checkpoint_meta
 from reid.engine.prepare import open_training_data, read_dataset
+from reid.limits import avoid_tiles
 from reid.tracking import default_store
+
+avoid_tiles()  # as every command does, before anything is computed
 
 #: The source tree that is tested, whatever is installed.
 ROOT = Path(__file__).resolve().parents[1]

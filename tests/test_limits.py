@@ -1,12 +1,14 @@
 """What a container or a cluster lets a process take, read from a file system that is made up."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from reid.limits import cores, free_memory
+from reid.limits import avoid_tiles, cores, free_memory
 
 GIB = 2**30
 #: What version 1 gives where there is no limit.
@@ -110,3 +112,51 @@ def test_a_job_of_slurm_has_what_it_was_given(tmp_path: Path) -> None:
     # 0 is all of the machine's memory.
     assert free_memory(tmp_path, job | {"SLURM_MEM_PER_NODE": "0"}) == 500 * GIB
     assert free_memory(tmp_path, job) == 500 * GIB
+
+
+def test_a_choice_of_the_user_stands() -> None:
+    environment = {"ONEDNN_MAX_CPU_ISA": "SSE41"}
+    avoid_tiles(environment)
+    assert environment == {"ONEDNN_MAX_CPU_ISA": "SSE41"}
+    unset: dict[str, str] = {}
+    avoid_tiles(unset)
+    assert unset == {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+
+
+#: A batch of bf16 into a map of one column, again and again, where freed memory is full of NaN.
+STRIDED = """
+from reid.limits import avoid_tiles
+avoid_tiles()
+import torch
+from torch.nn.functional import conv2d
+images, weights = torch.randn(8, 128, 4, 2).bfloat16(), torch.randn(256, 128, 3, 3).bfloat16() / 34
+expected = conv2d(images.float(), weights.float(), stride=2, padding=1)
+for _ in range(20):
+    left_behind = [torch.full((size,), torch.nan) for size in (1_000, 30_000, 300_000, 2_000_000)]
+    del left_behind
+    found = conv2d(images, weights, stride=2, padding=1).float()
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.05)
+"""
+
+
+def test_bf16_is_right_on_a_map_of_one_column() -> None:
+    """On a CPU with tile units it was NaN, or another number each time."""
+    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    done = subprocess.run([sys.executable, "-c", STRIDED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_command_keeps_off_the_tile_units(tmp_path: Path) -> None:
+    """Strides into one column in each epoch, which diverged on such a CPU without it."""
+    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    words = [
+        "experiment=quickstart", "dataset.preset=tiny", "image.height=32", "image.width=16", "epochs=2",
+        "batch.identities=4", "tricks.warmup=1", "schedule.milestones=[1]", "precision=bf16",
+        "eval.at_start=false", "device=cpu",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "reid.train", *words], env=environment | {"REID_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ from reid.jobs.compose_errors import explain, known_keys
 from reid.jobs.plain_warnings import show_plainly
 from reid.jobs.processes import check_launch, process_arguments, run_folder
 from reid.jobs.resolved import Primary, primary_config
+from reid.limits import avoid_tiles
 from reid.sweeps.cells import Plan, plan, refuse_missing
 from reid.sweeps.job_lock import LOCK, stop_jobs
 from reid.sweeps.sweep_file import LAUNCHER, PARENT_FOLDER, SWEPT_KEYS, failed_jobs, job_statuses
@@ -135,6 +136,7 @@ def run_jobs(
         os.environ.pop(inherited, None)
     # Hydra would print its own summary and exit with 1; this lets the exceptions come here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    avoid_tiles()
 
     primary, trusted = Primary(command, sys.argv[1:]), os.environ.get(TRUST)
     failures: list[Exception] = []
